@@ -1,0 +1,45 @@
+"""The typed errors of a job, and the exit code each one means.
+
+Job-level errors stop a run before it spends; what concerns one row becomes that row's `error` column instead. A message names
+the field, the value and the fix, on one line, and never carries a prompt or a key.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE, EXIT_BAD_INPUT, EXIT_OPEN, EXIT_HELD = 0, 2, 3, 4
+
+
+class HeadgateError(Exception):
+    """Base of every error the command line prints as one line."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class SpecError(HeadgateError):
+    """The job file (or a flag) is wrong: exit 2, nothing spent, nothing written."""
+
+
+class InputError(HeadgateError):
+    """The input set cannot be read as the job file says: exit 2."""
+
+
+class StoreError(HeadgateError):
+    """Storage refused: unknown bucket, wrong secret, no write permission: exit 2."""
+
+
+class LaneDown(HeadgateError):
+    """A model's lane cannot go on (key, model, quota, server gone). Its rows stay open: exit 3."""
+
+    exit_code = EXIT_OPEN
+
+
+class BudgetExhausted(HeadgateError):
+    """The dollars are spent and rows are left: exit 3."""
+
+    exit_code = EXIT_OPEN
+
+
+class RunHeld(HeadgateError):
+    """Another run holds the output prefix: exit 4."""
+
+    exit_code = EXIT_HELD

@@ -1,0 +1,106 @@
+"""The contract of a router: expected quality per model, for a batch of prompts.
+
+Legend: n prompts, m models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from routing.errors import RoutingError
+from routing.outcomes import Outcomes
+
+FORMAT_VERSION = 1
+
+
+class Router(ABC):
+    """A learned (or fixed) map from prompt to expected quality of every model.
+
+    Hyperparameters are constructor arguments and stay untouched; `fit` sets attributes with a trailing underscore only,
+    `models_` among them. A fitted router is saved as `router.json` + `weights.safetensors`: no pickle, ever.
+    """
+
+    name: ClassVar[str]
+    """Registry name, as in a job file's `router:` and in `router.json`."""
+
+    needs_training: ClassVar[bool] = True
+    """False for baselines that a job can name without an artifact (`random`, `length`)."""
+
+    models_: tuple[str, ...]
+
+    @abstractmethod
+    def fit(self, outcomes: Outcomes) -> Self:
+        """Learn from `outcomes`. Raises RoutingError for no rows, or a model without a single known quality."""
+
+    @abstractmethod
+    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Expected quality in [0, 1], shape (n, m), columns in the order of `models_`. Row i depends on prompt i alone."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Constructor arguments, JSON-safe, enough to build the same unfitted router."""
+        return {}
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Fitted arrays by name; what `load_state` takes."""
+        return {}
+
+    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`."""
+
+    def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
+        """Write the artifact: `router.json` (class, version, models, hyperparameters, fingerprint, metrics) and weights."""
+        path = Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.ascontiguousarray(value) for name, value in self.state().items()}
+        save_file(arrays or {"empty": np.zeros(1, np.float32)}, path / "weights.safetensors")
+        card = {
+            "format": FORMAT_VERSION,
+            "router": self.name,
+            "models": list(self.models_),
+            "hyperparameters": self.hyperparameters(),
+            "training_data": getattr(self, "training_fingerprint_", ""),
+            "weights_sha256": hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest(),
+            "metrics": metrics or {},
+        }
+        (path / "router.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read an artifact of this class. Raises RoutingError where it is of another class, or damaged."""
+        path = Path(directory)
+        card = read_card(path)
+        if card["router"] != cls.name:
+            raise RoutingError(f"router artifact {path}: it holds a {card['router']!r} router, not {cls.name!r}")
+        router = cls(**card["hyperparameters"])
+        router.models_ = tuple(card["models"])
+        router.training_fingerprint_ = card.get("training_data", "")
+        arrays = load_file(path / "weights.safetensors")
+        arrays.pop("empty", None)
+        router.load_state(arrays)
+        return router
+
+    training_fingerprint_: str = ""
+
+
+def read_card(directory: str | Path) -> dict[str, Any]:
+    """`router.json` of an artifact. Raises RoutingError where it is missing, damaged or of a later format."""
+    path = Path(directory) / "router.json"
+    try:
+        card: dict[str, Any] = json.loads(path.read_text())
+        known = card["format"] <= FORMAT_VERSION and isinstance(card["models"], list) and isinstance(card["router"], str)
+    except FileNotFoundError:
+        raise RoutingError(f"router artifact {directory}: no router.json there; train one with `headgate train`") from None
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RoutingError(f"router artifact {path}: not readable as a router card ({type(error).__name__})") from None
+    if not known:
+        raise RoutingError(f"router artifact {path}: written by a later version (format {card['format']}); update headgate")
+    return card
