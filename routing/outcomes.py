@@ -1,12 +1,30 @@
-"""Outcomes: what each of several models did with each of many prompts. Legend: n prompts, m models."""
+"""Outcomes: what each of several models did with each of many prompts. Legend: n prompts, m models.
+
+The table behind training, evaluation and replay. `read_outcomes` takes Headgate's own wide Parquet, RouterBench's wide
+table and RouteLLM's CSVs (readers: `routing.outcome_readers`); `write_outcomes` writes the own form. Held in memory as
+plain sequences and (n, m) arrays; all functions here are O(n m).
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow.fs import FileSystem
+
+from routing.errors import RoutingError
+
+NUMBERS = ("cost_usd", "prompt_tokens", "completion_tokens", "latency_s")
+"""Optional (n, m) arrays of numbers."""
+OPTIONAL = ("cost_usd", "responses", "prompt_tokens", "completion_tokens", "latency_s")
+"""All optional (n, m) arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +51,158 @@ class Outcomes:
     """(n, m)."""
     latency_s: NDArray[np.float64] | None = None
     """(n, m)."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: NDArray[Any]) -> Outcomes:
+        """The rows at these positions (or where a boolean mask is true), in that order."""
+        index = np.arange(len(self))[rows]
+        arrays = {name: value[index] for name in ("quality", *OPTIONAL) if (value := getattr(self, name)) is not None}
+        texts: dict[str, Any] = {
+            name: [getattr(self, name)[i] for i in index] for name in ("ids", "prompts", "datasets")
+        }
+        return replace(self, **texts, **arrays)
+
+    def with_models(self, names: Sequence[str]) -> Outcomes:
+        """These models only, in this order. Raises RoutingError for a model the table lacks, or one named twice."""
+        unknown = [name for name in names if name not in self.models]
+        if unknown or not names:
+            raise RoutingError(
+                f"outcomes: no model {', '.join(map(repr, unknown)) or 'named'}; the table has {', '.join(self.models)}"
+            )
+        if len(set(names)) != len(names):
+            raise RoutingError(f"outcomes: a model is named twice in {', '.join(names)}; name each once")
+        columns = [self.models.index(name) for name in names]
+        arrays = {
+            name: value[:, columns] for name in ("quality", *OPTIONAL) if (value := getattr(self, name)) is not None
+        }
+        return replace(self, models=tuple(names), **arrays)
+
+    def known(self) -> NDArray[np.bool_]:
+        """(n,): rows whose quality is known for every model; `with_models` first for a pair."""
+        result: NDArray[np.bool_] = np.logical_not(np.isnan(self.quality).any(axis=1))
+        return result
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over everything in the table: equal content, equal fingerprint, whatever file it came from."""
+        digest = hashlib.sha256()
+
+        def add(value: str | None) -> None:
+            data = b"" if value is None else value.encode("utf-8", "surrogatepass")
+            # Length first, so that ("ab", "c") and ("a", "bc") differ; -1 tells None from "".
+            digest.update((-1 if value is None else len(data)).to_bytes(8, "little", signed=True) + data)
+
+        for texts in (self.models, self.ids, self.prompts, self.datasets):
+            add(str(len(texts)))
+            for text in texts:
+                add(text)
+        for name in ("quality", *OPTIONAL):
+            value = getattr(self, name)
+            add(None if value is None else name)
+            if value is not None and name == "responses":
+                for text in value.ravel():
+                    add(text)
+            elif value is not None:
+                # NaN has many bit patterns; `+ 0.0` folds -0.0 into 0.0.
+                digest.update(np.where(np.isnan(value), np.nan, value + 0.0).astype("<f8").tobytes())
+        return digest.hexdigest()
+
+
+def read_outcomes(
+    path: str | Path, filesystem: FileSystem | None = None, *, drop_contaminated: bool = False
+) -> Outcomes:
+    """Read a file, or a folder of files of one format; the columns say which format.
+
+    Own wide Parquet: `id, prompt, dataset`, `<model>|quality` and optional `<model>|cost_usd` and so on. RouterBench
+    (CSV, Parquet, or a pickled pandas table read without executing it): `sample_id, prompt, eval_name, <model>`,
+    `<model>|model_response`, `<model>|total_cost`; its prompts are joined from stringified lists and its split
+    duplicates merged. RouteLLM (CSV): `prompt` and a true/false column per model, optionally `<model>_response`;
+    dataset = file stem. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
+    `eval_prompt`s listed in `contaminated_prompts.jsonl` beside the files, as RouteLLM's evaluation does. Raises
+    RoutingError for a missing or unreadable file, missing or repeated columns, no rows, or quality outside 0..1.
+    """
+    from routing.outcome_readers import read_path  # the readers build Outcomes, so they import this module
+
+    return read_path(path, filesystem, drop_contaminated)
+
+
+def write_outcomes(outcomes: Outcomes, path: str | Path, filesystem: FileSystem | None = None) -> None:
+    """Write the own wide Parquet form, one row per prompt; `read_outcomes` gives back an equal table.
+
+    `prompt_tokens` that are the same for all models become one plain column. Raises RoutingError for a model name
+    with "|".
+    """
+    barred = [name for name in outcomes.models if "|" in name]
+    if barred:
+        raise RoutingError(
+            f"outcomes: model name {barred[0]!r} holds '|', which separates names in the table; rename it"
+        )
+    columns: dict[str, Any] = {
+        "id": pa.array(outcomes.ids, pa.string()),
+        "prompt": pa.array(outcomes.prompts, pa.string()),
+        "dataset": pa.array(outcomes.datasets, pa.string()),
+    }
+    tokens = outcomes.prompt_tokens
+    shared = tokens is not None and np.array_equal(
+        tokens, tokens[:, :1].repeat(len(outcomes.models), 1), equal_nan=True
+    )
+    if tokens is not None and shared:
+        columns["prompt_tokens"] = pa.array(tokens[:, 0], from_pandas=True)
+    for j, model in enumerate(outcomes.models):
+        for name in ("quality", *OPTIONAL):
+            value = getattr(outcomes, name)
+            if value is not None and not (name == "prompt_tokens" and shared):
+                suffix = "response" if name == "responses" else name
+                kind = pa.string() if name == "responses" else None
+                columns[f"{model}|{suffix}"] = pa.array(value[:, j], kind, from_pandas=True)
+    pq.write_table(pa.table(columns), str(path), filesystem=filesystem, compression="zstd")
+
+
+def concat(tables: Sequence[Outcomes]) -> Outcomes:
+    """The rows of all tables in order; models are united by order of appearance, what a table lacks is unknown."""
+    if not tables:
+        raise RoutingError("outcomes: no table to join")
+    if len(tables) == 1:
+        return tables[0]
+    models = tuple(dict.fromkeys(model for table in tables for model in table.models))
+    columns = [[models.index(model) for model in table.models] for table in tables]
+    starts = np.cumsum([0, *map(len, tables)])
+    arrays: dict[str, Any] = {}
+    for name in ("quality", *OPTIONAL):
+        parts = [getattr(table, name) for table in tables]
+        first = next((part for part in parts if part is not None), None)
+        if first is not None:
+            whole = np.full((starts[-1], len(models)), None if name == "responses" else np.nan, first.dtype)
+            for part, start, stop, names in zip(parts, starts, starts[1:], columns, strict=False):
+                if part is not None:
+                    whole[start:stop, names] = part
+            arrays[name] = whole
+    texts: dict[str, Any] = {
+        name: [text for table in tables for text in getattr(table, name)] for name in ("ids", "prompts", "datasets")
+    }
+    return Outcomes(models=models, **texts, **arrays)
+
+
+def split_by_prompt(
+    outcomes: Outcomes, *, train_rows: int | None = None, fraction: float | None = None, seed: int = 0
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row numbers (train, test), each ascending: a random split in which equal prompts are always on the same side.
+
+    Give `train_rows`, or `fraction` of all rows. Train has as many rows as fit without cutting a group of equal prompts
+    apart, never more. Raises RoutingError where a side would be empty.
+    """
+    if (train_rows is None) == (fraction is None):
+        raise RoutingError("split: give train_rows or fraction, one of the two")
+    wanted = train_rows if train_rows is not None else round((fraction or 0.0) * len(outcomes))
+    numbers: dict[str, int] = {}
+    group = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in outcomes.prompts], np.intp)
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    chosen = np.zeros(len(numbers), np.bool_)
+    chosen[order] = np.cumsum(np.bincount(group, minlength=len(numbers))[order]) <= wanted
+    train = chosen[group]
+    if train.all() or not train.any():
+        raise RoutingError(
+            f"split: {wanted} of {len(outcomes)} rows for training leaves one side empty; choose another size"
+        )
+    return np.flatnonzero(train), np.flatnonzero(~train)

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from routing.errors import RoutingError
 from routing.outcomes import Outcomes
@@ -43,7 +44,7 @@ class Router(ABC):
 
     @abstractmethod
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Expected quality in [0, 1], shape (n, m), columns in the order of `models_`. Row i depends on prompt i alone."""
+        """Expected quality in [0, 1], shape (n, m), columns as in `models_`. Row i depends on prompt i alone."""
 
     def hyperparameters(self) -> dict[str, Any]:
         """Constructor arguments, JSON-safe, enough to build the same unfitted router."""
@@ -54,10 +55,12 @@ class Router(ABC):
         return {}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Inverse of `state`."""
+        """Inverse of `state`. May raise KeyError or ValueError for arrays that are missing or misshapen."""
+        if arrays:
+            raise ValueError(f"unexpected arrays {', '.join(sorted(arrays))}")
 
     def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
-        """Write the artifact: `router.json` (class, version, models, hyperparameters, fingerprint, metrics) and weights."""
+        """Write the artifact: weights, and `router.json` (class, version, models, fingerprint, metrics and so on)."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(value) for name, value in self.state().items()}
@@ -80,15 +83,68 @@ class Router(ABC):
         card = read_card(path)
         if card["router"] != cls.name:
             raise RoutingError(f"router artifact {path}: it holds a {card['router']!r} router, not {cls.name!r}")
-        router = cls(**card["hyperparameters"])
-        router.models_ = tuple(card["models"])
-        router.training_fingerprint_ = card.get("training_data", "")
-        arrays = load_file(path / "weights.safetensors")
-        arrays.pop("empty", None)
-        router.load_state(arrays)
+        arrays = _read_weights(path / "weights.safetensors", card.get("weights_sha256"))
+        try:
+            router = cls(**card["hyperparameters"])
+            router.models_ = tuple(card["models"])
+            router.training_fingerprint_ = card.get("training_data", "")
+            router.load_state(arrays)
+        except (TypeError, KeyError, ValueError) as error:
+            raise RoutingError(
+                f"router artifact {path}: router.json and weights do not fit {cls.__name__} ({error})"
+            ) from error
         return router
 
     training_fingerprint_: str = ""
+
+    def _start_fit(self, outcomes: Outcomes) -> NDArray[np.float64]:
+        """Check `outcomes`, set `models_` and `training_fingerprint_`; the mean known quality per model, shape (m,)."""
+        known = ~np.isnan(outcomes.quality)
+        if not len(outcomes) or not outcomes.models:
+            raise RoutingError(f"router {self.name!r}: nothing to fit on (no rows or no models)")
+        for j, model in enumerate(outcomes.models):
+            if not known[:, j].any():
+                raise RoutingError(
+                    f"router {self.name!r}: model {model!r} has no known quality; leave it out (`with_models`)"
+                )
+        self.models_ = outcomes.models
+        self.training_fingerprint_ = outcomes.fingerprint()
+        means: NDArray[np.float64] = np.nanmean(outcomes.quality.astype(np.float64), axis=0)
+        return means
+
+    def _require_models(self) -> tuple[str, ...]:
+        """`models_`, or a RoutingError that says how to come by them."""
+        if not getattr(self, "models_", ()):
+            how = "fit it or load an artifact" if self.needs_training else "give `models` or fit it"
+            raise RoutingError(f"router {self.name!r}: it knows no models yet; {how}")
+        return self.models_
+
+
+def check_models(models: Sequence[str]) -> tuple[str, ...]:
+    """A tuple of distinct names. Raises RoutingError for a bare string or a name given twice."""
+    names = tuple(models)
+    if isinstance(models, str) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise RoutingError(f"router: models is {models!r}; it must be a list of distinct names, weakest first")
+    return names
+
+
+def _read_weights(path: Path, sha256: str | None) -> dict[str, NDArray[Any]]:
+    """The arrays of an artifact. Raises RoutingError where the file is missing, altered or no safetensors file."""
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise RoutingError(
+                f"router artifact {path}: not the weights router.json was written with; copy both files again"
+            )
+        arrays = load(data)
+    except FileNotFoundError:
+        raise RoutingError(
+            f"router artifact {path.parent}: weights.safetensors is missing; copy the whole folder"
+        ) from None
+    except (OSError, SafetensorError) as error:
+        raise RoutingError(f"router artifact {path}: not readable ({error})") from error
+    arrays.pop("empty", None)
+    return arrays
 
 
 def read_card(directory: str | Path) -> dict[str, Any]:
@@ -96,11 +152,19 @@ def read_card(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "router.json"
     try:
         card: dict[str, Any] = json.loads(path.read_text())
-        known = card["format"] <= FORMAT_VERSION and isinstance(card["models"], list) and isinstance(card["router"], str)
-    except FileNotFoundError:
-        raise RoutingError(f"router artifact {directory}: no router.json there; train one with `headgate train`") from None
+        known = card["format"] <= FORMAT_VERSION
+        if not (isinstance(card["models"], list) and isinstance(card["router"], str)):
+            raise TypeError("models or router")
+        if not isinstance(card["hyperparameters"], dict):
+            raise TypeError("hyperparameters")
+    except (FileNotFoundError, NotADirectoryError):
+        raise RoutingError(
+            f"router artifact {directory}: no router.json there; train one with `headgate train`"
+        ) from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise RoutingError(f"router artifact {path}: not readable as a router card ({type(error).__name__})") from None
     if not known:
-        raise RoutingError(f"router artifact {path}: written by a later version (format {card['format']}); update headgate")
+        raise RoutingError(
+            f"router artifact {path}: written by a later version (format {card['format']}); update headgate"
+        )
     return card

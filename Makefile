@@ -1,0 +1,35 @@
+# Headgate: `make demo` shows it, `make test` proves it. Everything is installed into .venv, pinned; a second call starts at once.
+# PYTHON=… names another interpreter (3.11 to 3.13), TORCH_INDEX=… another source of torch's CPU build.
+
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do $$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
+PYTEST := .venv/bin/python -m pytest --durations=15
+# make test-all SLOW_ONLY=1 leaves out what `make test` has just passed.
+ALL_TESTS := $(if $(SLOW_ONLY),-m slow,)
+
+.PHONY: demo test test-all check format install clean
+
+demo: install
+	@.venv/bin/headgate demo
+
+test: install
+	@$(PYTEST) -m "not slow"
+
+test-all: install
+	@$(PYTEST) $(ALL_TESTS)
+
+check: install
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: install
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+install:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }
+	@"$(PYTHON)" .ci/install.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

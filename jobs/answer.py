@@ -1,0 +1,154 @@
+"""Stage 3: ask. Each model's lane gets the rows it has still to answer; the journal says which those are.
+
+    scored/ → keep the keys to ask → blocks of equal size → the lane (jobs/lanes) → counts
+
+One Ray Data execution per model, side by side in threads, each held to its share of the cluster (two executions at once each
+think they own it: ray#44275). A second wave moves rows: prompts that turned out too long for a model go up the ladder, and rows
+whose dollars ran out go to the weak model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data import ExecutionResources
+
+from jobs.journal import Journal
+from jobs.lanes import Lane, lane_of
+from jobs.lanes.base import ASK_COLUMNS, LaneContext
+from jobs.plan import Assignments
+from jobs.spec import JobSpec
+from jobs.store import Store
+
+POLL_S = 0.5
+STOP_S = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Per model: sorted keys answered, and refused for good."""
+
+    answered: dict[str, NDArray[np.int64]]
+    rejected: dict[str, NDArray[np.int64]]
+
+
+def settled_keys(store: Store, names: tuple[str, ...]) -> Settled:
+    """What the journal holds."""
+    journal = Journal(store)
+    answered, rejected = {}, {}
+    for name in names:
+        table = journal.read(name, None, ["row_key", "kind"])
+        keys = table["row_key"].to_numpy()
+        kinds = np.array([kind == "answered" for kind in table["kind"].to_pylist()], bool)
+        final = np.array([kind == "rejected" for kind in table["kind"].to_pylist()], bool)
+        answered[name], rejected[name] = np.sort(keys[kinds]), np.sort(keys[final])
+    return Settled(answered, rejected)
+
+
+def rows_to_ask(plan: Assignments, settled: Settled, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
+    """First wave: per model the sorted leaders it has to answer and has not settled."""
+    todo = {}
+    for index, name in enumerate(names):
+        done = np.union1d(settled.answered[name], settled.rejected[name])
+        todo[name] = np.setdiff1d(plan.leaders_of(index), done, assume_unique=True)
+    return todo
+
+
+def rows_to_move(
+    plan: Assignments, settled: Settled, spec: JobSpec, feasible: NDArray[np.bool_], exhausted: bool
+) -> dict[str, NDArray[np.int64]]:
+    """Second wave. Refused rows go to the next model up; with the dollars gone, unanswered rows go to the weak one.
+
+    feasible: (n, m) in the order of the plan.
+    """
+    names = spec.names
+    todo = {name: np.empty(0, np.int64) for name in names}
+    any_answer = np.unique(np.concatenate([settled.answered[name] for name in names]))
+    lead = (plan.row_key == plan.leader) & (plan.model >= 0) & ~np.isin(plan.row_key, any_answer)
+    for index, name in enumerate(names[:-1]):
+        refused = lead & (plan.model == index) & np.isin(plan.row_key, settled.rejected[name])
+        for upper in range(index + 1, len(names)):
+            free = refused & feasible[:, upper] & ~np.isin(plan.row_key, settled.rejected[names[upper]])
+            todo[names[upper]] = np.union1d(todo[names[upper]], plan.row_key[free])
+            refused &= ~free
+    if exhausted and spec.on_budget == "weak":
+        for index in range(1, len(names)):
+            stuck = lead & (plan.model == index) & feasible[:, 0] & ~np.isin(plan.row_key, settled.rejected[names[0]])
+            todo[names[0]] = np.union1d(todo[names[0]], plan.row_key[stuck])
+    return todo
+
+
+def ask(
+    spec: JobSpec,
+    store: Store,
+    parts: list[dict[str, Any]],
+    plan: Assignments,
+    todo: dict[str, NDArray[np.int64]],
+    contexts: dict[str, LaneContext],
+    on_progress: Callable[[dict[str, Any]], None],
+    stopping: threading.Event,
+    on_stop: Callable[[], None],
+) -> None:
+    """One wave: all lanes with rows at once. Returns when every lane is through or has stopped.
+
+    Once `stopping` is set: `on_stop` is called, and lanes have STOP_S to settle what is in flight.
+    """
+    lanes = {name: lane_of(contexts[name].model.engine) for name, keys in todo.items() if len(keys)}
+    cpus = float(ray.cluster_resources().get("CPU", 1))
+    failures: list[BaseException] = []
+
+    def work(name: str, lane: Lane) -> None:
+        try:
+            dataset = _dataset(store, parts, plan, spec.names.index(name), todo[name], contexts[name])
+            dataset.context.execution_options.resource_limits = ExecutionResources(cpu=cpus / len(lanes))
+            for batch in lane.answer(dataset, contexts[name]).iter_batches(batch_size=None, batch_format="pyarrow"):
+                on_progress({"model": name, "batch": batch})
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it; raised again below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=item, name=f"lane-{item[0]}", daemon=True) for item in lanes.items()]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        on_progress({})
+        if stopping.wait(POLL_S):
+            on_stop()
+            deadline = time.monotonic() + STOP_S
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            return
+    if failures:
+        raise failures[0]
+
+
+def _dataset(
+    store: Store, parts: list[dict[str, Any]], plan: Assignments, model: int, keys: NDArray[np.int64], context: LaneContext
+) -> ray.data.Dataset:
+    """The rows of one lane, in blocks of `rows_per_block`."""
+    buckets = set(np.unique(plan.bucket[np.isin(plan.row_key, keys)]).tolist())
+    paths = [store.path(part["name"]) for part in parts if part["bucket"] in buckets]
+    shadow = np.setdiff1d(plan.shadow, plan.row_key[plan.model == model])
+    columns = [name for name in ASK_COLUMNS if name != "sample"]
+    rows = ray.data.read_parquet(paths, filesystem=store.fs, columns=columns)
+    kept = rows.map_batches(
+        _keep, fn_args=[[ray.put(keys), ray.put(shadow)]], batch_size=None, batch_format="pyarrow", num_cpus=0.25
+    )
+    return kept.repartition(target_num_rows_per_block=context.rows_per_block)
+
+
+def _keep(block: pa.Table, refs: list[Any]) -> pa.Table:
+    """Rows whose key is asked for; `sample` marks those that are asked only to measure."""
+    keys, shadow = (ray.get(ref) for ref in refs)
+    own = block["row_key"].to_numpy()
+    at = np.minimum(np.searchsorted(keys, own), max(0, len(keys) - 1))
+    kept = block.filter(pa.array(keys[at] == own if len(keys) else np.zeros(len(own), bool)))
+    return kept.append_column("sample", pa.array(np.isin(kept["row_key"].to_numpy(), shadow)))

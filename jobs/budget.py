@@ -1,0 +1,230 @@
+"""Dollars: a cap that holds through crashes. Every dollar is granted, on the store, before it can be spent.
+
+Senders get dollars in chunks (`grant`), reserve the worst case of each request from their chunk, and report what was
+paid (`settle`) and what they do not need (`give_back`). Invariant, at every moment: spent + lost + outstanding ≤ cap,
+and no model passes its own cap. A grant is a file `ledger/<session>/grant-NNNNNN.json`, created before it is handed
+out; a clean end writes `ledger/<session>/close.json`, which says what came back. `Budget.resume` counts what earlier
+sessions granted and neither journaled nor gave back as lost: it may have been spent. Cost: one small file a chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from jobs.errors import StoreError
+from jobs.journal import Spent
+from jobs.store import Store
+
+LEDGER = "ledger"
+CHUNK_SHARE = 0.01
+"""A chunk above what is needed now is at most this share of the cap: it is what a crash can strand."""
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Answer to a request for dollars."""
+
+    usd: float
+    """0 where nothing can be had now."""
+    exhausted: bool = False
+    """Nothing will be had later either: no other sender holds dollars that could come back."""
+
+
+@dataclass(slots=True)
+class Account:
+    """One sender's dollars in this session."""
+
+    alias: str
+    granted_usd: float = 0.0
+    cost_usd: float = 0.0
+    lost_usd: float = 0.0
+    returned_usd: float = 0.0
+    gone: bool = False
+    """The sender died: what is outstanding stays so."""
+
+    @property
+    def outstanding_usd(self) -> float:
+        return max(0.0, self.granted_usd - self.cost_usd - self.lost_usd - self.returned_usd)
+
+
+@dataclass
+class Budget:
+    """All dollars of a run. Not thread-safe, knows no Ray: the governor owns it.
+
+    `store` None: grants are not durable (tests of the arithmetic).
+    """
+
+    cap_usd: float | None
+    spent_usd: float = 0.0
+    """Journaled before this session: what counts."""
+    lost_usd: float = 0.0
+    """Journaled before this session: what brought nothing."""
+    stranded_usd: float = 0.0
+    """Granted by earlier sessions, neither journaled nor given back."""
+    caps_usd: Mapping[str, float] = field(default_factory=dict)
+    """Model → its own cap, inside `cap_usd`."""
+    used_usd: Mapping[str, float] = field(default_factory=dict)
+    """Model → spent, lost and stranded before this session."""
+    store: Store | None = None
+    session: str = ""
+
+    def __post_init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self._n_grants = 0
+        self._short_usd: dict[str, float] = {}
+
+    @classmethod
+    def resume(
+        cls,
+        store: Store,
+        session: str,
+        cap_usd: float | None,
+        journaled: Mapping[str, Spent],
+        caps_usd: Mapping[str, float] | None = None,
+    ) -> Budget:
+        """The budget of a run that goes on. `journaled`: Journal.spent of every model, after orphans were recovered."""
+        stranded = stranded_usd(store, journaled, without=session)
+        used = {alias: spent.cost_usd + spent.lost_usd + stranded.get(alias, 0.0) for alias, spent in journaled.items()}
+        return cls(
+            cap_usd=cap_usd,
+            spent_usd=math.fsum(spent.cost_usd for spent in journaled.values()),
+            lost_usd=math.fsum(spent.lost_usd for spent in journaled.values()),
+            stranded_usd=math.fsum(stranded.values()),
+            caps_usd=dict(caps_usd or {}),
+            used_usd=used,
+            store=store,
+            session=session,
+        )
+
+    @property
+    def committed_usd(self) -> float:
+        """spent + lost + stranded + outstanding: what may not pass the cap."""
+        return self.before_usd + math.fsum(
+            a.granted_usd - a.returned_usd + self._over(a) for a in self.accounts.values()
+        )
+
+    @property
+    def before_usd(self) -> float:
+        return self.spent_usd + self.lost_usd + self.stranded_usd
+
+    @staticmethod
+    def _over(account: Account) -> float:
+        """Paid beyond what was granted: a provider that charges more than the bound. It takes from what is left."""
+        return max(0.0, account.cost_usd + account.lost_usd + account.returned_usd - account.granted_usd)
+
+    def available_usd(self, alias: str) -> float:
+        """Dollars that could be granted to a model now."""
+        limits = [math.inf if self.cap_usd is None else self.cap_usd - self.committed_usd]
+        if alias in self.caps_usd:
+            mine = (a.granted_usd - a.returned_usd + self._over(a) for a in self.accounts.values() if a.alias == alias)
+            limits.append(self.caps_usd[alias] - self.used_usd.get(alias, 0.0) - math.fsum(mine))
+        return max(0.0, min(limits))
+
+    def grant(
+        self, alias: str, sender: str, need_usd: float, want_usd: float | None = None, free_usd: float = 0.0
+    ) -> Grant:
+        """Dollars for a sender: at least `need_usd`, at most `want_usd`, or 0. Durable when this returns.
+
+        `free_usd`: what the sender has and has not reserved; it needs `need_usd` more. Raises StoreError where the
+        ledger cannot be written: nothing is granted then.
+        """
+        account = self.accounts.setdefault(sender, Account(alias))
+        available = self.available_usd(alias)
+        if need_usd > available + _EPSILON:
+            self._short_usd[alias] = max(need_usd, self._short_usd.get(alias, 0.0))
+            later = available + self._may_return_usd(alias) - free_usd
+            return Grant(0.0, exhausted=need_usd > later + _EPSILON)
+        most = math.inf if self.cap_usd is None else need_usd + CHUNK_SHARE * self.cap_usd
+        usd = min(max(need_usd, want_usd or 0.0), available, most)
+        if self.tight(alias):
+            usd = min(need_usd, available)
+        self._write(f"grant-{self._n_grants:06d}.json", {"model": alias, "sender": sender, "usd": usd})
+        self._n_grants += 1
+        account.granted_usd += usd
+        return Grant(usd)
+
+    def tight(self, alias: str) -> bool:
+        """Somebody was refused: senders of the model give back what they do not need now, and get no more than that."""
+        return alias in self._short_usd
+
+    def _may_return_usd(self, alias: str) -> float:
+        """Outstanding at living senders, the asking one included: what is in flight may cost less than reserved."""
+        capped = self.cap_usd is not None
+        return math.fsum(
+            a.outstanding_usd for a in self.accounts.values() if not a.gone and (capped or a.alias == alias)
+        )
+
+    def settle(self, sender: str, cost_usd: float, lost_usd: float) -> None:
+        """A sender's totals since its start. Totals, so that a report lost or told twice does no harm."""
+        account = self.accounts.get(sender)
+        if account is not None and not account.gone:
+            account.cost_usd = max(account.cost_usd, cost_usd)
+            account.lost_usd = max(account.lost_usd, lost_usd)
+
+    def give_back(self, sender: str, returned_usd: float) -> None:
+        """A sender's total of dollars given back since its start."""
+        account = self.accounts.get(sender)
+        if account is not None and not account.gone:
+            account.returned_usd = max(account.returned_usd, returned_usd)
+
+    def bury(self, sender: str, cost_usd: float, lost_usd: float) -> float:
+        """A sender died having journaled this much. What it had besides stays outstanding: dollars so stranded."""
+        account = self.accounts.get(sender)
+        if account is None or account.gone:
+            return 0.0
+        self.settle(sender, cost_usd, lost_usd)
+        account.gone = True
+        return account.outstanding_usd
+
+    def close(self) -> None:
+        """Write what came back, once: after this nothing of the session counts as lost but what the dead took along."""
+        returned: dict[str, float] = {}
+        for account in self.accounts.values():
+            back = 0.0 if account.gone else account.outstanding_usd
+            returned[account.alias] = returned.get(account.alias, 0.0) + account.returned_usd + back
+        self._write("close.json", {"returned": returned})
+
+    def _write(self, name: str, record: Mapping[str, object]) -> None:
+        if self.store is None:
+            return
+        if not self.store.create(f"{LEDGER}/{self.session}/{name}", json.dumps(record).encode()):
+            raise StoreError(
+                f"{self.store.url(LEDGER)}/{self.session}/{name}: stands already; is another run writing there?"
+            )
+
+    def state(self) -> dict[str, float | None]:
+        """Dollars as a report wants them; `lost_usd` includes what is stranded."""
+        accounts = list(self.accounts.values())
+        stranded = self.stranded_usd + math.fsum(a.outstanding_usd for a in accounts if a.gone)
+        return {
+            "cap_usd": self.cap_usd,
+            "spent_usd": self.spent_usd + math.fsum(a.cost_usd for a in accounts),
+            "lost_usd": self.lost_usd + math.fsum(a.lost_usd for a in accounts) + stranded,
+            "stranded_usd": stranded,
+            "reserved_usd": math.fsum(a.outstanding_usd for a in accounts if not a.gone),
+        }
+
+
+def stranded_usd(store: Store, journaled: Mapping[str, Spent], without: str = "") -> dict[str, float]:
+    """Model → dollars that sessions (but `without`) granted and neither journaled nor got back. One read a grant."""
+    granted: dict[tuple[str, str], float] = {}
+    names = [name for name in store.list(LEDGER) if name.split("/")[1] != without]
+    with ThreadPoolExecutor(16) as pool:
+        records = [json.loads(raw) for raw in pool.map(store.read, names)]
+    for name, record in zip(names, records, strict=True):
+        _, session, file = name.split("/")
+        returned = record["returned"] if file == "close.json" else {record["model"]: -record["usd"]}
+        for alias, usd in returned.items():
+            granted[alias, session] = granted.get((alias, session), 0.0) - usd
+    stranded: dict[str, float] = {}
+    for (alias, session), usd in granted.items():
+        spent = journaled.get(alias)
+        rest = usd - ((spent.by_session or {}).get(session, 0.0) if spent else 0.0)
+        if rest > 1e-9:
+            stranded[alias] = stranded.get(alias, 0.0) + rest
+    return stranded

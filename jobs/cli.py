@@ -1,0 +1,178 @@
+"""The `headgate` command. Each subcommand is a few lines: parse, call, print; the work is elsewhere.
+
+Standard output carries the result alone (tables, or one JSON object with --json), standard error everything else. Whatever goes
+wrong is one line and an exit code; a traceback goes to a file that the line names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from jobs.errors import EXIT_BAD_INPUT, EXIT_OPEN, HeadgateError
+from routing.errors import RoutingError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Answer a large set of prompts for the least money at the quality asked for.",
+)  # fmt: skip
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Output prefix of a run: local path, s3:// or gs://.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Override = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the job file.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the job file name Python functions to call.")]
+
+
+@app.command()
+def plan(job_file: JobFile, as_json: AsJson = False, overrides: Override = None, allow_code: AllowCode = False) -> None:
+    """Check the job, score every row, cut, and print the bill. Spends nothing."""
+    from jobs.route import Job, plan_job
+    from jobs.spec import load_spec
+
+    bill = plan_job(Job(load_spec(job_file, overrides), allow_code, live=False if as_json else None))
+    if as_json:
+        print_json(bill)
+    else:
+        from jobs.report import bill_table
+
+        show(bill_table(bill))
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    as_json: AsJson = False,
+    overrides: Override = None,
+    allow_code: AllowCode = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rehearse: ask N rows drawn at random; a later run goes on.")] = None,
+) -> None:
+    """Run the job, or go on where it stopped. Exit 0 done, 3 rows still open, 4 another run holds the output."""
+    from jobs.route import Job, run_job
+    from jobs.spec import load_spec
+
+    job = Job(load_spec(job_file, overrides), allow_code, limit, live=False if as_json else None)
+    code, report = run_job(job)
+    finish(report, as_json)
+    if code:
+        print(f"headgate: {report['next']}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(output: Output, as_json: AsJson = False, allow_code: AllowCode = False) -> None:
+    """Rebuild responses/, report.json and report.html from what the run holds."""
+    from jobs.route import report_job
+
+    finish(report_job(output, allow_code), as_json)
+
+
+@app.command()
+def status(output: Output, as_json: AsJson = False) -> None:
+    """Where a run stands: rows, dollars, rates, time to go, and who holds it."""
+    from jobs.status import run_status, status_table
+
+    found = run_status(output)
+    if as_json:
+        print_json(found)
+    else:
+        show(status_table(found))
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def replay(context: typer.Context) -> None:
+    """An OpenAI-compatible server that answers from recorded outcomes, with faults on demand (options: replay --help)."""
+    from jobs.replay.__main__ import main as replay_main
+
+    raise typer.Exit(replay_main(context.args))
+
+
+@app.command()
+def demo(
+    folder: Annotated[str, typer.Argument(metavar="DIR")] = "headgate-demo",
+    as_json: AsJson = False,
+) -> None:
+    """The whole job on shipped data and models: no network, no keys, no GPU."""
+    from jobs.demo.run import run_demo
+
+    code, result = run_demo(folder, live=False if as_json else None)
+    finish(result, as_json)
+    raise typer.Exit(code)
+
+
+def finish(result: dict[str, Any], as_json: bool) -> None:
+    """Print a run's report: the table and where report.html is, or JSON."""
+    if as_json:
+        print_json(result)
+        return
+    from jobs.report import summary_table
+
+    show(summary_table(result))
+    print(f"report: {result['output'].rstrip('/')}/report.html")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object; what JSON cannot say (NaN) is null."""
+    from jobs.report import json_safe
+
+    print(json.dumps(json_safe(value), default=str))
+
+
+def show(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(renderable)
+
+
+def main() -> None:
+    """Entry point of the `headgate` command."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as usage:
+        fail(usage.format_message(), EXIT_BAD_INPUT)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        fail("stopped; what was answered is kept, run the same command to go on", EXIT_OPEN)
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: nobody sees a traceback
+        known = find_known(error)
+        if known is not None:
+            fail(str(known), getattr(known, "exit_code", EXIT_BAD_INPUT))
+        if isinstance(error, SystemExit):
+            raise
+        fail(f"internal error: {type(error).__name__}; nothing is lost, the same command goes on; details: {write_traceback()}", 1)
+
+
+def find_known(error: BaseException | None) -> BaseException | None:
+    """The error meant for the user, also inside the wrappers that Ray puts around it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, HeadgateError | RoutingError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def write_traceback() -> Path:
+    """Keep the traceback of the error at hand in a file for the bug report."""
+    with tempfile.NamedTemporaryFile("w", prefix="headgate-error-", suffix=".txt", delete=False) as out:
+        traceback.print_exc(file=out)
+    return Path(out.name)
+
+
+def fail(message: str, code: int) -> None:
+    """One line on standard error, then exit."""
+    print(f"headgate: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

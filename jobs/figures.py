@@ -1,0 +1,91 @@
+"""Figures as people read them: dollars, shares, intervals, counts, durations.
+
+One place, so that the terminal, the log and the report's page print the same number the same way. What is not known
+(None, NaN) is "not measured", never a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
+
+NOT_MEASURED = "not measured"
+MAX_USD_DECIMALS = 9
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """True for a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def usd_decimals(values: Iterable[Any]) -> int:
+    """Decimals for a column of dollars: three digits of the smallest value, while the largest has six at most."""
+    sizes = [abs(v) for v in values if known(v) and v]
+    if not sizes:
+        return 2
+    smallest, largest = (math.floor(math.log10(size)) for size in (min(sizes), max(sizes)))
+    return min(max(2, 2 - smallest), max(2, 5 - largest), MAX_USD_DECIMALS)
+
+
+def usd(value: Any, decimals: int | None = None) -> str:
+    """Dollars: $1,234.50, $0.25, $0.000456: cents from a dollar up, three digits below, unless told otherwise."""
+    if not known(value):
+        return NOT_MEASURED
+    if decimals is None:
+        decimals = 2 if abs(value) >= 1 else usd_decimals([value])
+        text = f"{abs(value):,.{decimals}f}"
+        while decimals > 2 and text.endswith("0"):
+            text, decimals = text[:-1], decimals - 1
+    else:
+        text = f"{abs(value):,.{decimals}f}"
+    return f"-${text}" if value < 0 and text.strip("0.,") else f"${text}"
+
+
+def count(value: Any) -> str:
+    """1,240."""
+    return f"{round(value):,}" if known(value) else NOT_MEASURED
+
+
+def short_count(value: Any) -> str:
+    """Four characters or so: 950, 12.3k, 4.5M, 1.2G."""
+    if not known(value):
+        return "-"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 99.95 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def percent(share: Any, digits: int = 1) -> str:
+    """A share as 51.7 %."""
+    return f"{100 * share:.{digits}f} %" if known(share) else NOT_MEASURED
+
+
+def measured(figure: Mapping[str, Any] | None, digits: int = 1) -> str:
+    """{"mean", "low", "high"} of a share as 92.1 % [87.0-97.3]; without bounds the mean alone."""
+    if not figure or not known(figure.get("mean")):
+        return NOT_MEASURED
+    return f"{percent(figure['mean'], digits)} {bounds(figure, digits)}".rstrip()
+
+
+def bounds(figure: Mapping[str, Any] | None, digits: int = 1) -> str:
+    """The interval alone: [87.0-97.3], "" where there is none; "to" instead of "-" once a bound is negative."""
+    low, high = (figure.get("low"), figure.get("high")) if figure else (None, None)
+    if not known(low) or not known(high):
+        return ""
+    low, high = 100 * low, 100 * high
+    joint = "-" if low >= 0 else " to "
+    return f"[{low:.{digits}f}{joint}{high:.{digits}f}]"
+
+
+def duration(seconds: Any) -> str:
+    """0:13, 12:05, 3:04:09, 2 d 3:04:09; "-" where unknown."""
+    if not known(seconds) or seconds < 0:
+        return "-"
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02d}:{secs:02d}" if hours or days else f"{minutes}:{secs:02d}"
+    return f"{days} d {clock}" if days else clock

@@ -1,0 +1,281 @@
+"""The governor: one actor per run that all lanes of all models ask before they send. Dollars, rates, claims, stops.
+
+It owns a `Budget` (dollars, durable grants), a `RateLimiter` per model, and the `Claims` on rows. Lane actors talk to
+it through `jobs.allowance.Allowance`: a lease call when their chunk runs out, a report every second, so that its load
+is tens of calls a second whatever the number of requests. It is asynchronous; what touches the store runs in threads.
+When it is gone, actors stop sending: nobody would count the dollars.
+
+`Governor.remote(output_uri, session, cap_usd, limits)` starts it, without a CPU of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.budget import Budget
+from jobs.claims import Claims, Keys, Sender
+from jobs.errors import StoreError
+from jobs.journal import Journal, local_dir, recover_orphans
+from jobs.rates import RateLimiter
+from jobs.spec import Limits
+from jobs.store import Store
+
+__all__ = ["Ask", "Budget", "Governor", "GovernorService", "Lease", "Report"]
+
+RECOVER_WAIT_S = 10.0
+"""How long a sender that Ray has given up may still hold its logs: a process takes a moment to die."""
+RECOVER_LIMIT_S = 60.0
+RATE_WINDOW_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One sender's totals since its start, so that a report told twice or not at all does no harm."""
+
+    cost_usd: float = 0.0
+    lost_usd: float = 0.0
+    returned_usd: float = 0.0
+    answered: int = 0
+    rejected: int = 0
+    failed: int = 0
+    left: int = 0
+    """Rows not asked to the end: budget, or the lane stopped."""
+    requests: int = 0
+    limited: int = 0
+    """429 replies."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    in_flight: int = 0
+    """Now, not a total."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a sender wants; the default wants nothing."""
+
+    tokens: Sequence[float] = ()
+    """Estimated tokens of the next requests, in order; empty where the model has no limits."""
+    corrected_tokens: float = 0.0
+    """Tokens used beyond earlier estimates."""
+    need_usd: float = 0.0
+    """Dollars without which the next request cannot go."""
+    want_usd: float = 0.0
+    free_usd: float = 0.0
+    """Dollars the sender has and has not reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What it gets."""
+
+    requests: int = 0
+    usd: float = 0.0
+    wait_s: float = 0.0
+    """Ask again for requests after this."""
+    exhausted: bool = False
+    """`need_usd` will never be had in this session."""
+    tight: bool = False
+    """Give back what is free."""
+    paused_s: float = 0.0
+    stopped: str = ""
+    """Why nobody may send any more; "" while all is well."""
+
+
+@dataclass
+class _Lane:
+    """What the governor knows of one model."""
+
+    limiter: RateLimiter
+    claims: Claims = field(default_factory=Claims)
+    reports: dict[str, Report] = field(default_factory=dict)
+    stopped: str = ""
+    stop_kind: str = ""
+    short_of_money: bool = False
+    history: deque[tuple[float, int]] = field(default_factory=deque)
+
+
+class GovernorService:
+    """The governor itself, without Ray around it."""
+
+    def __init__(
+        self,
+        output_uri: str,
+        session: str,
+        cap_usd: float | None,
+        limits: Mapping[str, Limits],
+        caps_usd: Mapping[str, float] | None = None,
+        local_logs: str | None = None,
+    ) -> None:
+        """`limits`: of every model of the run; `caps_usd`: dollars a model may spend inside `cap_usd`.
+
+        Reads what the run has spent so far, so orphaned logs should be recovered before. Raises StoreError.
+        """
+        self._uri, self._session = output_uri, session
+        self._local_dir = local_logs or local_dir(output_uri)
+        self._store = Store(output_uri)
+        self._journal = Journal(self._store)
+        self._lanes = {
+            alias: _Lane(RateLimiter(limit.requests_per_minute, limit.tokens_per_minute))
+            for alias, limit in limits.items()
+        }
+        journaled = {alias: self._journal.spent(alias) for alias in limits}
+        self._budget = Budget.resume(self._store, session, cap_usd, journaled, caps_usd)
+        self._money = asyncio.Lock()
+        self._recovering: dict[str, asyncio.Lock] = {}
+        self._started_at = time.time()
+
+    # Rows -----------------------------------------------------------------------------------------------------------
+
+    async def begin(self, alias: str, actor_id: str, node_id: str, pid: int, keys: Keys) -> Keys:
+        """Claim the rows of one block. Gives the keys that must not be asked (a subset of `keys`).
+
+        actor_id: JournalWriter.unique of the calling life of the actor. See jobs.claims.
+        """
+        lane = self._lanes[alias]
+        keys = np.asarray(keys, np.int64)
+        for sender in lane.claims.conflicts(keys, actor_id):
+            await self._take_over(alias, sender)
+        skip = lane.claims.finished.contains(keys) | lane.claims.held(keys, actor_id)
+        lane.claims.claim(Sender(actor_id, node_id, pid), keys[~skip])
+        return keys[skip]
+
+    async def finish(self, alias: str, actor_id: str, keys: Keys, settled: Keys | None = None) -> None:
+        """The block with `keys` is through; `settled` of them (None: all) are settled and committed to the store."""
+        settled = None if settled is None else np.asarray(settled, np.int64)
+        self._lanes[alias].claims.finish(actor_id, np.asarray(keys, np.int64), settled)
+
+    async def _take_over(self, alias: str, sender: Sender) -> None:
+        """Recover a dead sender's logs on its node; leave its claims alone where it may be alive."""
+        lane = self._lanes[alias]
+        async with self._recovering.setdefault(sender.unique, asyncio.Lock()):
+            if not any(claim.sender.unique == sender.unique for claim in lane.claims.open):
+                return  # done by a call that was quicker
+            if not await self._recover(alias, sender):
+                return
+            settled = await asyncio.to_thread(self._journal.settled, alias, self._session, sender.unique)
+            spent = await asyncio.to_thread(self._journal.spent, alias, self._session, sender.unique)
+            async with self._money:
+                self._budget.bury(sender.unique, spent.cost_usd, spent.lost_usd)
+            lane.claims.bury(sender.unique, settled)
+
+    async def _recover(self, alias: str, sender: Sender) -> bool:
+        """True when nothing of the sender's is left on its node, or the node is gone."""
+        if sender.node_id not in await asyncio.to_thread(_living_nodes):
+            return True
+        where = NodeAffinitySchedulingStrategy(sender.node_id, soft=False)
+        task = _recover_task.options(scheduling_strategy=where).remote(
+            self._uri, alias, self._local_dir, RECOVER_WAIT_S, self._session, sender.unique
+        )
+        try:
+            recovered = await asyncio.wait_for(asyncio.wrap_future(task.future()), RECOVER_LIMIT_S)
+        except StoreError:
+            raise
+        except (RayError, TimeoutError):
+            return sender.node_id not in await asyncio.to_thread(_living_nodes)
+        return not recovered.alive
+
+    # Dollars and rates ----------------------------------------------------------------------------------------------
+
+    async def lease(self, alias: str, actor_id: str, ask: Ask, report: Report) -> Lease:
+        """One sender's report, and what it may do next. Raises StoreError where the ledger cannot be written."""
+        lane = self._lanes[alias]
+        self._note(lane, actor_id, report)
+        lane.limiter.correct(ask.corrected_tokens)
+        async with self._money:
+            self._budget.settle(actor_id, report.cost_usd, report.lost_usd)
+            self._budget.give_back(actor_id, report.returned_usd)
+            grant = None
+            if (ask.need_usd > 0 or ask.want_usd > 0) and not lane.stopped:
+                grant = await asyncio.to_thread(
+                    self._budget.grant, alias, actor_id, ask.need_usd, ask.want_usd, ask.free_usd
+                )
+            tight = self._budget.tight(alias)
+        if lane.stopped:
+            return Lease(stopped=lane.stopped, tight=True)
+        lane.short_of_money |= grant is not None and grant.exhausted
+        # Requests are not admitted while their dollars are missing: the place would go to waste.
+        broke = grant is not None and grant.usd < ask.need_usd
+        admission = lane.limiter.admit(() if broke else ask.tokens)
+        return Lease(
+            requests=admission.requests,
+            usd=grant.usd if grant else 0.0,
+            wait_s=admission.wait_s,
+            exhausted=grant is not None and grant.exhausted,
+            tight=tight,
+            paused_s=lane.limiter.paused_s,
+        )
+
+    async def report(self, alias: str, actor_id: str, report: Report) -> str:
+        """For lanes without dollars or rates. Gives why the lane is stopped, or ""."""
+        self._note(self._lanes[alias], actor_id, report)
+        return self._lanes[alias].stopped
+
+    async def limited(self, alias: str, retry_after_s: float | None) -> None:
+        """A sender got a 429: all senders of the model wait."""
+        self._lanes[alias].limiter.pause(retry_after_s)
+
+    def _note(self, lane: _Lane, actor_id: str, report: Report) -> None:
+        lane.reports[actor_id] = report
+        now = time.monotonic()
+        lane.history.append((now, sum(each.answered for each in lane.reports.values())))
+        while now - lane.history[0][0] > RATE_WINDOW_S:
+            lane.history.popleft()
+
+    # The run --------------------------------------------------------------------------------------------------------
+
+    async def stop(self, alias: str, reason: str, kind: Literal["lane_down", "user"] = "lane_down") -> None:
+        """Nobody sends for this model any more. `reason`: one line with the fix; the first one stands."""
+        lane = self._lanes[alias]
+        if not lane.stopped:
+            lane.stopped, lane.stop_kind = reason, kind
+
+    async def state(self) -> dict[str, Any]:
+        """Live progress: {"dollars": …, "models": {alias: {…, "stopped", "stop_kind", "short_of_money"}}}."""
+        async with self._money:
+            dollars = self._budget.state()
+        models = {}
+        for alias, lane in self._lanes.items():
+            totals = dict.fromkeys(asdict(Report()), 0.0)
+            for report in lane.reports.values():
+                for name, value in asdict(report).items():
+                    totals[name] += value
+            (first, before), (last, now) = (lane.history[0], lane.history[-1]) if lane.history else ((0.0, 0), (0.0, 0))
+            models[alias] = {
+                **{name: value if name.endswith("usd") else int(value) for name, value in totals.items()},
+                "errors": int(totals["rejected"] + totals["failed"]),
+                "rate_per_s": (now - before) / (last - first) if last > first else 0.0,
+                "paused_s": lane.limiter.paused_s,
+                "open_claims": sum(len(claim.keys) for claim in lane.claims.open),
+                "stopped": lane.stopped,
+                "stop_kind": lane.stop_kind,
+                "short_of_money": lane.short_of_money,
+            }
+        return {"session": self._session, "started_at": self._started_at, "dollars": dollars, "models": models}
+
+    async def close(self) -> dict[str, Any]:
+        """End of the session: what senders have not spent is given back, on the store. Call when no lane runs."""
+        async with self._money:
+            for lane in self._lanes.values():
+                for claim in lane.claims.open:  # ended in the middle: what it had in flight may have been charged
+                    self._budget.bury(claim.sender.unique, 0.0, 0.0)
+            await asyncio.to_thread(self._budget.close)
+        return await self.state()
+
+
+def _living_nodes() -> set[str]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"] for node in nodes if node["Alive"]}
+
+
+_recover_task: Any = ray.remote(num_cpus=0, max_retries=0)(recover_orphans)
+Governor: Any = ray.remote(num_cpus=0, max_restarts=0)(GovernorService)

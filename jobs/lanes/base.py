@@ -1,0 +1,73 @@
+"""What a lane is: the one place where rows meet an engine.
+
+A lane gets the rows its model has to answer, as a Ray dataset, and settles each through the journal. It is one file in this
+folder, one class with two methods, and one line in the registry; nothing else in the job knows which engine runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import ray.data
+
+from jobs.spec import ModelSpec
+from routing.pricing import Price
+
+ASK_COLUMNS = ("row_key", "bucket", "messages", "body", "content_key", "prompt_bytes", "sample")
+"""Columns of the dataset a lane receives. `messages` and `body` are JSON text (body "" for none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneContext:
+    """Everything a lane needs to answer for one model in one run; picklable, no secrets in it."""
+
+    alias: str
+    """The job file's name of the model."""
+    model: ModelSpec
+    sampling: dict[str, Any]
+    """Merged generation parameters; holds max_tokens or max_completion_tokens, always one of them."""
+    response_format: dict[str, Any] | None
+    """{"json_schema": schema} or None."""
+    price: Price
+    output: str
+    """URI of the run."""
+    session: str
+    """This start of the run, unique; part of every segment's name."""
+    local_dir: str
+    """Folder for local append-only logs, the same on every node, this run's own."""
+    governor: Any = None
+    """Handle of the run's governor actor (jobs.governor.Governor)."""
+    num_cpus: float = 1.0
+    """CPUs each actor of the lane may ask Ray for."""
+    rows_per_block: int = 512
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCheck:
+    """What a look at the model before the run found."""
+
+    ok: bool
+    detail: str
+    """One line: what answered, or what is wrong and the fix."""
+    context_tokens: int | None = None
+    """Longest prompt + answer, where known."""
+
+
+class Lane(Protocol):
+    """An engine's adapter."""
+
+    engine: ClassVar[str]
+
+    def check(self, context: LaneContext) -> LaneCheck:
+        """Key, endpoint and model name, without spending. Never raises for what the user can mend: says so in the result."""
+        ...
+
+    def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
+        """A dataset that, when consumed, settles every row of `rows` (columns ASK_COLUMNS) in the journal.
+
+        Its own rows are progress only: `settled`, `errors`, `prompt_tokens`, `completion_tokens`, `cost_usd` per block.
+        Raises jobs.errors.LaneDown (through Ray) when the lane, not a row, is at fault.
+        """
+        ...

@@ -1,0 +1,239 @@
+"""What the engines that run a model here share: where it is, its context and tokenizer, the look at it before the run.
+
+`source` is a hub id, a folder, or a prefix on object storage. Nothing here loads weights: a context length is read from
+config.json, prompts are counted with the model's own tokenizer and chat template (about 20,000 short prompts a second).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+
+from jobs.errors import StoreError
+from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.spec import ModelSpec
+from jobs.store import filesystem_of, storage_errors
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_seq_length",
+)
+"""Names of the context length in config.json, the ones vLLM looks for."""
+UNSCALED_ROPE = ("default", "llama3", "su", "longrope")
+"""Kinds of rotary embedding whose config.json states the context as it is; others multiply it, each in its own way."""
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+def is_remote(source: str) -> bool:
+    """True for a prefix on object storage."""
+    return "://" in source
+
+
+def is_folder(source: str) -> bool:
+    """True for what is a path and not a hub id, whether it is there or not."""
+    return not is_remote(source) and (
+        source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
+    )
+
+
+def absolute_source(source: str) -> str:
+    """Folders as absolute paths: Ray's workers have another working directory than the driver."""
+    return str(Path(source).expanduser().absolute()) if is_folder(source) else source
+
+
+def with_absolute_source(context: LaneContext) -> LaneContext:
+    """The context as it goes to workers."""
+    model = context.model.model_copy(update={"source": absolute_source(str(context.model.source))})
+    return replace(context, model=model)
+
+
+def cluster_gpus() -> float:
+    """GPUs that Ray knows of."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0.0)
+
+
+def local_folder(source: str, weights: bool) -> str:
+    """`source` as transformers takes it. Object storage is copied to a folder of this node, once, weights only if asked
+    for.
+
+    Raises StoreError where the prefix cannot be read or holds no config.json.
+    """
+    if not is_remote(source):
+        return absolute_source(source)
+    fs, root = filesystem_of(source)
+    digest = hashlib.blake2b(f"{source}|{weights}".encode(), digest_size=10).hexdigest()
+    folder = Path(tempfile.gettempdir()) / f"headgate-{os.getuid()}-models" / digest
+    if folder.exists():
+        return str(folder)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        here = pafs.LocalFileSystem()
+        with storage_errors(source, "copying the model"):
+            for info in fs.get_file_info(pafs.FileSelector(root, recursive=True)):
+                if info.type == pafs.FileType.File and (weights or not info.path.endswith(WEIGHTS)):
+                    target = copy / info.path[len(root) + 1 :]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    pafs.copy_files(info.path, str(target), source_filesystem=fs, destination_filesystem=here)
+        if not (copy / "config.json").exists():
+            raise StoreError(f"{source}: holds no config.json")
+        if not folder.exists():
+            copy.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process of this node was first
+            raise
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    return str(folder)
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(source: str) -> Any:
+    """The model's tokenizer; hub ids are fetched. Raises OSError or ValueError where there is none."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(local_folder(source, weights=False), trust_remote_code=False)
+
+
+@lru_cache(maxsize=4)
+def end_token_ids(source: str) -> frozenset[int]:
+    """Tokens that end an answer: the tokenizer's, and those of generation_config.json."""
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(source)
+    ids = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    try:
+        more = GenerationConfig.from_pretrained(local_folder(source, weights=False)).eos_token_id
+    except OSError:  # a model without that file
+        more = None
+    return frozenset(ids | set(more if isinstance(more, list) else [more] if more is not None else []))
+
+
+def context_tokens(model: ModelSpec) -> int | None:
+    """Longest prompt + answer: `engine_kwargs.max_model_len`, `context`, else config.json's. None where that is silent.
+
+    As in vLLM, the tokenizer's model_max_length is a bound too. A hub id is looked up in the local cache only.
+    """
+    stated = model.engine_kwargs.get("max_model_len") or model.context
+    if isinstance(stated, int) and stated > 0:
+        return stated
+    from transformers import PretrainedConfig
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    try:
+        folder = local_folder(str(model.source), weights=False)
+        config, _ = PretrainedConfig.get_config_dict(folder, local_files_only=True)
+        tokenizer = get_tokenizer_config(folder, local_files_only=True)
+    except (OSError, StoreError):
+        return None
+    config = {**config, **config.get("text_config", {})}
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if rope and (rope.get("rope_type") or rope.get("type") or "default") not in UNSCALED_ROPE:
+        return None
+    found = [config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)]
+    limit = tokenizer.get("model_max_length")
+    return int(min(min(found), limit) if isinstance(limit, int | float) else min(found)) if found else None
+
+
+def chat_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as chat templates of text models take it: text parts joined, OpenAI's role `developer` as `system`.
+
+    Raises ValueError for a part that is not text.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        kinds = {part.get("type") for part in content if isinstance(part, Mapping)} - {"text"}
+        if kinds or not all(isinstance(part, Mapping) for part in content):
+            raise ValueError(
+                f"a message has content of type {', '.join(map(str, kinds)) or 'unknown'}; this engine takes text"
+            )
+        content = "".join(part.get("text") or "" for part in content)
+    role = "system" if message["role"] == "developer" else message["role"]
+    return {**message, "role": role, "content": "" if content is None else content}
+
+
+def render(tokenizer: Any, messages: Messages) -> str:
+    """The text the model continues. Raises ValueError, in one line, where the chat template refuses the messages."""
+    import jinja2
+
+    try:
+        text = tokenizer.apply_chat_template(
+            [chat_text(m) for m in messages], tokenize=False, add_generation_prompt=True
+        )
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the model's chat template refuses these messages: {error}") from None
+    return str(text)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of rendered prompts. The template has written the special tokens: adding them here would double them."""
+    return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
+
+
+def prompt_token_counter(model: ModelSpec) -> Callable[[Sequence[Messages]], list[int]] | None:
+    """Exact prompt tokens of many conversations, counted as the lane will; None where there is no tokenizer.
+
+    Messages that the chat template refuses count 0: the lane rejects them in its own words.
+    """
+    if model.engine not in ("vllm", "transformers"):
+        return None
+    try:
+        tokenizer = load_tokenizer(str(model.source))
+    except (OSError, ValueError, StoreError):
+        return None
+    if not tokenizer.chat_template:
+        return None
+
+    def count(conversations: Sequence[Messages]) -> list[int]:
+        texts = []
+        for messages in conversations:
+            try:
+                texts.append(render(tokenizer, messages) if messages else "")
+            except ValueError:
+                texts.append("")
+        return [len(ids) for ids in token_ids(tokenizer, texts)]
+
+    return count
+
+
+def check_local(context: LaneContext, package: str, install: str) -> LaneCheck:
+    """The look before the run: is the engine installed, is the model there, how long is its context."""
+    model, place = context.model, f"models.{context.alias}"
+    source = str(model.source)
+    if importlib.util.find_spec(package) is None:
+        return LaneCheck(False, f"{place}.engine: {model.engine} needs {package}, which is not installed; {install}")
+    if is_folder(source) and not (Path(source).expanduser() / "config.json").exists():
+        return LaneCheck(False, f"{place}.source: {source} holds no config.json; give a model folder or a hub id")
+    if is_remote(source):
+        try:
+            local_folder(source, weights=False)
+        except StoreError as error:
+            return LaneCheck(False, f"{place}.source: {error}")
+    if is_folder(source) or is_remote(source):
+        try:
+            tokenizer = load_tokenizer(source)
+        except (OSError, ValueError) as error:
+            return LaneCheck(False, f"{place}.source: {source} has no tokenizer ({str(error).splitlines()[0][:160]})")
+        if not tokenizer.chat_template:
+            return LaneCheck(False, f"{place}.source: {source} has no chat template; use a chat model")
+    tokens = context_tokens(model)
+    length = "context unknown before it is loaded" if tokens is None else f"context {tokens} tokens"
+    return LaneCheck(True, f"{source} in {model.engine}, {length}", tokens)

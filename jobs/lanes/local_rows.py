@@ -1,0 +1,253 @@
+"""Rows into requests for an engine that runs here, and what the engine made of them into the journal.
+
+`RequestReader` renders, counts and checks a block of rows; what is wrong with a row is the request's `error`, never an
+exception. `AnswerWriter` settles a block and returns the lane's progress row. Cost: 0.1 ms a row on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from jobs.errors import LaneDown
+from jobs.journal import Answer, JournalWriter, Kind
+from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.lanes.local import context_tokens, load_tokenizer, render, token_ids
+from jobs.requests import RequestError, answer_key, build_request
+from routing.pricing import tokens_cost_usd
+
+ROW_FIELDS = (
+    "messages", "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "n",
+    "presence_penalty", "frequency_penalty", "response_format",
+)  # fmt: skip
+"""Parameters of a row's own body that are obeyed."""
+IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+"""Parameters that change no answer."""
+ERROR_CHARS = 300
+Head = tuple[int, int, bool, bytes]
+"""row_key, bucket, shadow, answer_key."""
+Purpose = Literal["answer", "shadow"]
+PROGRESS_SCHEMA = pa.schema(
+    [
+        ("settled", pa.int64()), ("errors", pa.int64()), ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()), ("cost_usd", pa.float64()), ("gpu_s", pa.float64()),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRequest:
+    """One row, ready for an engine; with `error` set it must not be asked."""
+
+    row_key: int
+    bucket: int
+    shadow: bool
+    """Asked only to measure."""
+    answer_key: bytes
+    error: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    max_tokens: int = 0
+    """At most what the context leaves for the answer."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    schema: str = ""
+    """JSON schema of the answer, as text; "" for free text."""
+
+
+def one_line(error: object) -> str:
+    """The first line of an error's text, cut: engines put whole requests into what follows."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:ERROR_CHARS] if lines else type(error).__name__
+
+
+class RequestReader:
+    """Turns blocks of ASK_COLUMNS into requests. Raises LaneDown where the model has no usable tokenizer."""
+
+    def __init__(self, context: LaneContext) -> None:
+        self.context = context
+        self.context_tokens = context_tokens(context.model)
+        place, source = f"models.{context.alias}.source", str(context.model.source)
+        try:
+            self.tokenizer = load_tokenizer(source)
+        except (OSError, ValueError) as error:
+            raise LaneDown(f"{place}: no tokenizer in {source} ({one_line(error)})") from None
+        if not self.tokenizer.chat_template:
+            raise LaneDown(f"{place}: {source} has no chat template; use a chat model")
+
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> list[LocalRequest]:
+        """One request per row, in order."""
+        drafts = [self._draft(row) for row in rows]
+        ids = token_ids(self.tokenizer, [text for _, _, text in drafts])
+        return [
+            self._request(row, params, error, own)
+            for row, (params, error, _), own in zip(rows, drafts, ids, strict=True)
+        ]
+
+    def _draft(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+        """The merged parameters, an error, the rendered prompt."""
+        context = self.context
+        try:
+            messages, body = json.loads(row["messages"]), json.loads(row["body"]) if row["body"] else {}
+            unknown = sorted(set(body) - {*ROW_FIELDS, *IGNORED_FIELDS})
+            if unknown:
+                raise RequestError(f"body.{unknown[0]} is not supported by engine {context.model.engine}")
+            model = context.model.model_copy(update={"model": context.model.source})
+            request = build_request(model, context.alias, context.sampling, context.response_format, messages, body)
+        except (RequestError, ValueError) as error:
+            return {}, one_line(error), ""
+        try:
+            return request, "", render(self.tokenizer, messages)
+        except ValueError as error:
+            return request, one_line(error), ""
+
+    def _request(self, row: Mapping[str, Any], params: dict[str, Any], error: str, ids: list[int]) -> LocalRequest:
+        key = answer_key(params) if params else bytes(16)
+        head = (row["row_key"], row["bucket"], bool(row["sample"]), key)
+        if error:
+            return LocalRequest(*head, error=error)
+        limit = self.context_tokens
+        if limit is not None and len(ids) >= limit:
+            error = f"prompt too long: {len(ids)} tokens; the model's context is {limit}, its answer included"
+            return LocalRequest(*head, error=error)
+        if not ids:
+            return LocalRequest(*head, error="the prompt is empty: no tokens")
+        try:
+            sampling = _sampling(params)
+        except RequestError as bad:
+            return LocalRequest(*head, error=str(bad))
+        if limit is not None:
+            sampling["max_tokens"] = min(sampling["max_tokens"], limit - len(ids))
+        return LocalRequest(*head, token_ids=ids, **sampling)
+
+
+def _sampling(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The typed parameters, each checked: of a wrong type engines die (vLLM 0.29 hangs for ever on a float seed)."""
+    if params.get("n", 1) != 1:
+        raise RequestError("n: this engine gives one answer a row")
+    stop = params.get("stop") or []
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise RequestError("stop is not a text or a list of texts")
+    seed = params.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63):
+        raise RequestError("seed is not a whole number of 64 bits")
+    return {
+        "max_tokens": int(params.get("max_completion_tokens") or params["max_tokens"]),
+        "temperature": _number(params, "temperature", 1.0, 0.0, 2.0),
+        "top_p": _number(params, "top_p", 1.0, 1e-9, 1.0),
+        "presence_penalty": _number(params, "presence_penalty", 0.0, -2.0, 2.0),
+        "frequency_penalty": _number(params, "frequency_penalty", 0.0, -2.0, 2.0),
+        "seed": seed,
+        "stop": tuple(stop),
+        "schema": _schema(params.get("response_format")),
+    }
+
+
+def _number(params: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    value = params.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise RequestError(f"{name} is not a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _schema(response_format: Any) -> str:
+    """OpenAI's response_format as the text of a JSON schema."""
+    if response_format is None:
+        return ""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "text":
+        return ""
+    if kind == "json_object":
+        return '{"type": "object"}'
+    inner = response_format.get("json_schema") if kind == "json_schema" else None
+    if not isinstance(inner, dict) or not isinstance(inner.get("schema"), dict):
+        raise RequestError("response_format is not {type: json_schema, json_schema: {schema: …}}")
+    return json.dumps(inner["schema"])
+
+
+class AnswerWriter:
+    """Settles blocks of one local model in the journal; a lane has exactly one, so that GPU time is counted once.
+
+    GPU seconds of a block are the wall time since the block before it (the first: since the lane was started, loading
+    included) times the model's GPUs, shared out over its answers by tokens: their sum is load, idle and run.
+    """
+
+    def __init__(self, context: LaneContext, gpus: float, started_at: float) -> None:
+        self.context, self.gpus, self._last = context, gpus, started_at
+        self.journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
+
+    def answered(
+        self, head: Head, text: str, finish_reason: str, n_prompt: int, n_completion: int, latency_s: float
+    ) -> Answer:
+        """An answer, priced by its tokens."""
+        price = self.context.price
+        cost = 0.0 if price.gpu_hour_usd is not None else tokens_cost_usd(price, n_prompt, n_completion)
+        return Answer(
+            *_start(head, "answered"), text, finish_reason, n_prompt, n_completion, token_source="provider",
+            cost_usd=cost, latency_s=latency_s, purpose="shadow" if head[2] else "answer",
+        )  # fmt: skip
+
+    def refused(self, head: Head, error: str, kind: Kind, attempts: int) -> Answer:
+        """rejected: the row's fault, final. failed: the engine's, asked again by the next run."""
+        purpose: Purpose = "shadow" if head[2] else "answer"
+        return Answer(*_start(head, kind), error=error, attempts=attempts, purpose=purpose)
+
+    def settle(self, answers: Sequence[Answer]) -> pa.Table:
+        """Append to the journal; the block's progress, one row."""
+        now = time.time()
+        gpu_s = max(0.0, now - self._last) * self.gpus
+        self._last = now
+        tokens = [(a.prompt_tokens or 0) + (a.completion_tokens or 0) for a in answers]
+        total = sum(tokens)
+        for answer, n in zip(answers, tokens, strict=True):
+            share = gpu_s * (n / total if total else 1 / len(answers)) if self.gpus else None
+            self.journal.append(replace(answer, gpu_s=share))
+        row = {
+            "settled": sum(a.kind != "failed" for a in answers),
+            "errors": sum(a.kind != "answered" for a in answers),
+            "prompt_tokens": sum(a.prompt_tokens or 0 for a in answers),
+            "completion_tokens": sum(a.completion_tokens or 0 for a in answers),
+            "cost_usd": sum(a.cost_usd for a in answers),
+            "gpu_s": gpu_s,
+        }
+        return pa.Table.from_pylist([row], schema=PROGRESS_SCHEMA)
+
+    def __del__(self) -> None:
+        # Ray Data drops the object when the lane is through: the last answers reach the store now, not by recovery.
+        if hasattr(self, "journal"):
+            self.journal.close()
+
+
+def _start(head: Head, kind: Kind) -> tuple[int, int, Kind, bytes]:
+    return head[0], head[1], kind, head[3]
+
+
+def job_extras(context: LaneContext, known: Sequence[str]) -> tuple[dict[str, Any], LaneCheck | None]:
+    """Parameters of the job's `sampling` beside OpenAI's, and a failed check where the engine has no such parameter."""
+    extras = {name: value for name, value in context.sampling.items() if name not in ROW_FIELDS}
+    unknown = sorted(set(extras) - set(known))
+    if not unknown:
+        return extras, None
+    place = f"models.{context.alias}: sampling.{unknown[0]}"
+    return extras, LaneCheck(False, f"{place} is no parameter of engine {context.model.engine}; remove it")
+
+
+def n_gpus(context: LaneContext) -> int:
+    """GPUs that the model's price counts: of all its replicas; 0 where it is paid by tokens or not at all."""
+    if context.price.gpu_hour_usd is None:
+        return 0
+    kwargs = context.model.engine_kwargs
+    return (
+        context.model.replicas
+        * int(kwargs.get("tensor_parallel_size", 1))
+        * int(kwargs.get("pipeline_parallel_size", 1))
+    )

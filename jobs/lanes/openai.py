@@ -1,0 +1,223 @@
+"""The API lane: any OpenAI-compatible endpoint, N requests in flight and no more, every answer in the journal first.
+
+An actor is a plain class with a synchronous `__call__` and an event loop in a thread of its own: an async UDF's loop
+stands still while downstream is slow, and sockets left unread time out and are paid twice. Ray runs several blocks of
+an actor at once (`max_concurrent_calls_per_actor`), so that the stragglers of one block never leave places in flight
+empty: all its blocks share one set of slots. A block is done when its rows are committed to the store.
+`jobs.lanes.asking` is one row's way, `jobs.claims` what happens when an actor dies. Plain aiohttp: 30 times the requests
+a second of the openai SDK's default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import ipaddress
+import json
+import math
+import os
+import threading
+import urllib.error
+import urllib.request
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from jobs.allowance import Allowance
+from jobs.errors import LaneDown, StoreError
+from jobs.journal import Answer, JournalWriter
+from jobs.lanes.asking import Asker, Endpoint, Row, Slots
+from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.replies import clean, read_error
+from jobs.spec import ModelSpec
+
+DEFAULT_URL = "https://api.openai.com/v1"
+CHECK_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 10.0
+KEEPALIVE_S = 4.0
+"""Below the 5 s after which uvicorn servers (vLLM) hang up: a request on a dying connection may count as charged."""
+MIN_BLOCKS, MAX_BLOCKS = 8, 32
+
+
+def base_url_of(model: ModelSpec) -> str:
+    """The endpoint: the job file's, else $OPENAI_BASE_URL, else the provider's own."""
+    return (model.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+
+
+class OpenAILane:
+    """Engine `openai`."""
+
+    engine: ClassVar[str] = "openai"
+
+    def check(self, context: LaneContext) -> LaneCheck:
+        """GET /models with the key. An endpoint without such a list passes: the first request will tell."""
+        model, alias = context.model, context.alias
+        url, name, key = base_url_of(model), model.model or alias, os.environ.get(model.api_key_env, "")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            return LaneCheck(False, f"models.{alias}.base_url: {url!r} is no http(s) address; write https://host/v1")
+        if not key and not (model.base_url or os.environ.get("OPENAI_BASE_URL")):
+            return LaneCheck(
+                False, f"models.{alias}: ${model.api_key_env} is not set; export the provider's key under that name"
+            )
+        if key and parts.scheme == "http" and not _is_private(parts.hostname):
+            return LaneCheck(False, f"models.{alias}.base_url: {url} would send the key unencrypted; use https://")
+        status, raw = _get(f"{url}/models", key)
+        error = clean(read_error(raw).message, key)
+        if status in (401, 403) and not key:
+            return LaneCheck(False, f"models.{alias}: {url} wants a key and ${model.api_key_env} is not set; export it")
+        if status in (401, 403):
+            return LaneCheck(
+                False, f"models.{alias}: the key in ${model.api_key_env} is refused by {url} (HTTP {status}: {error})"
+            )
+        if status == 0:
+            return LaneCheck(
+                False, f"models.{alias}.base_url: {url} cannot be reached ({error}); start it or mend the address"
+            )
+        if status >= 500:
+            return LaneCheck(False, f"models.{alias}: {url} is not working (HTTP {status}: {error}); try again later")
+        served = _models(raw) if status == 200 else {}
+        if not served:
+            return LaneCheck(True, f"{url} answers, but lists no models")
+        if name not in served:
+            close = difflib.get_close_matches(name, served, n=3, cutoff=0.3) or sorted(served)[:3]
+            return LaneCheck(False, f"models.{alias}.model: {url} does not serve {name!r}; it has {', '.join(close)}")
+        return LaneCheck(True, f"{url} serves {name}", served[name])
+
+    def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
+        """See jobs.lanes.base.Lane. A lane at fault leaves its rows open and tells the governor why (`stop`)."""
+        replicas = min(context.model.replicas, context.model.limits.in_flight)
+        in_flight = context.model.limits.in_flight // replicas
+        # Rows waiting beside those in flight have to last through a block's commit (2 s) and hand-over.
+        n_blocks = math.ceil(4 * in_flight / context.rows_per_block) + 2
+        n_blocks = min(MAX_BLOCKS, max(MIN_BLOCKS, n_blocks))
+        return rows.map_batches(
+            ApiActor,
+            fn_constructor_args=(context, base_url_of(context.model), in_flight),
+            compute=ActorPoolStrategy(
+                size=replicas,
+                max_tasks_in_flight_per_actor=n_blocks + 2,
+                max_concurrent_calls_per_actor=n_blocks,
+                enable_true_multi_threading=True,
+            ),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=context.num_cpus,
+        )
+
+
+class ApiActor:
+    """One sending process. Called with a block from several threads at once."""
+
+    def __init__(self, context: LaneContext, base_url: str, in_flight: int) -> None:
+        key = os.environ.get(context.model.api_key_env, "")
+        self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, key), in_flight
+        runtime = ray.get_runtime_context()
+        self._node_id = runtime.get_node_id()
+        self._journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="api-requests", daemon=True).start()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    async def _open(self) -> None:
+        context = self._context
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        # trust_env stays off: a proxy of the environment would see prompts that its owner never meant for it.
+        session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        limits = context.model.limits
+        self._allowance = Allowance(context.governor, context.alias, self._journal.unique, limits)
+        self._allowance.start()
+        self._asker = Asker(context, self._endpoint, session, self._allowance, self._journal, Slots(self._in_flight))
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Settle the rows of a block; one row of counts."""
+        return asyncio.run_coroutine_threadsafe(self._block(block), self._loop).result()
+
+    async def _block(self, block: pa.Table) -> pa.Table:
+        governor, alias, unique = self._context.governor, self._context.alias, self._journal.unique
+        keys = block["row_key"].to_numpy()
+        try:
+            skip = await governor.begin.remote(alias, unique, self._node_id, os.getpid(), keys)
+        except ray.exceptions.RayError as error:
+            raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
+        todo = block.filter(pa.array(~np.isin(keys, skip)))
+        rows = [
+            Row(row["row_key"], row["bucket"], row["messages"], row["body"] or "", bool(row["sample"]))
+            for row in todo.select(["row_key", "bucket", "messages", "body", "sample"]).to_pylist()
+        ]
+        answers = await asyncio.gather(*(self._asker.ask(row) for row in rows))
+        await self._asker.release_held()
+        settled = [answer for answer in answers if answer is not None and answer.row_key not in self._asker.dropped]
+        self._allowance.add(left=len(rows) - len(settled))
+        done = np.array([answer.row_key for answer in settled], np.int64)
+        try:
+            await asyncio.to_thread(self._journal.wait, self._journal.appended)
+        except StoreError as error:  # the claim stays: what is in the local log alone must not be asked again
+            await self._allowance.stop(str(error))
+        else:
+            await governor.finish.remote(alias, unique, todo["row_key"].to_numpy(), done)
+        await self._allowance.settle_up()
+        return progress(settled, len(rows))
+
+
+def progress(settled: list[Answer], n_rows: int) -> pa.Table:
+    """A lane's output: one row of counts for a block."""
+    return pa.table(
+        {
+            "settled": [sum(answer.kind != "failed" for answer in settled)],
+            "errors": [sum(answer.kind != "answered" for answer in settled)],
+            "open": [n_rows - sum(answer.kind != "failed" for answer in settled)],
+            "prompt_tokens": [sum(answer.prompt_tokens or 0 for answer in settled)],
+            "completion_tokens": [sum(answer.completion_tokens or 0 for answer in settled)],
+            "cost_usd": [math.fsum(answer.cost_usd for answer in settled)],
+        }
+    )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _get(url: str, key: str) -> tuple[int, bytes]:
+    """(status, body); status 0 where no reply came, the body then says why."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    try:
+        with opener.open(request, timeout=CHECK_TIMEOUT_S) as response:
+            return int(response.status), response.read(2**24)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(2**16)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return 0, str(getattr(reason, "strerror", None) or reason).encode()
+
+
+def _models(raw: bytes) -> dict[str, int | None]:
+    """Model names of a /models list, with their context length where the server tells (vLLM does)."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    data = body.get("data") if isinstance(body, dict) else None
+    models = [item for item in data or [] if isinstance(item, dict) and isinstance(item.get("id"), str)]
+    lengths = {item["id"]: item.get("max_model_len") for item in models}
+    return {name: length if isinstance(length, int) else None for name, length in lengths.items()}
+
+
+def _is_private(host: str) -> bool:
+    """A host name without a dot, a cluster-internal one, or an address that does not leave the site."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".svc", ".localhost"))
+    return address.is_private or address.is_loopback

@@ -1,0 +1,223 @@
+"""Lane of models that vLLM runs here, through `ray.data.llm`: on GPUs, or (extra `cpu`) without one; the same code.
+
+    rows → prompts as tokens (own actor) → vLLM engine actors (ray.data.llm) → journal (one actor) → progress
+
+Prompts are rendered, counted and tokenized here and not by ray.data.llm's own stages, for three reasons: its tokenizer
+adds the special tokens that the chat template has already written, one row that a template refuses ends the whole job,
+and its detokenizer undoes stop strings. Batches are small (BATCH_ROWS) and many are under way, so that no sequence slot
+is empty. Cost: an engine takes 20-60 s to start; beside the model, about 0.3 ms of CPU a row.
+
+A row the engine refuses (VLLMValidationError and its kin) is rejected; any other error leaves the row open. When the
+engine itself dies, Ray restarts its actor and the rows that were in it are asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import ray.data
+
+from jobs.journal import Answer
+from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.lanes.local import (
+    check_local,
+    cluster_gpus,
+    end_token_ids,
+    is_folder,
+    is_remote,
+    load_tokenizer,
+    with_absolute_source,
+)
+from jobs.lanes.local_rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+
+BATCH_ROWS = 32
+CPU_SEQUENCES, GPU_SEQUENCES = 64, 256
+"""Sequences that one engine answers at a time, unless engine_kwargs.max_num_seqs says otherwise."""
+STAGE_CPUS = 0.25
+EXTRAS = (
+    "top_k", "min_p", "min_tokens", "repetition_penalty", "ignore_eos", "skip_special_tokens", "stop_token_ids",
+    "bad_words",
+)  # fmt: skip
+"""Parameters of the job's `sampling` that vLLM takes beside OpenAI's."""
+ROW_ERRORS = (
+    "VLLMValidationError",
+    "VLLMUnprocessableEntityError",
+    "VLLMNotFoundError",
+    "ValidationError",
+    "ValueError",
+)
+"""Exceptions that say the request is at fault; ray.data.llm hands them on as "Name: text"."""
+REJECTED = "Rejected"
+ERROR = "__inference_error__"
+HEAD = ("row_key", "bucket", "shadow", "answer_key")
+
+
+class VLLMLane:
+    """`engine: vllm`."""
+
+    engine: ClassVar[str] = "vllm"
+
+    def check(self, context: LaneContext) -> LaneCheck:
+        """Engine installed, model there, parameters known. Starts no engine."""
+        found = check_local(context, "vllm", "pip install 'headgate[gpu]', or 'headgate[cpu]' without a GPU")
+        return found if not found.ok else job_extras(context, EXTRAS)[1] or found
+
+    def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
+        """See jobs.lanes.base.Lane. GPU seconds are counted from this call on: consume the result at once."""
+        # Before vLLM is imported, in this process and in those it starts: only errors on the terminal.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from ray.data.llm import build_processor
+
+        started_at = time.time()
+        context = with_absolute_source(context)
+        source = str(context.model.source)
+        extras = job_extras(context, EXTRAS)[0]
+        processor = build_processor(
+            engine_config(context, source),
+            preprocess=lambda row: {"sampling_params": json.loads(row["params"]) | extras},
+            postprocess=lambda row: _result(row, source),
+            preprocess_map_kwargs={"num_cpus": STAGE_CPUS},
+            postprocess_map_kwargs={"num_cpus": STAGE_CPUS},
+        )
+        prompts = rows.repartition(target_num_rows_per_block=BATCH_ROWS).map_batches(
+            _Prompts,
+            fn_constructor_args=(context,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=STAGE_CPUS,
+        )
+        return processor(prompts).map_batches(
+            _Writer,
+            fn_constructor_args=(context, n_gpus(context), started_at),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=STAGE_CPUS,
+        )
+
+
+def engine_config(context: LaneContext, source: str) -> Any:
+    """The `vLLMEngineProcessorConfig` of a model: defaults for this cluster's hardware, `engine_kwargs` over them."""
+    from ray.data.llm import vLLMEngineProcessorConfig
+
+    model = context.model
+    on_gpu = cluster_gpus() > 0
+    env = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if is_folder(source) or is_remote(source):
+        env["HF_HUB_OFFLINE"] = "1"
+    defaults: dict[str, Any] = {
+        "max_num_seqs": GPU_SEQUENCES if on_gpu else CPU_SEQUENCES,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if model.context:
+        defaults["max_model_len"] = model.context
+    if not on_gpu:
+        defaults |= {"dtype": "bfloat16", "enforce_eager": True}
+        # One thread: Ray gives the actor one CPU. 1 GiB of keys and values: 64 short sequences of a small model.
+        env |= {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE")}
+    kwargs = defaults | model.engine_kwargs
+    return vLLMEngineProcessorConfig(
+        model_source=source,
+        engine_kwargs=kwargs,
+        batch_size=BATCH_ROWS,
+        max_concurrent_batches=math.ceil(1.1 * kwargs["max_num_seqs"] / BATCH_ROWS) + 1,
+        concurrency=(model.replicas, model.replicas),
+        should_continue_on_error=True,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        log_engine_metrics=on_gpu,
+        placement_group_config=None if on_gpu else {"bundle_per_worker": {"CPU": 1}},
+        runtime_env={"env_vars": env},
+    )
+
+
+def engine_params(request: LocalRequest) -> dict[str, Any]:
+    """vLLM's SamplingParams of a request, every key in every row and always of one type.
+
+    Ray Data makes one column of them: an int beside a None would reach vLLM 0.29 as a float, which ends its input
+    thread and leaves the engine waiting for ever. -1 is vLLM's "no seed".
+    """
+    return {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "max_tokens": request.max_tokens,
+        "seed": -1 if request.seed is None else request.seed,
+        "stop": list(request.stop),
+        "structured_outputs": {"json": request.schema} if request.schema else None,
+    }
+
+
+class _Prompts:
+    """Blocks of ASK_COLUMNS into what the engine stage reads."""
+
+    def __init__(self, context: LaneContext) -> None:
+        self.reader = RequestReader(context)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        requests = self.reader.read(block.to_pylist())
+        return pa.table(
+            {
+                "row_key": pa.array([r.row_key for r in requests], pa.int64()),
+                "bucket": pa.array([r.bucket for r in requests], pa.int32()),
+                "shadow": pa.array([r.shadow for r in requests], pa.bool_()),
+                "answer_key": pa.array([r.answer_key.hex() for r in requests], pa.string()),
+                "tokenized_prompt": pa.array([r.token_ids for r in requests], pa.list_(pa.int32())),
+                "params": pa.array([json.dumps(engine_params(r)) for r in requests], pa.string()),
+                # Rows with an error in this column pass the engine by.
+                ERROR: pa.array([f"{REJECTED}: {r.error}" if r.error else "" for r in requests], pa.string()),
+            }
+        )
+
+
+def _result(row: dict[str, Any], source: str) -> dict[str, Any]:
+    """What the journal needs of an answered row; token ids end here."""
+    params = json.loads(row["params"])
+    generated = [int(token) for token in row["generated_tokens"]]
+    return {name: row[name] for name in HEAD} | {
+        "text": row["generated_text"],
+        "finish_reason": finish_reason(generated, params["max_tokens"], params["stop"], source),
+        "n_prompt": int(row["num_input_tokens"]),
+        "n_completion": len(generated),
+        "latency_s": float(row["time_taken_llm"]),
+    }
+
+
+def finish_reason(generated: list[int], max_tokens: int, stop: list[str], source: str) -> str:
+    """ "length" or "stop": ray.data.llm drops what vLLM says, but the tokens tell.
+
+    Below its limit an answer has stopped; at the limit it has if its last token ends it or a stop string is in it.
+    """
+    if len(generated) < max_tokens or generated[-1] in end_token_ids(source):
+        return "stop"
+    if stop and any(text in load_tokenizer(source).decode(generated, skip_special_tokens=True) for text in stop):
+        return "stop"
+    return "length"
+
+
+class _Writer(AnswerWriter):
+    """Blocks from the engine into the journal."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return self.settle([self._answer(row) for row in block.to_pylist()])
+
+    def _answer(self, row: dict[str, Any]) -> Answer:
+        head = (row["row_key"], row["bucket"], row["shadow"], bytes.fromhex(row["answer_key"]))
+        error = row[ERROR]
+        if not error:
+            return self.answered(
+                head, row["text"], row["finish_reason"], row["n_prompt"], row["n_completion"], row["latency_s"]
+            )
+        kind, _, text = error.partition(": ")
+        if kind == REJECTED:
+            return self.refused(head, one_line(text), "rejected", attempts=0)
+        return self.refused(head, f"vllm: {one_line(text)}", "rejected" if kind in ROW_ERRORS else "failed", attempts=1)

@@ -1,0 +1,198 @@
+"""From an input record to a request: the row's messages, its own parameters, its id, and what the router reads.
+
+Four ways to say what a prompt is (a prompt column, a messages column, a template over columns, OpenAI batch lines) end here in
+the same thing: a list of chat messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import jinja2.sandbox
+
+from jobs.errors import SpecError
+from jobs.inputs import Record
+from jobs.spec import JobSpec
+from routing.text import router_text
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+BATCH_FIELDS_NOT_SENT = ("model", "messages", "stream", "stream_options")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row, ready to be scored and asked; with `error` set it will not be asked."""
+
+    id: Any
+    messages: list[dict[str, Any]]
+    body: dict[str, Any]
+    """Generation parameters of this row alone (OpenAI batch lines)."""
+    gold: str | None
+    keep: dict[str, Any]
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the router reads."""
+        return router_text(self.messages)
+
+
+class PromptReader:
+    """Turns records into prompts as one job file says. Built once at the border, where it checks the columns."""
+
+    def __init__(self, spec: JobSpec, columns: Sequence[str]) -> None:
+        """`columns`: those of the input. Raises SpecError for a column that is named but not there."""
+        self.spec = spec
+        self.kind = self._kind(spec, columns)
+        self.gold_column = spec.quality.gold.column if spec.quality.gold else None
+        named = {"input.id": spec.input.id, "quality.gold.column": self.gold_column}
+        named |= {"input.prompt": self._prompt_column, "input.messages": self._messages_column}
+        named |= {f"input.keep[{i}]": name for i, name in enumerate(spec.input.keep)}
+        if self.kind == "template":
+            named |= {f"template variable {v}": v for v in sorted(self._variables)}
+        for field, column in named.items():
+            if column is not None and column not in columns:
+                raise SpecError(f"{field}: the input has no column {column!r} (it has: {', '.join(columns)[:200]})")
+        self.columns = sorted({c for c in named.values() if c is not None} | set(self._batch_columns))
+
+    @staticmethod
+    def _kind(spec: JobSpec, columns: Sequence[str]) -> str:
+        given = {"template": spec.template, "prompt": spec.input.prompt, "messages": spec.input.messages}
+        for kind, value in given.items():
+            if value is not None:
+                return kind
+        if spec.input.format == "openai_batch" or {"custom_id", "body"} <= set(columns):
+            return "batch"
+        for kind in ("messages", "prompt"):
+            if kind in columns:
+                return kind
+        raise SpecError(f"input.prompt: missing; name the column that holds the prompt (the input has: {', '.join(columns)[:200]})")
+
+    @property
+    def _prompt_column(self) -> str | None:
+        return (self.spec.input.prompt or "prompt") if self.kind == "prompt" else None
+
+    @property
+    def _messages_column(self) -> str | None:
+        return (self.spec.input.messages or "messages") if self.kind == "messages" else None
+
+    @property
+    def _batch_columns(self) -> tuple[str, ...]:
+        return ("custom_id", "body") if self.kind == "batch" else ()
+
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
+        return jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+    @cached_property
+    def _variables(self) -> set[str]:
+        try:
+            tree = self._environment.parse(self.spec.template or "")
+        except jinja2.TemplateSyntaxError as error:
+            raise SpecError(f"template: line {error.lineno}: {error.message}") from None
+        return set(jinja2.meta.find_undeclared_variables(tree)) - set(self._environment.globals)
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
+        return self._environment.from_string(self.spec.template or "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled templates do not travel; every process compiles its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_environment", "_template")}
+
+    def read(self, record: Record) -> Prompt:
+        """One record's prompt; what is wrong with it is its `error`, never an exception."""
+        columns = record.columns
+        keep = {name: _plain(columns.get(name)) for name in self.spec.input.keep}
+        gold = columns.get(self.gold_column) if self.gold_column else None
+        identity = columns.get(self.spec.input.id or ("custom_id" if self.kind == "batch" else ""))
+        error, messages, body = record.error, [], {}
+        if not error:
+            try:
+                messages, body = self._messages(columns)
+            except _BadRowError as bad:
+                error = str(bad)
+        if self.spec.system and messages and messages[0].get("role") not in ("system", "developer"):
+            messages = [{"role": "system", "content": self.spec.system}, *messages]
+        gold_text = None if gold is None else gold if isinstance(gold, str) else json.dumps(gold)
+        return Prompt(_plain(identity), messages, body, gold_text, keep, error)
+
+    def _messages(self, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        if self.kind == "prompt":
+            return [{"role": "user", "content": _prompt_text(columns, str(self._prompt_column))}], {}
+        if self.kind == "template":
+            try:
+                text = self._template.render(columns)
+            except Exception as error:  # noqa: BLE001 - user code: whatever it raises is this row's error
+                raise _BadRowError(f"template: {type(error).__name__}: {error}") from None
+            if not text.strip():
+                raise _BadRowError("template: the prompt is empty")
+            return [{"role": "user", "content": text}], {}
+        if self.kind == "messages":
+            return _chat(columns.get(str(self._messages_column)), str(self._messages_column)), {}
+        body = _json(columns.get("body"), "body")
+        if not isinstance(body, dict):
+            raise _BadRowError("body is not an object")
+        params = {k: v for k, v in body.items() if k not in BATCH_FIELDS_NOT_SENT and v is not None}
+        return _chat(body.get("messages"), "body.messages"), params
+
+
+class _BadRowError(Exception):
+    """Why one row cannot be asked."""
+
+
+def _prompt_text(columns: dict[str, Any], name: str) -> str:
+    value = columns.get(name)
+    if value is None:
+        raise _BadRowError(f"{name} is null" if name in columns else f"column {name!r} is missing")
+    if not isinstance(value, str):
+        raise _BadRowError(f"{name} is {_kind_of(value)}, not text")
+    if not value.strip():
+        raise _BadRowError(f"{name} is empty")
+    return value
+
+
+def _json(value: Any, name: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise _BadRowError(f"{name} is not valid JSON") from None
+
+
+def _chat(value: Any, name: str) -> list[dict[str, Any]]:
+    """Check chat messages: a non-empty list of objects with a known role and some content."""
+    value = _json(value, name)
+    if value is None:
+        raise _BadRowError(f"{name} is null")
+    if not isinstance(value, list) or not value:
+        raise _BadRowError(f"{name} is {'empty' if value == [] else _kind_of(value)}; it must be a list of messages")
+    messages = []
+    for position, message in enumerate(value):
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise _BadRowError(f"{name}[{position}] needs a role of {', '.join(ROLES[:4])}, and content")
+        clean = {k: v for k, v in message.items() if v is not None}
+        content = clean.get("content")
+        if not isinstance(content, str | list) and "tool_calls" not in clean:
+            raise _BadRowError(f"{name}[{position}].content is {_kind_of(content)}, not text")
+        messages.append(clean)
+    if not any(m["role"] in ("user", "tool", "function") and m.get("content") for m in messages):
+        raise _BadRowError(f"{name} has no user message with content")
+    return messages
+
+
+def _kind_of(value: Any) -> str:
+    kinds = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", dict: "an object", list: "a list", str: "text"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _plain(value: Any) -> Any:
+    """A kept value that Parquet can hold: undecodable bytes become text with replacement marks."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

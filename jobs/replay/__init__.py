@@ -1,0 +1,12 @@
+"""The replay server: an OpenAI-compatible endpoint that answers from recorded outcomes, with faults on demand.
+
+A real HTTP server, not a mock: tests count at it what was paid, and a user rehearses a job against it at no cost.
+`server` is the aiohttp application, `table` finds recorded answers, `faults` and `limits` are what goes wrong, `counts`
+what `/stats` tells, `wire` the JSON bodies, `options` the checked settings. An answer costs one dictionary look-up.
+Sampling parameters do not change an answer, and no log-probabilities are recorded: use a real engine for those.
+"""
+
+from jobs.replay.options import ReplayOptions, parse_faults
+from jobs.replay.server import make_app, run_app, serve
+
+__all__ = ["ReplayOptions", "make_app", "parse_faults", "run_app", "serve"]

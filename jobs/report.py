@@ -1,0 +1,177 @@
+"""The run's report: `report.json` for programs, `report.html` for people.
+
+The page is one file without scripts or outside resources: it opens from a disk or a mailbox, prints, and follows the
+reader's light or dark setting. Whatever a model or a user wrote is escaped by Jinja's autoescape or by the XML
+serialiser of `jobs.charts`; a Content-Security-Policy in the page forbids scripts on top. What is not known stays null
+in the JSON and is called "not measured" on the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from jobs import charts
+from jobs.figures import bounds, count, known, measured, percent, usd, usd_decimals
+from jobs.store import Store
+from jobs.tables import bill_table, summary_table
+
+__all__ = ["bill_table", "complete_keys", "headline", "json_safe", "render_html", "summary_table", "write_report"]
+
+# fmt: off
+KEYS = (
+    "rows", "errors", "open", "by_model", "planned_usd", "spent_usd", "spent_by_purpose", "lost_usd", "unspent_usd",
+    "gpu_usd", "all_strong_usd", "all_weak_usd", "saved_usd", "strong_share", "quality", "pgr", "requests",
+    "complete", "output", "job", "weak", "strong", "models", "started_at", "finished_at", "policy", "max_usd",
+    "quality_by_model", "quality_source", "copied_rows", "score_histogram", "curve", "errors_by_kind",
+    "by_category", "slowest", "provenance", "prices", "next",
+)
+# fmt: on
+"""Everything a report may say; keys it lacks are null."""
+POLICIES = {
+    "strong_share": lambda v: f"policy: {percent(v)} strong",
+    "budget_usd": lambda v: f"policy: budget {usd(v)}",
+    "threshold": lambda v: f"policy: threshold {v:g}",
+    "min_quality": lambda v: f"policy: {percent(v)} of the quality gap",
+}
+PHONE_WIDTH, PHONE_HEIGHT = 356, 300
+
+
+def complete_keys(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report with every key of KEYS, plain JSON values only, and null for NaN and infinity."""
+    full = json_safe({**dict.fromkeys(KEYS), **report})
+    full["by_model"] = full["by_model"] or {}
+    names = full["models"] or list(full["by_model"])
+    full["models"] = [*names, *(name for name in full["by_model"] if name not in names)]
+    full["errors"], full["open"] = full["errors"] or 0, full["open"] or 0
+    return dict(full)
+
+
+def json_safe(value: Any) -> Any:
+    """Nested dicts, lists and JSON scalars: NumPy unwrapped, NaN and infinity null, anything else as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if hasattr(value, "tolist"):
+        return json_safe(value.tolist())
+    if isinstance(value, float) and not known(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The result in words. Says what was not measured instead of leaving it out."""
+    r = complete_keys(report)
+    strong = r["strong"] or "the strong model"
+    went = f": {percent(r['strong_share'])} went to {strong}" if known(r["strong_share"]) else ""
+    sentences = [f"{count(r['rows'])} rows{went}"]
+    if known(r["spent_usd"]) and known(r["all_strong_usd"]):
+        share = saved_share(r)
+        verdict = "" if share is None else f" ({percent(share)} saved)" if share >= 0 else f" ({percent(-share)} more)"
+        gpu = f" and {usd(r['gpu_usd'])} of GPU time" if known(r["gpu_usd"]) and r["gpu_usd"] else ""
+        sentences.append(
+            f"{usd(r['spent_usd'])}{gpu} spent instead of {usd(r['all_strong_usd'])} for all-strong{verdict}"
+        )
+    elif known(r["spent_usd"]):
+        sentences.append(f"{usd(r['spent_usd'])} spent; what all-strong costs was not measured")
+    if r["pgr"] and known(r["pgr"].get("mean")):
+        sentences[-1] += f", keeping {measured(r['pgr'])} of the quality gap"
+    elif r["quality"] and known(r["quality"].get("mean")):
+        sentences.append(f"Quality {measured(r['quality'])}; the share of the quality gap it keeps was not measured")
+    else:
+        sentences.append("Quality was not measured")
+    return ". ".join(sentences) + "."
+
+
+def saved_share(report: Mapping[str, Any]) -> float | None:
+    """Saved dollars over all-strong dollars; None where either is unknown or all-strong is free."""
+    saved, all_strong = report.get("saved_usd"), report.get("all_strong_usd")
+    return saved / all_strong if known(saved) and known(all_strong) and all_strong else None
+
+
+def _model_rows(r: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One dict per model of the run, cheapest first, for the table with bars."""
+    by_model = {name: r["by_model"].get(name) or {} for name in r["models"]}
+    rows = sum(m.get("rows") or 0 for m in by_model.values())
+    dollars = sum(m.get("cost_usd") or 0 for m in by_model.values())
+    return [
+        {
+            "name": name,
+            "rows": m.get("rows") or 0,
+            "row_share": (m.get("rows") or 0) / rows if rows else 0.0,
+            "cost_usd": m.get("cost_usd"),
+            "usd_share": (m.get("cost_usd") or 0) / dollars if dollars else 0.0,
+            "per_thousand": 1000 * (m.get("cost_usd") or 0) / m["rows"] if m.get("rows") else None,
+            "prompt_tokens": m.get("prompt_tokens"),
+            "completion_tokens": m.get("completion_tokens"),
+            "quality": (r["quality_by_model"] or {}).get(name),
+        }
+        for name, m in by_model.items()
+    ]
+
+
+def _money_decimals(r: Mapping[str, Any]) -> int:
+    """One number of decimals for the whole bill, so that its columns line up and visibly add up."""
+    return usd_decimals(r[key] for key in ("planned_usd", "spent_usd", "all_strong_usd", "all_weak_usd"))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"usd": usd, "count": count, "percent": percent, "nb": _no_break}
+    return environment
+
+
+def _no_break(text: str) -> str:
+    """A share and its % sign stay on one line."""
+    return text.replace(" %", "\u00a0%")
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """The whole page."""
+    r = complete_keys(report)
+    policy = r["policy"] or {}
+    pictures = {
+        "cost_quality": charts.cost_quality(r),
+        "cost_quality_phone": charts.cost_quality(r, PHONE_WIDTH, PHONE_HEIGHT),
+        "histogram": charts.score_histogram(r),
+        "histogram_phone": charts.score_histogram(r, PHONE_WIDTH, 220),
+    }
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            r=r,
+            headline=headline(r),
+            models=_model_rows(r),
+            placed=[p.label.removeprefix("all ") for p in charts.points_of(r) if not p.is_run],
+            policy=POLICIES[policy["kind"]](policy["value"]) if policy.get("kind") in POLICIES else "",
+            saved_share=saved_share(r),
+            error_share=r["errors"] / r["rows"] if r["rows"] else 0.0,
+            money=_money_decimals(r),
+            pictures=pictures,
+            color=lambda name: charts.color(r["models"], name),
+            interval=bounds,
+            share_of=lambda figure: percent(figure.get("mean") if isinstance(figure, Mapping) else figure),
+        )
+    )
+
+
+def write_report(store: Store, report: Mapping[str, Any]) -> None:
+    """Write report.json, then report.html, each whole; texts that are no valid Unicode are made so."""
+    plain = complete_keys(report)
+    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate (half an emoji, cut by max_tokens) is legal in JSON as \udXXX, and in no page.
+    store.write("report.json", text.encode("utf-8", errors="backslashreplace"))
+    store.write("report.html", render_html(plain).encode("utf-8", errors="replace"))

@@ -1,0 +1,256 @@
+"""Stage 1: read every prompt, give it its keys, and let the router say what each model would make of it.
+
+    files → read_split (tasks, one per split) → Scorer (actor pool, GPUs where there are any) → scored/part-*.parquet
+
+Rows travel in shards of up to SHARD_ROWS consecutive rows. A shard is one bucket and one file, so nothing is ever shuffled, and
+a shard that is written twice (a retried task) is the same file with the same content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from numpy.typing import NDArray
+
+from jobs.errors import InputError
+from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records
+from jobs.prompts import Prompt, PromptReader
+from jobs.spec import UNTRAINED_ROUTERS, JobSpec
+from jobs.store import Store, storage_errors
+from routing import routers
+from routing.errors import RoutingError
+from routing.pricing import prompt_tokens_bound
+from routing.routers.base import Router
+from routing.text import Frame, find_frame
+
+SHARD_ROWS = 50_000
+SHARD_BYTES = 48 * 2**20
+"""Ray Data cuts blocks at 1.5 x 128 MB: a shard must stay whole inside one block."""
+MAX_SHARDS_PER_SPLIT = 1 << 12
+FRAME_PROMPTS = 500
+ROW_BITS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePlan:
+    """All that the score stage depends on; picklable."""
+
+    spec: JobSpec
+    reader: PromptReader
+    files: list[InputFile]
+    types: dict[str, pa.DataType]
+    id_type: pa.DataType
+    frame: Frame
+
+
+def plan_score(spec: JobSpec, files: list[InputFile]) -> ScorePlan:
+    """Look at the first rows: which columns, which types, which common frame. Raises SpecError, InputError."""
+    columns = columns_of(files[0], spec.input)
+    reader = PromptReader(spec, columns)
+    types = column_types(files[0], spec.input, spec.input.keep)
+    id_column = spec.input.id or ("custom_id" if reader.kind == "batch" else None)
+    id_type = column_types(files[0], spec.input, [id_column])[id_column] if id_column else pa.string()
+    texts = []
+    for file in {files[0], files[-1]}:
+        for _, record in zip(range(FRAME_PROMPTS), read_records(file, spec.input, reader.columns), strict=False):
+            prompt = reader.read(record)
+            texts += [] if prompt.error else [prompt.text]
+    return ScorePlan(spec, reader, files, types, id_type if pa.types.is_integer(id_type) else pa.string(), find_frame(texts))
+
+
+def row_keys(position: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row keys of input positions (file number << 40 | row number), the finaliser of SplitMix64 (Steele et al. 2014).
+
+    A bijection on 64 bits: keys are unique because positions are, and in pseudo-random order, so that ties broken by key and
+    samples drawn by key favour no part of the input.
+    """
+    z = position.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))).view(np.int64)
+
+
+def digest16(*parts: str) -> bytes:
+    """128-bit key of texts; parts cannot run into each other."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        hasher.update(len(raw).to_bytes(8, "little") + raw)
+    return hasher.digest()
+
+
+def shard_schema(plan: ScorePlan) -> pa.Schema:
+    """Columns of scored/, before the router's."""
+    keep = pa.struct([pa.field(f"k{i}", kind) for i, kind in enumerate(plan.types.values())] or [pa.field("none", pa.null())])
+    return pa.schema(
+        [
+            ("row_key", pa.int64()), ("bucket", pa.int32()), ("row", pa.int64()), ("id", plan.id_type),
+            ("messages", pa.string()), ("body", pa.string()), ("content_key", pa.binary(16)), ("id_key", pa.binary(16)),
+            ("prompt_bytes", pa.int32()), ("input_error", pa.string()), ("gold", pa.string()), ("keep", keep),
+        ]
+    )  # fmt: skip
+
+
+def read_split(item: dict[str, Any], plan: ScorePlan) -> Iterator[pa.Table]:
+    """Shards of one split, in order; one more column, `text`, for the router."""
+    shard: list[dict[str, Any]] = []
+    texts: list[str] = []
+    size = number = 0
+    schema = shard_schema(plan).append(pa.field("text", pa.large_string()))
+
+    def table() -> pa.Table:
+        bucket = item["split"] * MAX_SHARDS_PER_SPLIT + number
+        keys = row_keys(np.array([row["row"] for row in shard], np.int64))
+        rows = [{**row, "row_key": key, "bucket": bucket, "text": t} for row, key, t in zip(shard, keys, texts, strict=True)]
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    for index in item["files"]:
+        file = plan.files[index]
+        for number_in_file, record in enumerate(read_records(file, plan.spec.input, plan.reader.columns)):
+            prompt = plan.reader.read(record)
+            row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{Path(file.uri).name}:{number_in_file}", plan)
+            shard.append(row)
+            texts.append("" if row["input_error"] else plan.frame.strip(prompt.text))
+            size += 2 * len(row["messages"]) + 200
+            if len(shard) == SHARD_ROWS or size >= SHARD_BYTES:
+                yield table()
+                shard, texts, size, number = [], [], 0, number + 1
+                if number == MAX_SHARDS_PER_SPLIT:
+                    raise InputError(f"input.path: {file.uri} is too large for one file; cut it into files of 100 GB or less")
+    if shard:
+        yield table()
+
+
+def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> dict[str, Any]:
+    """The columns of one prompt. A value that does not fit its column is the row's error."""
+    error = prompt.error
+    keep = {}
+    for i, (name, kind) in enumerate(plan.types.items()):
+        try:
+            keep[f"k{i}"] = fit(prompt.keep[name], kind)
+        except ValueError as bad:
+            keep[f"k{i}"], error = None, error or f"column {name!r}: {bad}"
+    try:
+        identity = place if prompt.id is None and pa.types.is_string(plan.id_type) else fit(prompt.id, plan.id_type)
+    except ValueError as bad:
+        identity, error = None, error or f"id: {bad}"
+    if prompt.id is None and plan.spec.input.id:
+        error = error or "id is null"
+    messages = "" if error else json.dumps(prompt.messages, ensure_ascii=False)
+    body = json.dumps(prompt.body, sort_keys=True) if prompt.body and not error else ""
+    messages = messages.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate has no UTF-8 form
+    return {
+        "row": position, "id": identity, "messages": messages, "body": body, "content_key": digest16(messages, body),
+        "id_key": digest16(str(identity)), "prompt_bytes": prompt_tokens_bound(prompt.messages), "input_error": error,
+        "gold": prompt.gold, "keep": keep,
+    }  # fmt: skip
+
+
+def load_router(spec: JobSpec, store_uri: str | None = None) -> Router:
+    """The job's router: an artifact directory (any storage) or one that needs no training. Raises RoutingError."""
+    if spec.router in UNTRAINED_ROUTERS:
+        return routers.create(spec.router, models=spec.names)
+    source = Store(spec.router)
+    folder = Path(source.root)
+    if not source.is_local:
+        folder = Path(tempfile.mkdtemp(prefix="headgate-router-"))
+        for name in source.list():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(source.read(name))
+    try:
+        return routers.load(folder)
+    finally:
+        if not source.is_local:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def router_columns(router: Router, spec: JobSpec) -> list[int]:
+    """Which column of the router's prediction belongs to each model of the job, in ladder order.
+
+    Names are the job's aliases, the provider's names, or what `router_models:` maps them to; a pair of models of other names is
+    taken in its order (weak, strong), since a pairwise router transfers to other pairs. Raises RoutingError otherwise.
+    """
+    known = {name: i for i, name in enumerate(router.models_)}
+    columns = []
+    for alias in spec.names:
+        model = spec.models[alias]
+        choices = [spec.router_models.get(alias), alias, model.model, model.source]
+        columns.append(next((known[c] for c in choices if c in known), -1))
+    if -1 not in columns:
+        return columns
+    if len(spec.names) == len(router.models_) == 2 and columns == [-1, -1]:
+        return [0, 1]
+    missing = ", ".join(alias for alias, column in zip(spec.names, columns, strict=True) if column < 0)
+    raise RoutingError(
+        f"router: {spec.router} knows {', '.join(router.models_)}, not {missing}; map the names under router_models:"
+    )
+
+
+class Scorer:
+    """Actor: predicts a shard and writes it. The router is loaded once per actor and sees each row once."""
+
+    def __init__(self, spec: JobSpec, output: str) -> None:
+        self.store = Store(output)
+        self.router = load_router(spec)
+        self.columns = router_columns(self.router, spec)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        parts = [self._score(block.filter(pc.equal(block["bucket"], b))) for b in pc.unique(block["bucket"]).to_pylist()]
+        return pa.Table.from_pylist(parts)
+
+    def _score(self, shard: pa.Table) -> dict[str, Any]:
+        good = pc.equal(shard["input_error"], "").to_numpy(zero_copy_only=False)
+        predicted = np.full((len(shard), len(self.columns)), np.nan, np.float32)
+        texts = shard["text"].filter(pa.array(good)).to_pylist()
+        if texts:
+            predicted[good] = self.router.predict(texts)[:, self.columns]
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(predicted.ravel(), pa.float32()), len(self.columns))
+        bucket = shard["bucket"][0].as_py()
+        name = f"scored/part-{bucket:010d}.parquet"
+        table = shard.drop_columns("text").append_column("predicted", flat)
+        self.store.write_table(name, table, row_group_size=8192)
+        return {
+            "bucket": bucket, "name": name, "rows": len(shard), "input_errors": int((~good).sum()),
+            "predicted_rows": len(texts), "prompt_bytes": int(pc.sum(shard["prompt_bytes"]).as_py() or 0),
+        }  # fmt: skip
+
+
+def run_score(plan: ScorePlan, output: str) -> list[dict[str, Any]]:
+    """Execute the stage. Returns the parts written, in input order. Raises InputError for a set without a row."""
+    splits = [{"split": i, "files": files} for i, files in enumerate(make_splits(plan.files))]
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if plan.spec.router not in UNTRAINED_ROUTERS else 0
+    size = max(1, min(len(splits), gpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // 4)))
+    rows = ray.data.from_items(splits, override_num_blocks=len(splits)).map_batches(
+        _read_batch, fn_kwargs={"plan": plan}, batch_size=1, batch_format="pandas", num_cpus=0.5
+    )
+    scored = rows.map_batches(
+        Scorer,
+        fn_constructor_args=(plan.spec, output),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(size=size),
+        num_cpus=0.5,
+        num_gpus=1 if gpus else 0,
+    )
+    with storage_errors(output, "writing scored/"):
+        parts = sorted(scored.take_all(), key=lambda part: part["bucket"])
+    if not parts:
+        raise InputError("input.path: the files hold no rows; there is nothing to answer")
+    return parts
+
+
+def _read_batch(batch: Any, plan: ScorePlan) -> Iterator[pa.Table]:
+    for item in batch.to_dict("records"):
+        yield from read_split({"split": int(item["split"]), "files": [int(f) for f in item["files"]]}, plan)

@@ -1,0 +1,273 @@
+"""Object storage as the job sees it: a prefix to read, write, list, and create in exactly once.
+
+One class over pyarrow's file systems, so local folders, s3:// and gs:// are the same code. What pyarrow lacks is the
+conditional write that manifests and leases rest on: it is `If-None-Match: *` through boto3 on S3, a hard link locally.
+Credentials come from the environment of whichever process opens the store and are never part of its state: a `Store` is
+pickled as its URI.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from jobs.errors import StoreError
+
+S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 5
+"""Given up after: 6-15 s where the connection is refused, 30-40 s where packets are dropped, 2 minutes without an answer."""
+
+
+def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
+    """URI or local path → (file system, path in it). Raises StoreError for an unknown scheme."""
+    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    if scheme in ("", "file"):
+        path = uri.removeprefix("file://")
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    if scheme == "s3":
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        if "@" in bucket:  # the URI is stored and shown: not even the error may repeat it
+            raise StoreError(
+                "s3:// URI: credentials do not belong in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if not bucket:
+            raise StoreError(f"{uri}: names no bucket; write it as s3://bucket/prefix")
+        endpoint = _s3_endpoint()
+        parts = urlsplit(endpoint)
+        options: dict[str, Any] = {
+            "connect_timeout": S3_CONNECT_TIMEOUT_S,
+            "request_timeout": S3_REQUEST_TIMEOUT_S,
+            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        }
+        if endpoint:
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region or endpoint:
+            options["region"] = region or "us-east-1"
+        return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
+    if scheme in ("gs", "gcs"):
+        return pafs.GcsFileSystem(), uri.split("://", 1)[1].rstrip("/")
+    raise StoreError(f"{uri}: unknown storage {scheme}://; use s3://, gs:// or a local path")
+
+
+def _s3_endpoint() -> str:
+    """The endpoint the environment names, "" for Amazon's own. Raises StoreError where it is no URL."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if endpoint := os.environ.get(name, ""):
+            parts = urlsplit(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise StoreError(f"{name}: {endpoint!r} is no URL; write it as https://host:port")
+            return endpoint
+    return ""
+
+
+@contextmanager
+def storage_errors(uri: str, doing: str) -> Iterator[None]:
+    """Turn the file system's errors into one line that names the place and the likely fix."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"{uri}: not found ({doing})") from None
+    except PermissionError:
+        raise StoreError(f"{uri}: permission denied ({doing})") from None
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{uri}: {_reason(str(error))} ({doing})") from None
+
+
+def _reason(text: str) -> str:
+    """What an S3 (or other) error means to the person who has to mend it."""
+    known = {
+        "NO_SUCH_BUCKET": "no such bucket",
+        "NoSuchBucket": "no such bucket",
+        "bucket does not exist": "no such bucket",
+        "ACCESS_DENIED": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+        "HTTP status 403": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+        "SignatureDoesNotMatch": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
+        "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
+        "INVALID_ACCESS_KEY_ID": "the access key is unknown; check AWS_ACCESS_KEY_ID",
+        "NETWORK_CONNECTION": "cannot be reached; check AWS_ENDPOINT_URL and the network",
+        "Unable to parse ExceptionName: InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID",
+        "No space left on device": "no space left on the device",
+        "Read-only file system": "read-only file system",
+        "Not a directory": "a file stands where a folder is needed",
+        "File exists": "a file stands where a folder is needed",
+        "Is a directory": "a folder stands where a file is needed",
+    }
+    return next((meaning for mark, meaning in known.items() if mark in text), " ".join(text.split())[:160])
+
+
+class Store:
+    """A prefix on some storage. Names are relative to it, with forward slashes."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+        self.fs, self.root = filesystem_of(self.uri)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.uri,)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    @cached_property
+    def _s3(self) -> Any:
+        from boto3.session import Session
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=S3_CONNECT_TIMEOUT_S,
+            read_timeout=S3_REQUEST_TIMEOUT_S,
+            retries={"max_attempts": S3_ATTEMPTS, "mode": "standard"},
+            s3={"addressing_style": "path"} if _s3_endpoint() else None,
+        )
+        # A session of its own: boto3's default one keeps the first credentials it saw, and threads may not share it.
+        return Session().client("s3", config=config, region_name=self.fs.region or None)
+
+    def path(self, name: str = "") -> str:
+        """Path of `name` inside the file system."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def url(self, name: str = "") -> str:
+        """URI of `name`, to show to people."""
+        return f"{self.uri}/{name}" if name else self.uri
+
+    def exists(self, name: str) -> bool:
+        with storage_errors(self.url(name), "looking it up"):
+            return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def list(self, prefix: str = "", recursive: bool = True) -> Sequence[str]:
+        """Names of the files under the folder `prefix`, sorted; empty where there is none. Temporary files are not listed."""
+        with storage_errors(self.url(prefix), "listing it"):
+            selector = pafs.FileSelector(self.path(prefix), recursive=recursive, allow_not_found=True)
+            infos = self.fs.get_file_info(selector)
+            if not infos:
+                self._require_bucket()
+        names = (info.path[len(self.root) + 1 :] for info in infos if info.type == pafs.FileType.File)
+        return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith(".tmp-"))
+
+    def read(self, name: str) -> bytes:
+        with self._reading(name), self.fs.open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Errors of reading `name`; the bucket is asked for only where the file is missing."""
+        with storage_errors(self.url(name), "reading it"):
+            try:
+                yield
+            except FileNotFoundError:
+                self._require_bucket()
+                raise
+
+    def _require_bucket(self) -> None:
+        """Raise OSError where the bucket itself is missing: S3 lists it as empty, and says "not found" of its files."""
+        if isinstance(self.fs, pafs.S3FileSystem):
+            bucket = self.root.partition("/")[0]
+            if self.fs.get_file_info(bucket).type == pafs.FileType.NotFound:
+                raise OSError("NoSuchBucket")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write or replace `name` whole: a reader sees the old or the new content, never a part."""
+        with (
+            storage_errors(self.url(name), "writing it"),
+            self._replacing(name) as path,
+            self.fs.open_output_stream(path) as out,
+        ):
+            out.write(data)
+
+    def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
+        """Write or replace a Parquet file whole."""
+        with storage_errors(self.url(name), "writing it"), self._replacing(name) as path:
+            pq.write_table(table, path, filesystem=self.fs, compression="zstd", **options)
+
+    def read_table(self, name: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+        with self._reading(name):
+            return pq.read_table(
+                self.path(name),
+                filesystem=self.fs,
+                columns=None if columns is None else [*columns],
+                filters=filters,
+                partitioning=None,
+            )
+
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[str]:
+        """The path to write to. Object stores replace whole by themselves; locally it is a temporary file, renamed."""
+        path = self.path(name)
+        if not self.is_local:
+            yield path
+            return
+        folder, _, base = path.rpartition("/")
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.tmp-{base}-{secrets.token_hex(4)}"
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create `name` unless it is there. True for the one who wins, False for all others; atomic on S3 and locally."""
+        if isinstance(self.fs, pafs.S3FileSystem):
+            return self._create_s3(name, data)
+        if not self.is_local:  # GCS through pyarrow has no precondition: the gap is the time between these two lines
+            if self.exists(name):
+                return False
+            self.write(name, data)
+            return True
+        path = self.path(name)
+        with storage_errors(self.url(name), "creating it"):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = f"{os.path.dirname(path)}/.tmp-{secrets.token_hex(6)}"
+            try:
+                with open(temporary, "wb") as out:
+                    out.write(data)
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        return True
+
+    def _create_s3(self, name: str, data: bytes) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, _, key = self.path(name).partition("/")
+        for _ in range(5):
+            try:
+                self._s3.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code in ("PreconditionFailed", "412"):
+                    return False
+                if code in ("ConditionalRequestConflict", "409"):  # two creators at once: ask again who won
+                    time.sleep(0.2)
+                    continue
+                raise StoreError(f"{self.url(name)}: {_reason(code + ' ' + str(error))} (creating it)") from None
+            except BotoCoreError as error:
+                raise StoreError(
+                    f"{self.url(name)}: {_reason('NETWORK_CONNECTION ' + str(error))} (creating it)"
+                ) from None
+        return False
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with storage_errors(self.url(name), "deleting it"):
+            try:
+                self.fs.delete_file(self.path(name))
+            except FileNotFoundError:
+                return

@@ -1,0 +1,147 @@
+"""Text to vectors: hashed n-grams with structure counts (stateless, no model), or any sentence encoder.
+
+`HashedTextFeatures` costs about 0.8 ms a prompt of 270 characters on one core (word n-grams alone 0.15 ms) and needs
+no download; it sees wording and form. `SentenceEncoder` sees meaning and costs a forward pass: prefer it with a GPU,
+or from about a thousand training rows. A router stores `spec()` in its JSON card and gets the same features back from
+`make_features`. Legend: n prompts, d features. Row i of a result depends on prompt i alone.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from routing.errors import RoutingError
+
+STRUCTURE = (
+    "log characters",
+    "log words",
+    "log line breaks",
+    "log digits",
+    "log numbers",
+    "log operators",
+    "log question marks",
+    "log options",
+    "log code marks",
+    "log pauses",
+    "log math marks",
+    "log quotes",
+    "log non-ASCII characters",
+    "log longest line",
+    "capital share",
+    "mean word length / 5",
+    "share of distinct words",
+)
+"""Names of the columns of `structure`."""
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_OPERATOR = re.compile(r"[-+*/=<>^%×÷√∑∫≤≥]")
+_OPTION = re.compile(r"^\s*\(?[A-Ja-j][.):]\s", re.MULTILINE)
+_CODE = re.compile(r"```|[{};]|\bdef |\breturn\b|==|->|\(\)")
+
+
+def structure(prompts: Sequence[str]) -> NDArray[np.float32]:
+    """Form of each prompt, (n, len(STRUCTURE)): counts as log(1 + count), shares as they are, all of order one."""
+    rows = np.empty((len(prompts), len(STRUCTURE)), np.float32)
+    for row, text in zip(rows, prompts, strict=True):
+        words = text.split()
+        n_words, letters = max(1, len(words)), sum(map(str.isalpha, text))
+        counts = (
+            len(text),
+            len(words),
+            text.count("\n"),
+            sum(map(str.isdigit, text)),
+            len(_NUMBER.findall(text)),
+            len(_OPERATOR.findall(text)),
+            text.count("?"),
+            len(_OPTION.findall(text)),
+            len(_CODE.findall(text)),
+            sum(map(text.count, ",;:")),
+            text.count("$") + text.count("\\"),
+            text.count('"') + text.count("'"),
+            len(text) - len(text.encode("ascii", "ignore")),
+            max(map(len, text.split("\n"))),
+        )
+        row[: len(counts)] = np.log1p(counts)
+        row[len(counts) :] = (
+            sum(map(str.isupper, text)) / max(1, letters),
+            letters / n_words / 5,
+            len({word.lower() for word in words}) / n_words,
+        )
+    return rows
+
+
+class Features(ABC):
+    """A map from prompts to vectors that a JSON spec describes in full."""
+
+    kind: ClassVar[str]
+    """Name in the spec."""
+
+    sparse: ClassVar[bool]
+    """True where `transform` gives n-gram counts in CSR form, which routers weight by rarity and project."""
+
+    @abstractmethod
+    def transform(self, prompts: Sequence[str]) -> sp.csr_matrix | NDArray[np.float32]:
+        """(n, d) float32."""
+
+    def structure(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, len(STRUCTURE)) float32; see `structure`."""
+        return structure(prompts)
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """`kind` and the constructor's arguments, JSON-safe."""
+
+
+class HashedTextFeatures(Features):
+    """Word 1-2-grams and character 3-5-grams, each hashed into `n_features` signed buckets and scaled to unit length.
+
+    Stateless: no vocabulary to learn or store. d = 2 * n_features (n_features where `characters` is False).
+    """
+
+    kind, sparse = "hashed", True
+
+    def __init__(self, n_features: int = 2**14, characters: bool = True) -> None:
+        if not isinstance(n_features, int) or n_features < 2:
+            raise RoutingError(f"features: n_features is {n_features!r}; it must be a whole number of at least 2")
+        self.n_features, self.characters = n_features, characters
+        words = HashingVectorizer(
+            n_features=n_features, dtype=np.float32, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b"
+        )
+        letters = HashingVectorizer(n_features=n_features, dtype=np.float32, ngram_range=(3, 5), analyzer="char_wb")
+        self._parts = [words, letters] if characters else [words]
+
+    def transform(self, prompts: Sequence[str]) -> sp.csr_matrix:
+        if not len(prompts):
+            return sp.csr_matrix((0, self.n_features * len(self._parts)), dtype=np.float32)
+        # The hash takes UTF-8 bytes; a lone surrogate (half an emoji from a cut JSON escape) has none and becomes "?".
+        texts = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in prompts]
+        return sp.csr_matrix(sp.hstack([part.transform(texts) for part in self._parts], format="csr"))
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, "n_features": self.n_features, "characters": self.characters}
+
+
+def make_features(spec: Mapping[str, Any]) -> Features:
+    """The features a spec describes: `{"kind": "hashed"}` or `{"kind": "encoder", "source": <hub id or folder>}`.
+
+    Raises RoutingError for an unknown kind or argument.
+    """
+    from routing.encoder import SentenceEncoder  # imports torch, which hashed features do not need
+
+    kinds: dict[str, type[Features]] = {"hashed": HashedTextFeatures, "encoder": SentenceEncoder}
+    arguments = dict(spec)
+    kind = arguments.pop("kind", None)
+    if kind not in kinds:
+        raise RoutingError(f"features: unknown kind {kind!r}; known are {', '.join(kinds)}")
+    try:
+        return kinds[kind](**arguments)
+    except TypeError as error:
+        raise RoutingError(f"features of kind {kind!r}: {error}") from None

@@ -1,0 +1,165 @@
+"""What every test runs in: a clean environment, one local Ray, S3 servers, shared data, and nothing left behind.
+
+Every process that a test starts, however far down, carries this session's mark in its environment. Whatever still
+carries it when the last fixture is torn down is named (with the test that started it), ended by its process id, and fails
+the session.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MARK = "HEADGATE_TEST_SESSION"
+SESSION = secrets.token_hex(8)
+ENVIRONMENT = {
+    MARK: SESSION,
+    # No model hub, no usage reports, nothing that leaves the machine.
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    # Two cores: threads of one process must not starve the next.
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # Ray's bars and repeated warnings would bury a failure's text.
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+# A developer's own account, cluster and endpoint are never a test's.
+FOREIGN = ("AWS_", "OPENAI_", "HEADGATE_", "RAY_ADDRESS", "GOOGLE_APPLICATION_CREDENTIALS")
+for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+    del os.environ[name]
+os.environ.update(ENVIRONMENT)  # before anything imports ray, torch or transformers: they read it once
+
+import psutil  # noqa: E402
+import pytest  # noqa: E402
+from ports import free_port  # noqa: E402
+from s3_server import S3Bucket, ceph_gateway, moto_endpoint, s3_ceph, s3_moto  # noqa: E402
+
+__all__ = ["S3Bucket", "ceph_gateway", "moto_endpoint", "s3_ceph", "s3_moto"]
+
+RAY_OPTIONS: dict[str, Any] = {
+    "address": "local",
+    "num_cpus": 8,  # logical: actor pools and Ray Data's own tasks all want one, on however few cores
+    "object_store_memory": 256 * 1024**2,
+    "include_dashboard": False,
+    "log_to_driver": False,
+}
+GRACE_S = 20
+"""How long processes may take to end after the last test: Ray's own need a few seconds."""
+HARMLESS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")
+"""Helpers of the standard library and torch that live as long as the process that uses them."""
+
+
+@pytest.fixture
+def ray_local() -> None:
+    """The session's Ray, in this process; started by the first test that asks, or anew where a test has shut it down.
+
+    Its workers have the environment of that moment: with `s3_moto` and the like use `own_ray`. Programs that a test
+    starts bring their own Ray and need neither.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(**RAY_OPTIONS)
+
+
+@pytest.fixture
+def own_ray() -> Iterator[None]:
+    """A Ray for this test alone: fresh, with the environment the test has set up so far, and gone afterwards."""
+    import ray
+
+    ray.shutdown()
+    ray.init(**RAY_OPTIONS)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def no_ray() -> Iterator[None]:
+    """No Ray in this process, before or after: for tests that start clusters of their own, or measure memory."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data(checkout: Path) -> Path:
+    """`../shared/data` beside the checkout: published outcome tables. Skips where it is not there."""
+    folder = checkout.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data not present beside the checkout")
+    return folder
+
+
+@pytest.fixture
+def port() -> int:
+    """A free TCP port of 127.0.0.1."""
+    return free_port()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the session's Ray, then fail loudly if anything that a test started is still there."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    left = survivors()
+    deadline = time.monotonic() + GRACE_S
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        left = survivors()
+    if not left:
+        return
+    report = session.config.pluginmanager.get_plugin("terminalreporter")
+    for process, culprit in left:
+        line = f"LEFT BEHIND: process {process.pid} ({describe(process)}), started by {culprit}"
+        if report is not None:
+            report.write_line(line, red=True)
+        process.kill()
+    if session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def survivors() -> list[tuple[psutil.Process, str]]:
+    """Processes with this session's mark that still run, itself and harmless helpers left out, and who started each."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            environment = process.environ()
+            if environment.get(MARK) != SESSION or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if any(word in " ".join(process.cmdline()) for word in HARMLESS):
+                continue
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        found.append((process, environment.get("PYTEST_CURRENT_TEST", "no test")))
+    return found
+
+
+def describe(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:160] or process.name()
+    except psutil.NoSuchProcess:
+        return "gone by now"

@@ -1,0 +1,131 @@
+"""The plan: exact shares, one request per group of equal prompts, errors apart, and a bill that adds up."""
+
+import numpy as np
+import pytest
+
+from jobs.errors import SpecError
+from jobs.estimate import Estimate
+from jobs.plan import Rows, decide, first_of_equal
+from jobs.score import row_keys
+from jobs.spec import parse_spec
+from routing.pricing import Price
+
+N = 1000
+
+
+def job(**more):
+    models = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
+    data = {"input": {"path": "x", "prompt": "q"}, "output": "o", "router": "random", "models": models, "weak": "a", "strong": "b"}
+    return parse_spec({**data, "sampling": {"temperature": 0}, "policy": {"strong_share": 0.3}, **more})
+
+
+def rows(n=N, content=None, ids=None, error=None, m=2) -> Rows:
+    rng = np.random.default_rng(0)
+    content = np.arange(n) if content is None else content
+    ids = np.arange(n) if ids is None else ids
+    pair = lambda values: np.stack([values, values * 7], axis=1).astype(np.int64)  # noqa: E731
+    weak = rng.uniform(0, 0.8, n)
+    predicted = np.stack([weak + rng.uniform(0, 0.2, n) * j for j in range(m)], axis=1).astype(np.float32)
+    error = np.zeros(n, bool) if error is None else error
+    return Rows(row_keys(np.arange(n)), np.zeros(n, np.int32), pair(content), pair(ids), np.full(n, 400), error, predicted)
+
+
+def estimate(usd: float) -> Estimate:
+    return Estimate(Price(usd, usd), "job file", 0.25, 100.0, 0.1, 500, ("x",))
+
+
+ESTIMATES = {"a": estimate(1.0), "b": estimate(20.0)}
+FITS = np.zeros((N, 2), bool)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.777, 1.0])
+def test_the_share_is_exact_to_the_row(share):
+    plan, bill = decide(job(policy={"strong_share": share}), rows(), ESTIMATES, FITS)
+    assert (plan.model == 1).sum() == int(share * N + 1e-9) == round(bill["strong_share"] * N)
+    assert bill["by_model"]["a"]["rows"] + bill["by_model"]["b"]["rows"] == N
+
+
+def test_the_rows_above_the_cut_are_the_best_scores():
+    plan, bill = decide(job(), rows(), ESTIMATES, FITS)
+    strong = plan.model == 1
+    assert plan.router_score[strong].min() >= plan.router_score[~strong].max()
+    assert bill["cut_score"] == pytest.approx(plan.router_score[strong].min())
+
+
+def test_equal_prompts_are_one_request_and_follow_their_leader():
+    content = np.arange(N) // 4
+    plan, bill = decide(job(), rows(content=content), ESTIMATES, FITS)
+    leaders = row_keys(np.arange(0, N, 4))
+    assert (plan.leader == np.repeat(leaders, 4)).all() and bill["duplicates"] == 750
+    assert (plan.model.reshape(-1, 4) == plan.model[::4, None]).all()
+    assert (plan.model == 1).sum() <= 300 and (plan.cost_usd > 0).sum() == 250
+    assert sum(len(plan.leaders_of(j)) for j in (0, 1)) == 250
+    apart, _ = decide(job(dedup=False), rows(content=content), ESTIMATES, FITS)
+    assert (apart.leader == apart.row_key).all()
+
+
+def test_errors_and_second_ids_are_not_asked():
+    error = np.zeros(N, bool)
+    error[3] = True
+    ids = np.arange(N)
+    ids[[10, 20]] = 5
+    plan, bill = decide(job(), rows(ids=ids, error=error), ESTIMATES, FITS)
+    assert set(np.flatnonzero(plan.model < 0)) == {3, 10, 20} and bill["input_errors"] == 3
+    assert "duplicate id" in plan.error[10] and plan.error[5] == "" and plan.error[3] == ""
+    assert (plan.model == 1).sum() == int(0.3 * (N - 3))
+
+
+def test_a_prompt_too_long_for_the_weak_model_goes_to_the_strong_one():
+    long = FITS.copy()
+    long[7, 0] = long[8] = True
+    plan, _ = decide(job(policy={"strong_share": 0.0}), rows(), ESTIMATES, long)
+    assert plan.model[7] == 1 and plan.reason[7] == "too long for a"
+    assert plan.model[8] == -1 and "fits no model" in plan.error[8]
+
+
+def test_dollars_are_planned_under_the_budget_and_below_it_is_refused():
+    cost_weak, cost_strong = (100 + 100) / 1e6, 20 * (100 + 100) / 1e6
+    budget = N * cost_weak + 100.5 * (cost_strong - cost_weak)
+    plan, bill = decide(job(policy={"budget_usd": budget}), rows(), ESTIMATES, FITS)
+    assert (plan.model == 1).sum() == 100 and bill["planned_usd"] <= budget
+    with pytest.raises(SpecError, match=r"policy\.budget_usd"):
+        decide(job(policy={"budget_usd": N * cost_weak * 0.9}), rows(), ESTIMATES, FITS)
+    capped, bill = decide(job(policy={"strong_share": 0.9}, max_usd=budget), rows(), ESTIMATES, FITS)
+    assert (capped.model == 1).sum() == 100 and bill["cap_usd"] == budget
+
+
+def test_the_bill_is_the_sum_of_the_rows():
+    plan, bill = decide(job(sample={"rows": 50}), rows(), ESTIMATES, FITS)
+    both = plan.sample.sum() * (ESTIMATES["a"].cost_usd(np.array([400]))[0] + ESTIMATES["b"].cost_usd(np.array([400]))[0])
+    assert plan.sample.sum() == 50
+    assert bill["planned_usd"] == pytest.approx(plan.cost_usd.sum() + both - plan.cost_usd[plan.sample].sum())
+    assert bill["range_usd"][0] <= bill["planned_usd"] <= bill["range_usd"][1] and bill["bound_usd"] > bill["range_usd"][1] / 2
+
+
+def test_the_sample_is_the_same_at_every_start_and_asked_of_every_model():
+    first, _ = decide(job(sample={"rows": 50}), rows(), ESTIMATES, FITS)
+    again, _ = decide(job(sample={"rows": 50}, policy={"strong_share": 0.9}), rows(), ESTIMATES, FITS)
+    assert (first.sample == again.sample).all()
+    for j in (0, 1):
+        assert np.isin(first.leader[first.sample], first.leaders_of(j)).all()
+    other, _ = decide(job(sample={"rows": 50, "seed": 1}), rows(), ESTIMATES, FITS)
+    assert (first.sample != other.sample).any()
+
+
+def test_three_models_are_one_ladder():
+    models = {n: {"engine": "vllm", "source": "s"} for n in "abc"}
+    spec = job(models=models, weak=None, strong=None, ladder=["a", "b", "c"], policy={"strong_share": 0.2})
+    estimates = {"a": estimate(1.0), "b": estimate(5.0), "c": estimate(20.0)}
+    plan, bill = decide(spec, rows(m=3), estimates, np.zeros((N, 3), bool))
+    assert (plan.model == 2).sum() <= 200 and set(bill["by_model"]) == {"a", "b", "c"}
+
+
+def test_first_of_equal_names_the_first_in_input_order():
+    keys = np.array([[1, 1], [2, 2], [1, 1], [2, 3], [1, 1]])
+    use = np.array([False, True, True, True, True])
+    assert first_of_equal(keys, use).tolist() == [0, 1, 2, 3, 2]
+
+
+def test_nothing_to_ask_is_refused():
+    with pytest.raises(SpecError, match="not one row"):
+        decide(job(), rows(error=np.ones(N, bool)), ESTIMATES, FITS)
