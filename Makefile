@@ -7,7 +7,7 @@ PYTEST := .venv/bin/python -m pytest --durations=15
 # make test-all SLOW_ONLY=1 leaves out what `make test` has just passed.
 ALL_TESTS := $(if $(SLOW_ONLY),-m slow,)
 
-.PHONY: demo test test-all check format install clean
+.PHONY: demo test test-all check format schema install clean
 
 demo: install
 	@.venv/bin/headgate demo
@@ -26,6 +26,10 @@ check: install
 format: install
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
+
+# docs/job-schema.json is made from jobs/spec.py; a test says when it is old.
+schema: install
+	@.venv/bin/python -m jobs.schema > docs/job-schema.json
 
 install:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }

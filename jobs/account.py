@@ -9,6 +9,7 @@ part is replaced whole, so whoever reads the folder sees each row at most once a
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from jobs.plan import Assignments
 from jobs.requests import parsed_column
 from jobs.spec import JobSpec
 from jobs.store import Store
+from routing.matching import make_matcher
 
 HISTOGRAM_BINS = 40
 EXAMPLES = 5
@@ -151,11 +153,7 @@ class _Builder:
         # found[j]: each row's place in model j's table; kind[j]: what became of it there.
         self.found = [a.find(self.leader) for a in answers]
         self.kind = [self._take(j, "kind", "") for j in range(len(answers))]
-        self.matcher = None
-        if task.gold_match:
-            from routing.matching import make_matcher
-
-            self.matcher = make_matcher(task.gold_match, allow_code=task.allow_code)
+        self.matcher = make_matcher(task.gold_match, allow_code=task.allow_code) if task.gold_match else None
 
     def _take(self, j: int, column: str, default: Any) -> NDArray[Any]:
         """(k,) values of model j's column, `default` where it has no row."""
@@ -183,10 +181,10 @@ class _Builder:
         if self.matcher is None:
             return [None] * self.rows
         golds = self.scored["gold"].to_pylist()
-        return [
-            None if text is None or gold is None else float(self.matcher(text, gold))
-            for text, gold in zip(texts, golds, strict=True)
+        found = [
+            math.nan if text is None or gold is None else self.matcher(text, gold) for text, gold in zip(texts, golds, strict=True)
         ]
+        return [None if math.isnan(quality) else quality for quality in found]  # NaN: no gold, or a pattern out of time
 
     def table(self) -> pa.Table:
         """The rows of responses/, in input order."""

@@ -138,7 +138,7 @@ def _dataset(
     paths = [store.path(part["name"]) for part in parts if part["bucket"] in buckets]
     shadow = np.setdiff1d(plan.shadow, plan.row_key[plan.model == model])
     columns = [name for name in ASK_COLUMNS if name != "sample"]
-    rows = ray.data.read_parquet(paths, filesystem=store.fs, columns=columns)
+    rows = ray.data.read_parquet(paths, filesystem=store.fs).select_columns(columns)
     kept = rows.map_batches(
         _keep, fn_args=[[ray.put(keys), ray.put(shadow)]], batch_size=None, batch_format="pyarrow", num_cpus=0.25
     )

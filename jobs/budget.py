@@ -3,8 +3,8 @@
 Senders get dollars in chunks (`grant`), reserve the worst case of each request from their chunk, and report what was
 paid (`settle`) and what they do not need (`give_back`). Invariant, at every moment: spent + lost + outstanding ≤ cap,
 and no model passes its own cap. A grant is a file `ledger/<session>/grant-NNNNNN.json`, created before it is handed
-out; a clean end writes `ledger/<session>/close.json`, which says what came back. `Budget.resume` counts what earlier
-sessions granted and neither journaled nor gave back as lost: it may have been spent. Cost: one small file a chunk.
+out; a clean end writes `ledger/<session>/close.json`, which says what was kept. `Budget.resume` counts what earlier
+sessions kept and did not journal as lost: it may have been spent. Cost: one small file a chunk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from jobs.journal import Spent
 from jobs.store import Store
 
 LEDGER = "ledger"
-CHUNK_SHARE = 0.01
-"""A chunk above what is needed now is at most this share of the cap: it is what a crash can strand."""
+CHUNK_SHARES = (0.002, 0.01)
+"""What a chunk has above the need of the moment, as shares of the cap (without one: of what is spent so far): at least
+the first, so that there are some hundred grants and not one for every few requests; at most the second, because it is
+what a crash can strand."""
 _EPSILON = 1e-12
 
 
@@ -76,7 +78,8 @@ class Budget:
     def __post_init__(self) -> None:
         self.accounts: dict[str, Account] = {}
         self._n_grants = 0
-        self._short_usd: dict[str, float] = {}
+        self._short: set[str] = set()
+        self._all_short = False
 
     @classmethod
     def resume(
@@ -119,45 +122,53 @@ class Budget:
 
     def available_usd(self, alias: str) -> float:
         """Dollars that could be granted to a model now."""
-        limits = [math.inf if self.cap_usd is None else self.cap_usd - self.committed_usd]
-        if alias in self.caps_usd:
-            mine = (a.granted_usd - a.returned_usd + self._over(a) for a in self.accounts.values() if a.alias == alias)
-            limits.append(self.caps_usd[alias] - self.used_usd.get(alias, 0.0) - math.fsum(mine))
-        return max(0.0, min(limits))
+        return max(0.0, min(self._left_usd(alias)))
+
+    def _left_usd(self, alias: str) -> tuple[float, float]:
+        """(under the run's cap, under the model's own)."""
+        run = math.inf if self.cap_usd is None else self.cap_usd - self.committed_usd
+        if alias not in self.caps_usd:
+            return run, math.inf
+        mine = (a.granted_usd - a.returned_usd + self._over(a) for a in self.accounts.values() if a.alias == alias)
+        return run, self.caps_usd[alias] - self.used_usd.get(alias, 0.0) - math.fsum(mine)
 
     def grant(
         self, alias: str, sender: str, need_usd: float, want_usd: float | None = None, free_usd: float = 0.0
     ) -> Grant:
-        """Dollars for a sender: at least `need_usd`, at most `want_usd`, or 0. Durable when this returns.
+        """Dollars for a sender: at least `need_usd`, at most a chunk, or 0. Durable when this returns.
 
-        `free_usd`: what the sender has and has not reserved; it needs `need_usd` more. Raises StoreError where the
-        ledger cannot be written: nothing is granted then.
+        `free_usd`: what the sender has and has not reserved; it needs `need_usd` more. `want_usd`: what it has use for.
+        Raises StoreError where the ledger cannot be written: nothing is granted then.
         """
         account = self.accounts.setdefault(sender, Account(alias))
-        available = self.available_usd(alias)
+        under_run, under_model = self._left_usd(alias)
+        available = max(0.0, min(under_run, under_model))
         if need_usd > available + _EPSILON:
-            self._short_usd[alias] = max(need_usd, self._short_usd.get(alias, 0.0))
-            later = available + self._may_return_usd(alias) - free_usd
+            self._short.add(alias)
+            self._all_short |= need_usd > under_run
+            living = [a for a in self.accounts.values() if not a.gone]
+            all_out = math.fsum(a.outstanding_usd for a in living)
+            model_out = math.fsum(a.outstanding_usd for a in living if a.alias == alias)
+            later = min(max(0.0, under_run) + all_out, max(0.0, under_model) + model_out) - free_usd
             return Grant(0.0, exhausted=need_usd > later + _EPSILON)
-        most = math.inf if self.cap_usd is None else need_usd + CHUNK_SHARE * self.cap_usd
-        usd = min(max(need_usd, want_usd or 0.0), available, most)
-        if self.tight(alias):
-            usd = min(need_usd, available)
+        usd = min(self._chunk_usd(alias, need_usd, want_usd or 0.0), available)
+        if usd <= 0:
+            return Grant(0.0)
         self._write(f"grant-{self._n_grants:06d}.json", {"model": alias, "sender": sender, "usd": usd})
         self._n_grants += 1
         account.granted_usd += usd
         return Grant(usd)
 
-    def tight(self, alias: str) -> bool:
-        """Somebody was refused: senders of the model give back what they do not need now, and get no more than that."""
-        return alias in self._short_usd
+    def _chunk_usd(self, alias: str, need_usd: float, want_usd: float) -> float:
+        if self.tight(alias):
+            return need_usd
+        base = self.cap_usd if self.cap_usd is not None else self.committed_usd
+        least, most = (need_usd + share * base for share in CHUNK_SHARES)
+        return max(need_usd, min(max(want_usd, least), most if self.cap_usd is not None else math.inf))
 
-    def _may_return_usd(self, alias: str) -> float:
-        """Outstanding at living senders, the asking one included: what is in flight may cost less than reserved."""
-        capped = self.cap_usd is not None
-        return math.fsum(
-            a.outstanding_usd for a in self.accounts.values() if not a.gone and (capped or a.alias == alias)
-        )
+    def tight(self, alias: str) -> bool:
+        """Somebody was refused: senders give back what they do not need now, and get no more than that."""
+        return self._all_short or alias in self._short
 
     def settle(self, sender: str, cost_usd: float, lost_usd: float) -> None:
         """A sender's totals since its start. Totals, so that a report lost or told twice does no harm."""
@@ -182,12 +193,13 @@ class Budget:
         return account.outstanding_usd
 
     def close(self) -> None:
-        """Write what came back, once: after this nothing of the session counts as lost but what the dead took along."""
-        returned: dict[str, float] = {}
+        """Write what was kept of the grants, once: of it only what is not journaled counts as lost from now on."""
+        kept: dict[str, float] = {}
         for account in self.accounts.values():
             back = 0.0 if account.gone else account.outstanding_usd
-            returned[account.alias] = returned.get(account.alias, 0.0) + account.returned_usd + back
-        self._write("close.json", {"returned": returned})
+            usd = account.granted_usd - account.returned_usd - back
+            kept[account.alias] = kept.get(account.alias, 0.0) + usd
+        self._write("close.json", {"kept": kept})
 
     def _write(self, name: str, record: Mapping[str, object]) -> None:
         if self.store is None:
@@ -211,18 +223,26 @@ class Budget:
 
 
 def stranded_usd(store: Store, journaled: Mapping[str, Spent], without: str = "") -> dict[str, float]:
-    """Model → dollars that sessions (but `without`) granted and neither journaled nor got back. One read a grant."""
-    granted: dict[tuple[str, str], float] = {}
-    names = [name for name in store.list(LEDGER) if name.split("/")[1] != without]
+    """Model → dollars that sessions (but `without`) kept of their grants and did not journal.
+
+    One small read per closed session, one per grant of the others.
+    """
+    files: dict[str, list[str]] = {}
+    for name in store.list(LEDGER):
+        session, file = name.split("/")[1:3]
+        if session != without:
+            files.setdefault(session, []).append(file)
+    closed = {session: ["close.json"] for session, of_session in files.items() if "close.json" in of_session}
+    wanted = [(session, file) for session, of_session in (files | closed).items() for file in of_session]
     with ThreadPoolExecutor(16) as pool:
-        records = [json.loads(raw) for raw in pool.map(store.read, names)]
-    for name, record in zip(names, records, strict=True):
-        _, session, file = name.split("/")
-        returned = record["returned"] if file == "close.json" else {record["model"]: -record["usd"]}
-        for alias, usd in returned.items():
-            granted[alias, session] = granted.get((alias, session), 0.0) - usd
+        records = list(pool.map(lambda place: json.loads(store.read(f"{LEDGER}/{place[0]}/{place[1]}")), wanted))
+    kept: dict[tuple[str, str], float] = {}
+    for (session, file), record in zip(wanted, records, strict=True):
+        usd_of = record["kept"] if file == "close.json" else {record["model"]: record["usd"]}
+        for alias, usd in usd_of.items():
+            kept[alias, session] = kept.get((alias, session), 0.0) + usd
     stranded: dict[str, float] = {}
-    for (alias, session), usd in granted.items():
+    for (alias, session), usd in kept.items():
         spent = journaled.get(alias)
         rest = usd - ((spent.by_session or {}).get(session, 0.0) if spent else 0.0)
         if rest > 1e-9:

@@ -62,6 +62,8 @@ def run(
     job = Job(load_spec(job_file, overrides), allow_code, limit, live=False if as_json else None)
     code, report = run_job(job)
     finish(report, as_json)
+    for name, reason in report["stopped"].items():
+        print(f"headgate: {name} stopped: {reason}", file=sys.stderr)
     if code:
         print(f"headgate: {report['next']}", file=sys.stderr)
     raise typer.Exit(code)

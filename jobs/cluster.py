@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,10 @@ def ray_running() -> Iterator[None]:
     if address == "local":
         options |= {"num_cpus": max(LOGICAL_CPUS, os.cpu_count() or 1), "include_dashboard": False}
         options["object_store_memory"] = OBJECT_STORE_BYTES
-    init_ray(**options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # The raylet's remarks (many workers started, …) are printed on standard output by Ray; that belongs to the result.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        init_ray(**options)
+        try:
+            yield
+        finally:
+            ray.shutdown()

@@ -25,12 +25,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.budget import Budget
 from jobs.claims import Claims, Keys, Sender
 from jobs.errors import StoreError
-from jobs.journal import Journal, local_dir, recover_orphans
+from jobs.journal import Journal, Recovered, local_dir, recover_orphans
 from jobs.rates import RateLimiter
 from jobs.spec import Limits
 from jobs.store import Store
 
-__all__ = ["Ask", "Budget", "Governor", "GovernorService", "Lease", "Report"]
+__all__ = ["Ask", "Budget", "Governor", "GovernorService", "Lease", "Report", "recover_on_all_nodes"]
 
 RECOVER_WAIT_S = 10.0
 """How long a sender that Ray has given up may still hold its logs: a process takes a moment to die."""
@@ -243,6 +243,10 @@ class GovernorService:
         """Live progress: {"dollars": …, "models": {alias: {…, "stopped", "stop_kind", "short_of_money"}}}."""
         async with self._money:
             dollars = self._budget.state()
+            reserved: dict[str, float] = {}
+            for account in self._budget.accounts.values():
+                if not account.gone:
+                    reserved[account.alias] = reserved.get(account.alias, 0.0) + account.outstanding_usd
         models = {}
         for alias, lane in self._lanes.items():
             totals = dict.fromkeys(asdict(Report()), 0.0)
@@ -254,6 +258,7 @@ class GovernorService:
                 **{name: value if name.endswith("usd") else int(value) for name, value in totals.items()},
                 "errors": int(totals["rejected"] + totals["failed"]),
                 "rate_per_s": (now - before) / (last - first) if last > first else 0.0,
+                "reserved_usd": reserved.get(alias, 0.0),
                 "paused_s": lane.limiter.paused_s,
                 "open_claims": sum(len(claim.keys) for claim in lane.claims.open),
                 "stopped": lane.stopped,
@@ -270,6 +275,29 @@ class GovernorService:
                     self._budget.bury(claim.sender.unique, 0.0, 0.0)
             await asyncio.to_thread(self._budget.close)
         return await self.state()
+
+
+def recover_on_all_nodes(store_uri: str, local_logs: str, session: str, wait_s: float = 0.0) -> Recovered:
+    """Commit the logs that dead processes left on any node of the cluster that is up. Raises StoreError.
+
+    A node that does not answer within RECOVER_LIMIT_S is passed over: its logs are for a later run.
+    """
+    tasks = [
+        _recover_task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            store_uri, None, local_logs, wait_s, session
+        )
+        for node in _living_nodes()
+    ]
+    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=wait_s + RECOVER_LIMIT_S)
+    found: list[Recovered] = []
+    for task in done:
+        try:
+            found.append(ray.get(task))
+        except StoreError as error:
+            raise StoreError(str(getattr(error, "cause", error))) from None
+        except RayError:  # the node went away meanwhile
+            continue
+    return Recovered(sum(each.rows for each in found), tuple(pid for each in found for pid in each.alive))
 
 
 def _living_nodes() -> set[str]:

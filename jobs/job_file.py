@@ -71,8 +71,10 @@ def plain(data: dict[Any, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise SpecError(f"{_join(place, str(key))}: names must be text; put {key!s} in quotes")
-                check(key, _join(place, ascii(key)[1:-1]), depth + 1)
+                    raise SpecError(
+                        f"{_join(place, str(key))}: names must be text; put {printable(str(key))} in quotes"
+                    )
+                check(key, _join(place, key), depth + 1)
                 check(item, _join(place, key), depth + 1)
         elif isinstance(value, list):
             for at, item in enumerate(value):
@@ -123,7 +125,7 @@ def _value(text: str, key: str) -> Any:
         return plain({key: parsed})[key]
     except (yaml.YAMLError, ValueError, RecursionError, SpecError):
         if not _is_utf8(text):
-            raise SpecError(f"--set {key}: the value is not UTF-8 text") from None
+            raise SpecError(f"--set {printable(key)}: the value is not UTF-8 text") from None
         return text
 
 
@@ -135,5 +137,10 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def printable(text: str) -> str:
+    """`text` on one line: whatever a terminal would not show as a character (line breaks, escapes) becomes `?`."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _join(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
+    return printable(f"{place}.{name}" if place else name)

@@ -251,6 +251,8 @@ class JournalWriter:
         flush_s: float = 2.0,
         flush_rows: int = 2000,
     ) -> None:
+        if not session or "--" in session:
+            raise ValueError(f"session {session!r} may not be empty or hold '--': it is a part of file names")
         self.unique = secrets.token_hex(6)
         """Names this writer: every segment of it is called seg-<session>--<unique>--…"""
         self._store = Store(store_uri)

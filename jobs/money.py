@@ -80,7 +80,7 @@ class Money:
             "completion_tokens": known["completion_tokens"], "cost_usd": known["cost_usd"],
         }  # fmt: skip
         shown = live if live["settled"] >= own["settled"] else dict(own)
-        shown |= {"lost_usd": known["lost_usd"], "in_flight": known["in_flight"], "stopped": known["stopped"]}
+        shown |= {"reserved_usd": known.get("reserved_usd"), "lost_usd": known["lost_usd"], "in_flight": known["in_flight"], "stopped": known["stopped"]}
         return shown | {"todo": self.todo[name]}
 
     def refresh(self) -> None:

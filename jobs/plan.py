@@ -89,7 +89,7 @@ class Plan:
 
 def read_rows(store: Store, parts: list[str]) -> Rows:
     """The planning columns of scored/, through Ray Data, in input order."""
-    dataset = ray.data.read_parquet([store.path(p) for p in parts], filesystem=store.fs, columns=COLUMNS)
+    dataset = ray.data.read_parquet([store.path(p) for p in parts], filesystem=store.fs).select_columns(COLUMNS)
     table = pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))).combine_chunks()
     table = table.take(pc.sort_indices(table["row"]))
     n = len(table)
@@ -238,7 +238,9 @@ def _figures(
     predicted = rows.predicted[np.flatnonzero(asked), plan.model[asked]]
     last = len(spec.names) - 1
     planned = sum(entry["usd"] for entry in by_model.values()) + sample_usd
-    cut_rank = float(steps.score[chosen.n_steps_taken - 1]) if chosen.n_steps_taken else None
+    # Where steps are ranked by something else, no one score divides the rows.
+    by_score = steps.rank_by == "score" and chosen.n_steps_taken
+    cut_score = float(steps.score[chosen.n_steps_taken - 1]) if by_score else None
     return {
         "rows": len(rows.row_key), "input_errors": int((plan.model < 0).sum()),
         "duplicates": int(asked.sum() - len(groups)), "by_model": by_model, "planned_usd": planned,
@@ -248,7 +250,7 @@ def _figures(
         "predicted_quality": float(predicted.mean()) if len(predicted) else None,
         "weak": spec.names[0], "strong": spec.names[-1], "models": list(spec.names),
         "policy": {"kind": spec.policy.kind, "value": spec.policy.value, "rank_by": steps.rank_by},
-        "cut_score": cut_rank, "sample": {"rows": int(plan.sample.sum()), "usd": sample_usd},
+        "cut_score": cut_score, "sample": {"rows": int(plan.sample.sum()), "usd": sample_usd},
         "assumptions": [line for name in spec.names for line in estimates[name].sources],
         "prices": {
             name: {**dataclasses.asdict(estimates[name].price), "source": estimates[name].price_source} for name in spec.names

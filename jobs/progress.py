@@ -29,7 +29,7 @@ __all__ = ["Progress", "Rate", "init_ray", "quiet_ray"]
 
 RATE_WINDOW_S = 15.0
 """Time constant of the smoothed rate: settled rows arrive in bursts of one journal segment (2 s)."""
-LOG_INTERVAL_S = 5.0
+LOG_INTERVAL_S, REFRESH_PER_S = 5.0, 2.0
 MAX_WIDTH = 100
 ROWS_TO_PROJECT = 20
 """Settled rows of a model before its own cost per row is believed over the plan's."""
@@ -106,9 +106,14 @@ class Progress:
     def __enter__(self) -> Progress:
         self._started_s = self._clock()
         if self.live_mode:
-            # No refresh thread: the driver's calls are the refresh. Standard output is caught only on the same screen.
+            # Redrawn by a thread too: the clock moves while the driver waits. Standard output is caught only where it
+            # shares the screen.
             self._live = Live(
-                console=self.console, auto_refresh=False, redirect_stdout=sys.stdout.isatty(), redirect_stderr=True
+                console=self.console,
+                get_renderable=self.panel,
+                refresh_per_second=REFRESH_PER_S,
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=True,
             )
             self._live.start()
         return self
@@ -117,8 +122,6 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            if self._state:
-                self._live.update(self.panel(), refresh=True)
             self._live.stop()
             self._live = None
         elif self._state:
@@ -136,7 +139,7 @@ class Progress:
             done = self._counts[0] if not name else self._lanes[name].get("settled", 0)
             self._rates.setdefault(name, Rate()).add(now, done)
         if self._live is not None:
-            self._live.update(self.panel(), refresh=True)
+            self._live.refresh()
         elif not self.live_mode and (new_stage or now - self._printed_s >= self.interval_s):
             self._printed_s = now
             self._print_line()
@@ -235,7 +238,11 @@ class Progress:
         top.add_column(no_wrap=True, justify="right")
         top.add_column(no_wrap=True, justify="right")
         top.add_row(
-            ProgressBar(total=max(total, 1), completed=done, complete_style="cyan", finished_style="green"), share, rows
+            ProgressBar(
+                total=total or None, completed=done, complete_style="cyan", pulse_style="cyan", finished_style="green"
+            ),
+            share,
+            rows,
         )
         parts: list[Any] = [
             top,

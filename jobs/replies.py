@@ -129,14 +129,19 @@ def clean(message: str, key: str = "", prompt: str = "") -> str:
 
 
 def _without(message: str, prompt: str) -> str:
-    """Cut every run of `_WINDOW` characters or more that also stands in the prompt; a short prompt is cut whole."""
+    """Cut every run of `_WINDOW` characters or more that also stands in the prompt; a short prompt is cut whole.
+
+    Such a run holds a whole aligned piece of half its length: only around those the message is looked at closely.
+    """
     if len(prompt) < _WINDOW:
         return message.replace(prompt, "[prompt]") if len(prompt) >= 8 else message
+    message, half = message[:1000], _WINDOW // 2
+    near = [at for at in range(0, len(message), half) if message[at : at + half] in prompt]
     kept, place = [], 0
-    message = message[:4000]
     while place < len(message):
         end = place + _WINDOW
-        if end <= len(message) and message[place:end] in prompt:
+        suspect = any(place <= at and at + half <= end for at in near)
+        if suspect and end <= len(message) and message[place:end] in prompt:
             while end < len(message) and message[place : end + 1] in prompt:
                 end += 1
             kept.append("[prompt]")

@@ -34,7 +34,7 @@ from jobs.lanes import lane_of
 from jobs.lanes.base import LaneContext
 from jobs.manifest import FOLDER, Run, check_same_job, fingerprints, load_run, open_run, read_json, router_fingerprint
 from jobs.money import Money
-from jobs.plan import Plan, decide, latest_plan, load_plan, plan_fingerprint, read_rows, write_plan
+from jobs.plan import Plan, decide, latest_plan, load_plan, plan_fingerprint, policy_of, read_rows, write_plan
 from jobs.progress import Progress
 from jobs.report import write_report
 from jobs.requests import build_request
@@ -43,6 +43,7 @@ from jobs.spec import UNTRAINED_ROUTERS, JobSpec, parse_spec
 from jobs.store import Store
 from jobs.summary import summarise
 from routing.errors import RoutingError
+from routing.matching import make_matcher
 from routing.routers.base import read_card
 
 ROWS_PER_BLOCK = {"openai": 1024, "vllm": 512, "transformers": 256}
@@ -75,8 +76,11 @@ class Border:
     router_columns: list[int]
 
 
-def check(job: Job) -> Border:
-    """Everything that can be wrong with a job, before anything is written or spent. Raises HeadgateError."""
+def check(job: Job, ask_lanes: bool = False) -> Border:
+    """Everything that can be wrong with a job, before anything is written or spent. Raises HeadgateError.
+
+    A run that goes on asks only the lanes that have rows left, later; `ask_lanes` asks them all now.
+    """
     spec = job.spec
     files = list_files(spec.input)
     score = plan_score(spec, files)
@@ -85,9 +89,8 @@ def check(job: Job) -> Border:
     try:
         router = load_router(spec)
         columns = router_columns(router, spec)
+        policy_of(spec)
         if spec.quality.gold:
-            from routing.matching import make_matcher
-
             make_matcher(spec.quality.gold.match, allow_code=job.allow_code)
     except RoutingError as error:
         raise SpecError(str(error)) from None
@@ -98,7 +101,7 @@ def check(job: Job) -> Border:
         check_same_job(spec.output, identity, marks)
     elif store.list():
         raise SpecError(f"output: {spec.output} is not empty and holds no headgate run; choose another prefix")
-    check_lanes(job, spec.names if identity is None else ())
+    check_lanes(job, spec.names if identity is None or ask_lanes else ())
     return Border(files, score, marks, card, columns)
 
 
@@ -106,6 +109,8 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
     """Ask the lanes for keys, models and context lengths; only those in `asked` have to be there. Raises SpecError."""
     for name in job.spec.names:
         local = job.spec.models[name].engine in ("vllm", "transformers")
+        if name in job.checks:
+            continue
         if not local and name not in asked:
             job.contexts.setdefault(name, job.spec.models[name].context)
             continue
@@ -151,7 +156,7 @@ def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> list[
     entry = run.entry("score")
     if entry is None:
         progress.update({"job": {"stage": "score"}})
-        parts = run_score(border.score, run.store.uri)
+        parts = run_score(border.score, run.store.uri, lambda rows: progress.update({"job": {"stage": "score", "done": rows}}))
         frame = {"prefix_chars": len(border.score.frame.prefix), "suffix_chars": len(border.score.frame.suffix)}
         entry = run.finish("score", {"parts": parts, "frame": frame, "session": job.session})
     return list(entry["parts"])
@@ -214,7 +219,8 @@ def prompts_too_long(
     if not any(s.any() for s in suspects.values()):
         return out
     keys = np.sort(row_key[np.logical_or.reduce(list(suspects.values()))])
-    dataset = ray.data.read_parquet([store.path(p) for p in parts], filesystem=store.fs, columns=["row_key", "messages"])
+    files = [store.path(p) for p in parts]
+    dataset = ray.data.read_parquet(files, filesystem=store.fs).select_columns(["row_key", "messages"])
     position = {int(k): i for i, k in enumerate(row_key)}
     counters = {name: counter(name) for name in limits}
     for batch in dataset.iter_batches(batch_size=4096, batch_format="pyarrow"):
@@ -242,7 +248,7 @@ def rendered_request(job: Job, store: Store, parts: list[str]) -> dict[str, Any]
 
 def plan_job(job: Job) -> dict[str, Any]:
     """`headgate plan`: everything up to the bill; spends nothing."""
-    border = check(job)
+    border = check(job, ask_lanes=True)
     with ray_running(), held(job, border) as run, progress_of(job) as progress:
         parts = score_stage(job, border, run, progress)
         return plan_stage(job, border, run, parts, progress).bill
@@ -252,7 +258,7 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
     """`headgate run`: the whole job. Returns (exit code, report). Raises HeadgateError before anything is spent."""
     started = time.time()
     border = check(job)
-    with stop_on_signals(job), ray_running(), held(job, border) as run:
+    with ray_running(), stop_on_signals(job), held(job, border) as run:
         recover_orphans(run.store.uri, None, local_dir(run.store.uri), wait_s=30.0, session=job.session)
         with progress_of(job) as progress:
             parts = score_stage(job, border, run, progress)
@@ -260,7 +266,7 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
             stopped = answer_stage(job, run, parts, plan, progress)
             if not job.stopping.is_set():
                 progress.update({"job": {"stage": "account"}})
-                report = account_stage(job, run, parts, plan, started)
+                report = account_stage(job, run, parts, plan, started) | {"stopped": stopped}
         if job.stopping.is_set():
             raise LaneDown("stopped; what was answered is kept, run the same command to go on")
     return exit_code(job, report, stopped), report
@@ -380,8 +386,7 @@ def main() -> None:
     """`python -m jobs.route --config JOB.yaml`: the same as `headgate run`."""
     from jobs.cli import main as cli_main
 
-    arguments = sys.argv[1:]
-    sys.argv[1:] = ["run", *(a for a in arguments if a != "--config")]
+    sys.argv[1:] = ["run", *(a.removeprefix("--config=") for a in sys.argv[1:] if a != "--config")]
     cli_main()
 
 

@@ -1,6 +1,7 @@
-"""The job file as a JSON schema, for editors that complete and check YAML: `python -m jobs.schema > docs/job-schema.json`.
+"""The job file as a JSON schema, for editors that complete and check YAML.
 
-Made from `jobs.spec`, which also holds rules between fields that a schema cannot say (one policy, weak and strong differ).
+`python -m jobs.schema > docs/job-schema.json` makes it from `jobs.spec`, which also holds the rules between fields that
+a schema cannot say (one policy, weak and strong differ).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,8 +226,11 @@ class Scorer:
         }  # fmt: skip
 
 
-def run_score(plan: ScorePlan, output: str) -> list[dict[str, Any]]:
-    """Execute the stage. Returns the parts written, in input order. Raises InputError for a set without a row."""
+def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lambda rows: None) -> list[dict[str, Any]]:
+    """Execute the stage. Returns the parts written, in input order. Raises InputError for a set without a row.
+
+    `on_rows` hears how many rows are scored so far.
+    """
     splits = [{"split": i, "files": files} for i, files in enumerate(make_splits(plan.files))]
     gpus = int(ray.cluster_resources().get("GPU", 0)) if plan.spec.router not in UNTRAINED_ROUTERS else 0
     size = max(1, min(len(splits), gpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // 4)))
@@ -245,7 +248,11 @@ def run_score(plan: ScorePlan, output: str) -> list[dict[str, Any]]:
         num_gpus=1 if gpus else 0,
     )
     with storage_errors(output, "writing scored/"):
-        parts = sorted(scored.take_all(), key=lambda part: part["bucket"])
+        parts = []
+        for part in scored.iter_rows():
+            parts.append(part)
+            on_rows(sum(each["rows"] for each in parts))
+    parts.sort(key=lambda part: part["bucket"])
     if not parts:
         raise InputError("input.path: the files hold no rows; there is nothing to answer")
     return parts

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,14 +15,15 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import SpecError
-from jobs.job_file import POLICIES, plain, read_job_file
+from jobs.job_file import POLICIES, plain, printable, read_job_file
 from jobs.spec_errors import one_line
 
 UNTRAINED_ROUTERS = ("random", "length")
 RESPONSE_COLUMNS = (
-    "id model route route_reason router_score generated_text finish_reason prompt_tokens completion_tokens cached_tokens "
-    "reasoning_tokens token_source cost_usd lost_usd latency_s attempts copied_from error parsed quality quality_source"
-).split()
+    *("id", "model", "route", "route_reason", "router_score", "generated_text", "finish_reason"),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "token_source"),
+    *("cost_usd", "lost_usd", "latency_s", "attempts", "copied_from", "error", "parsed", "quality", "quality_source"),
+)
 
 
 class Model(BaseModel):
@@ -174,6 +175,8 @@ class ModelSpec(Model):
 
     @model_validator(mode="after")
     def _engine_fields(self) -> ModelSpec:
+        if "@" in (self.base_url or "").split("//")[-1].split("/")[0]:
+            raise ValueError("base_url must not hold a user or a key; name the key's variable in api_key_env")
         if self.engine in ("vllm", "transformers") and not self.source:
             raise ValueError(f"source is missing; engine {self.engine} needs a hub id or a folder")
         if self.engine.startswith("openai") and self.price and self.price.gpu_hour_usd is not None:
@@ -261,7 +264,8 @@ class JobSpec(Model):
         for name in models:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise ValueError(
-                    f"the name {name!r} may hold letters, digits, '.', '_' and '-' only; put the provider's name under `model:`"
+                    f"the name {name!r} may hold letters, digits, '.', '_' and '-' only; "
+                    "put the provider's name under `model:`"
                 )
         return models
 
@@ -353,8 +357,8 @@ def parse_spec(data: dict[str, Any], base: Path | None = None) -> JobSpec:
 
 
 def fill_date(path: str) -> str:
-    """`{date}` in a path becomes today's date (ISO)."""
-    return path.replace("{date}", date.today().isoformat())
+    """`{date}` in a path becomes today's date (ISO, UTC: the same wherever the driver runs)."""
+    return path.replace("{date}", datetime.now(UTC).date().isoformat())
 
 
 def _read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -369,9 +373,9 @@ def _read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
         try:
             schema = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise SpecError(f"response_format.json_schema: no file {path}") from None
+            raise SpecError(f"response_format.json_schema: no file {printable(str(path))}") from None
         except (OSError, ValueError):
-            raise SpecError(f"response_format.json_schema: {path} is not JSON") from None
+            raise SpecError(f"response_format.json_schema: {printable(str(path))} is not JSON") from None
     if not isinstance(schema, dict):
         raise SpecError("response_format.json_schema: must be a JSON schema (a mapping)")
     try:

@@ -1,16 +1,18 @@
-"""What pydantic found wrong with a job file → one line in the owner's words: the field as in the file, the fix, the value.
+"""What pydantic found wrong with a job file → one line in the owner's words: the field, the fix, the value.
 
-`policy.strong_share: must be at most 1 (found 1.5)`. Unknown fields come first: a misspelt one is usually why another is
-missing.
+`policy.strong_share: must be at most 1 (found 1.5)`. Unknown fields come first: a misspelt one is usually why another
+is missing.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+
+from jobs.job_file import printable
 
 MAX_SHOWN = 60
 SECRETIVE = ("api_key_env", "base_url")
@@ -44,9 +46,14 @@ def one_line(error: ValidationError, data: Mapping[str, Any], root: type[BaseMod
     problems: dict[tuple[str, ...], list[Any]] = {}
     for problem in error.errors(include_url=False):
         problems.setdefault(_place(problem, data), []).append(problem)
+    for place in list(
+        problems
+    ):  # a list that holds a wrong value is also "no text" to `str | list[str]`: keep the closer one
+        if any(len(other) > len(place) and other[: len(place)] == place for other in problems):
+            del problems[place]
     first = min(problems, key=lambda place: problems[place][0]["type"] != "extra_forbidden")
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{_sentence(first, problems[first], root)}{more}"
+    return printable(f"{_sentence(first, problems[first], root)}{more}")
 
 
 def _place(problem: Any, data: Any) -> tuple[str, ...]:
@@ -63,6 +70,8 @@ def _place(problem: Any, data: Any) -> tuple[str, ...]:
 
 
 def _sentence(place: tuple[str, ...], problems: list[Any], root: type[BaseModel]) -> str:
+    # Of a union's branches, those that took the type and found another fault know better than those that did not.
+    problems = [p for p in problems if not p["type"].endswith("_type")] or problems
     problem, name = problems[0], ".".join(place)
     if problem["type"] == "extra_forbidden":
         return f"{name}: unknown field{_nearest(place[-1], _fields(place[:-1], root)) or '; remove it'}"
@@ -103,11 +112,12 @@ def _nearest(word: Any, known: list[str]) -> str:
 def _fields(place: tuple[str, ...], root: type[BaseModel]) -> list[str]:
     """Names of the fields of the section at `place`."""
     section: Any = root
-    for part in place:
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            continue  # the name of a model, inside `models`
-        field = section.model_fields.get(part)
+    names = iter(place)
+    for name in names:
+        field = section.model_fields.get(name) if section else None
         section = _section_in(field.annotation) if field else None
+        if field and get_origin(field.annotation) is dict:
+            next(names, None)  # the owner's own name, as of a model
     return list(section.model_fields) if section else []
 
 

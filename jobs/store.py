@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from jobs.errors import StoreError
 
 S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 5
-"""Given up after: 6-15 s where the connection is refused, 30-40 s where packets are dropped, 2 minutes without an answer."""
+"""Given up after 6-15 s where the connection is refused, 30-40 s where packets are dropped, 2 minutes of silence."""
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -110,8 +110,8 @@ class Store:
     """A prefix on some storage. Names are relative to it, with forward slashes."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
-        self.fs, self.root = filesystem_of(self.uri)
+        self.fs, self.root = filesystem_of(uri)
+        self.uri = uri.rstrip("/") if "://" in uri else self.root
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.uri,)
@@ -147,7 +147,7 @@ class Store:
             return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def list(self, prefix: str = "", recursive: bool = True) -> Sequence[str]:
-        """Names of the files under the folder `prefix`, sorted; empty where there is none. Temporary files are not listed."""
+        """Names of the files under the folder `prefix`, sorted; none where it is not there. Temporary ones left out."""
         with storage_errors(self.url(prefix), "listing it"):
             selector = pafs.FileSelector(self.path(prefix), recursive=recursive, allow_not_found=True)
             infos = self.fs.get_file_info(selector)
@@ -218,7 +218,7 @@ class Store:
             Path(temporary).unlink(missing_ok=True)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create `name` unless it is there. True for the one who wins, False for all others; atomic on S3 and locally."""
+        """Create `name` unless it is there. True for the one who wins, False for all others; atomic but on GCS."""
         if isinstance(self.fs, pafs.S3FileSystem):
             return self._create_s3(name, data)
         if not self.is_local:  # GCS through pyarrow has no precondition: the gap is the time between these two lines

@@ -63,8 +63,8 @@ def summarise(
         "all_strong_usd": strong, "all_weak_usd": all_usd[names[0]],
         "saved_usd": None if strong is None else strong - spent_usd - lost_usd - (gpu_usd or 0.0),
         "strong_share": routed[names[-1]] / max(1, sum(routed.values())),
-        "quality": bootstrap_counts(quality), "quality_source": "gold" if spec.quality.gold else None,
-        "quality_by_model": measured["quality"], "pgr": measured["pgr"], "sample_rows": len(paired),
+        "quality": bootstrap_counts(quality), "quality_source": _source(spec, sum(quality.values()), len(paired)),
+        "quality_by_model": measured["quality"] and {n: q | {"usd": all_usd[n]} for n, q in measured["quality"].items()}, "pgr": measured["pgr"], "sample_rows": len(paired),
         "requests": sum(journal[name]["requests"] for name in names),
         "copied_rows": sum(s["copied"] for s in sums),
         "weak": names[0], "strong": names[-1], "models": list(names), "output": spec.output,
@@ -82,9 +82,25 @@ def summarise(
             name: {"input": p["input_usd_per_million"], "output": p["output_usd_per_million"], "source": p["source"]}
             for name, p in bill["prices"].items()
         },
+        "next": _next(still_open, errors),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
     }  # fmt: skip
+
+
+def _source(spec: JobSpec, rows: int, sample_rows: int) -> str | None:
+    """Where the quality figures come from, in words."""
+    if spec.quality.gold is None:
+        return None
+    sampled = f"; models on a sample of {sample_rows:,} rows" if sample_rows else ""
+    return f"gold column {spec.quality.gold.column}, {rows:,} rows{sampled}"
+
+
+def _next(still_open: int, errors: int) -> str | None:
+    """What to do about a run that is not whole."""
+    if still_open:
+        return f"{still_open:,} rows are still open; run the same command to go on"
+    return f"{errors:,} rows have an error; see the column `error` of responses/" if errors else None
 
 
 def _add(entries: list[dict[str, Any]]) -> dict[str, Any]:

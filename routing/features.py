@@ -1,9 +1,9 @@
 """Text to vectors: hashed n-grams with structure counts (stateless, no model), or any sentence encoder.
 
-`HashedTextFeatures` costs about 0.8 ms a prompt of 270 characters on one core (word n-grams alone 0.15 ms) and needs
-no download; it sees wording and form. `SentenceEncoder` sees meaning and costs a forward pass: prefer it with a GPU,
-or from about a thousand training rows. A router stores `spec()` in its JSON card and gets the same features back from
-`make_features`. Legend: n prompts, d features. Row i of a result depends on prompt i alone.
+`HashedTextFeatures` costs 0.5 ms a prompt of 270 characters on one core (characters .31, structure .10, words .07)
+and needs no download; it sees wording and form. `SentenceEncoder` sees meaning and costs a forward pass: prefer it
+with a GPU, or from about a thousand training rows. A router stores `spec()` in its JSON card and gets the same
+features back from `make_features`. Legend: n prompts, d features. Row i of a result depends on prompt i alone.
 """
 
 from __future__ import annotations

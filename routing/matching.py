@@ -8,8 +8,9 @@ json:FIELD       FIELD (dotted path; numbers index lists) of the JSON in the ans
 python:MODULE:FUNCTION  FUNCTION(answer, gold) -> 0..1; the user's own code, so only where allowed
 
 An empty gold value, and a pattern that runs out of time, measure nothing: NaN, never a made-up 0. Cost: linear in the
-answer, 5-50 microseconds; patterns of users run at most REGEX_TIMEOUT_S. Measured against recorded correctness: numeric
-@N@ on GSM8K, multiple_choice @M@ on MMLU-Pro.
+answer, about 0.1 ms; patterns of users run at most REGEX_TIMEOUT_S. Agreement with recorded correctness:
+multiple_choice 98.1 to 99.7 % on MMLU-Pro (5 models); numeric 99.2 % (Mixtral) and 96.5 % (GPT-4) on GSM8K, where the
+records count $18.00 for a gold of 18 as wrong; 99.3 and 99.7 % without those rows.
 """
 
 from __future__ import annotations

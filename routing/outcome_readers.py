@@ -96,11 +96,7 @@ def _table(path: str, fs: FileSystem) -> pa.Table:
     with fs.open_input_stream(path) as stream:
         data = stream.read()
     if lower.endswith(PICKLE):
-        frame = load_table(data)
-        columns = {str(name): frame[name].astype(object).tolist() for name in dict.fromkeys(frame.columns)}
-        if len(columns) != len(frame.columns):
-            raise RoutingError("a column is there more than once; keep one")
-        return pa.table({name: pa.array(_plain(values), from_pandas=True) for name, values in columns.items()})
+        return load_table(data)
     if lower.endswith(CSV):
         if not data.strip():
             raise RoutingError("the file is empty")
@@ -108,17 +104,15 @@ def _table(path: str, fs: FileSystem) -> pa.Table:
         read = pa.csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1))
         parse = pa.csv.ParseOptions(newlines_in_values=True)
         header = pa.csv.open_csv(io.BytesIO(data), read, parse).schema.names
-        convert = pa.csv.ConvertOptions(column_types={name: pa.string() for name in header}, strings_can_be_null=False)
+        # Text stays text ("NA" is a word); an empty cell is unknown, a quoted empty one is empty.
+        convert = pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in header},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
         return pa.csv.read_csv(io.BytesIO(data), read, parse, convert)
     raise RoutingError("unknown kind of file; .parquet, .csv and .pkl are read")
-
-
-def _plain(values: list[Any]) -> list[Any]:
-    """Cells of a pickled column: lists and other objects as their text, so that a column has one type."""
-    plain = (str, int, float, bool, type(None), np.number, np.bool_)
-    if all(isinstance(value, plain) for value in values) and not any(isinstance(value, str) for value in values):
-        return values
-    return [None if value is None or value != value else str(value) for value in values]
 
 
 def _own(table: pa.Table) -> Outcomes:

@@ -3,7 +3,8 @@
 A pickle is a program: it names callables and calls them. RouterBench ships its table as one. Here every name is
 looked up in an allow-list of the reconstruction functions of pandas and numpy (and the Arrow buffers behind pandas 3
 strings); any other name is refused before it is imported or called. Old module paths are mapped to today's. Cost:
-that of pickle. Anything else than such a table should come as CSV or Parquet.
+that of pickle. No code of the file runs; its data is still trusted to be well formed, and a crafted array could crash
+the process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 import io
 import pickle
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from routing.errors import RoutingError
 
@@ -58,16 +62,31 @@ class _TableUnpickler(pickle.Unpickler):
         return super().find_class(*target)
 
 
-def load_table(data: bytes) -> Any:
-    """The DataFrame in a pickle. Raises RoutingError for any other content; nothing outside the allow-list runs."""
+def load_table(data: bytes) -> pa.Table:
+    """The columns of a pickled DataFrame, without its index; cells that are neither text nor numbers become text.
+
+    Raises RoutingError for any other content; nothing outside the allow-list runs.
+    """
     import pandas as pd  # only this format needs it: half a second of import
 
     try:
-        table = _TableUnpickler(io.BytesIO(data)).load()
+        frame = _TableUnpickler(io.BytesIO(data)).load()
     except RoutingError:
         raise
     except Exception as error:  # damaged bytes raise nearly anything inside pickle, numpy and pandas
         raise RoutingError(f"not readable as a pickled pandas table ({type(error).__name__})") from error
-    if not isinstance(table, pd.DataFrame):
-        raise RoutingError(f"the pickle holds a {type(table).__name__}, not a pandas table")
-    return table
+    if not isinstance(frame, pd.DataFrame):
+        raise RoutingError(f"the pickle holds a {type(frame).__name__}, not a pandas table")
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) != len(names):
+        raise RoutingError("a column is there more than once; keep one")
+    columns = [frame.iloc[:, j].astype(object).tolist() for j in range(len(names))]
+    return pa.table([pa.array(_plain(values), from_pandas=True) for values in columns], names)
+
+
+def _plain(values: list[Any]) -> list[Any]:
+    """Cells of a pickled column: lists and other objects as their text, so that a column has one type."""
+    plain = (str, int, float, bool, type(None), np.number, np.bool_)
+    if all(isinstance(value, plain) for value in values) and not any(isinstance(value, str) for value in values):
+        return values
+    return [None if value is None or value != value else str(value) for value in values]

@@ -1,4 +1,4 @@
-"""A real Ceph object gateway on loopback: one monitor, one in-memory OSD, one RGW, plain processes in a temporary folder.
+"""A real Ceph object gateway on loopback: one monitor, one in-memory OSD, one RGW, plain processes.
 
 Debian's own packages, no cluster tools and no system services: `apt-get install --no-install-recommends radosgw
 ceph-mon ceph-osd`. Ready in 3-4 s on 2 cores, half a gigabyte; all of it is gone when it stops. moto_server is quicker,
@@ -72,7 +72,7 @@ def _path() -> str:
 
 
 class CephGateway:
-    """Started by entering it, which raises RuntimeError where that fails; a client needs endpoint, access_key, secret_key."""
+    """Started by entering it, which raises RuntimeError where that fails; clients need endpoint and keys."""
 
     def __init__(self) -> None:
         self.access_key = "HEADGATETESTKEY00000"
@@ -154,7 +154,7 @@ class CephGateway:
         while time.monotonic() < deadline:
             for process in self._processes:
                 if process.poll() is not None:
-                    raise RuntimeError(f"{process.args[0]} ended with {process.returncode}: {self._tail()}")  # type: ignore[index]
+                    raise RuntimeError(f"{process.args!r} ended with {process.returncode}: {self._tail()}")
             try:
                 with urllib.request.urlopen(self.endpoint, timeout=2):
                     return

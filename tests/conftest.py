@@ -1,8 +1,8 @@
 """What every test runs in: a clean environment, one local Ray, S3 servers, shared data, and nothing left behind.
 
 Every process that a test starts, however far down, carries this session's mark in its environment. Whatever still
-carries it when the last fixture is torn down is named (with the test that started it), ended by its process id, and fails
-the session.
+carries it when the last fixture is torn down is named (with the test that started it), ended by its process id, and
+fails the session.
 """
 
 from __future__ import annotations

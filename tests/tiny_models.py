@@ -1,27 +1,64 @@
-"""Tiny local checkpoints for tests: a Llama over characters with a chat template, loadable by vLLM and by transformers.
+"""Tiny local checkpoints for tests, and blocks of rows and contexts to run a local lane with.
 
-Weights are random (seeded), so answers mean nothing; what a lane does with them is real: tokens, limits, errors. Making
-one takes well under a second. `demo_model` hands out the trained models of `jobs.demo` where they are present.
+A checkpoint is a Llama over characters with a chat template, loadable by vLLM and by transformers. Its weights are
+random (seeded), so answers mean nothing; what a lane does with them is real: tokens, limits, errors. Making one takes
+well under a second. `demo_model` hands out the trained models of `jobs.demo` where they are present.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from jobs.demo.train_models import CONTEXT, build_tokenizer
+from jobs.journal import Journal
+from jobs.lanes.base import LaneContext
+from jobs.spec import ModelSpec
+from jobs.store import Store
+from routing.pricing import Price
 
+CONTEXT = 256
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<system>", "<user>", "<assistant>")
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
 SHARPNESS = 6.0
 """Factor on the initial weights: logits far apart, so that engines that round differently pick the same token."""
+
+
+def char_tokenizer() -> Any:
+    """One token a character, 3 more a user message. Like Llama's, it adds the <bos> that its template adds too."""
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *CHARACTERS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     """Write a random checkpoint of 0.1 M parameters with a context of `CONTEXT` tokens to `folder`, and return it."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = char_tokenizer()
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),  # more ids than tokens, and sampled ids decode to nothing
@@ -51,3 +88,43 @@ def demo_model(name: str) -> Path:
     if not (folder / "model.safetensors").exists():
         pytest.skip(f"{folder} not present (python -m jobs.demo.train_models)")
     return folder
+
+
+def ask_rows(prompts: list[str], **columns: Any) -> pa.Table:
+    """A block of ASK_COLUMNS with one user message per prompt; `columns` replace those made here."""
+    n = len(prompts)
+    made: dict[str, Any] = {
+        "row_key": [1000 + i for i in range(n)],
+        "bucket": [i % 2 for i in range(n)],
+        "messages": [json.dumps([{"role": "user", "content": prompt}]) for prompt in prompts],
+        "body": [""] * n,
+        "content_key": [bytes(16)] * n,
+        "prompt_bytes": [len(prompt.encode()) for prompt in prompts],
+        "sample": [False] * n,
+    }
+    kinds = [pa.int64(), pa.int32(), pa.string(), pa.string(), pa.binary(16), pa.int32(), pa.bool_()]
+    made |= columns
+    return pa.table({name: pa.array(made[name], kind) for name, kind in zip(made, kinds, strict=True)})
+
+
+def lane_context(engine: str, source: Path, output: Path, **fields: Any) -> LaneContext:
+    """A context for a local lane: temperature 0, 16 tokens, a price by tokens."""
+    model = ModelSpec(engine=engine, source=str(source), **fields.pop("model", {}))  # type: ignore[arg-type]
+    given: dict[str, Any] = {
+        "alias": "weak",
+        "model": model,
+        "sampling": {"temperature": 0, "max_tokens": 16},
+        "response_format": None,
+        "price": Price(1.0, 2.0),
+        "output": str(output / "run"),
+        "session": "s1",
+        "local_dir": str(output / "logs"),
+        "num_cpus": 0.5,
+        "rows_per_block": 64,
+    }
+    return LaneContext(**given | fields)
+
+
+def answers_by_key(context: LaneContext) -> dict[int, dict[str, Any]]:
+    """row_key → its row of the journal."""
+    return {row["row_key"]: row for row in Journal(Store(context.output)).read(context.alias).to_pylist()}

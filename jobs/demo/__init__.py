@@ -1,1 +1,1 @@
-"""The demo's own material: generated tasks, two small language models trained on them, and the router between the two."""
+"""The demo's own material: generated tasks, two small language models trained on them, the router between the two."""

@@ -1,7 +1,7 @@
 """Greedy answers of a local checkpoint through transformers: the reference that the served models are compared with.
 
-Prompts are answered in batches of similar length, left-padded; cost: a few hundred answers a second on two cores for the demo
-models. For real sets use a lane of `jobs.lanes`.
+Prompts are answered in batches of similar length, left-padded; cost: a few hundred answers a second on two cores for
+the demo models. For real sets use a lane of `jobs.lanes`.
 """
 
 from __future__ import annotations

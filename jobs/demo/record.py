@@ -1,14 +1,16 @@
 """Record what both demo models answer, and train the demo's router on it: `python -m jobs.demo.record [--router NAME]`.
 
-Prompts are of the `outcomes` split: neither the models' training nor the demo has them. Both models answer all of them at
-temperature 0 through transformers, answers are checked against the key, and three quarters of the rows train the router; the
-others give the figures in its card. Cost: about a minute on two cores. `--fit-only` reads the recorded table instead.
+Prompts are of the `outcomes` split: neither the models' training nor the demo has them. Both models answer all of
+them at temperature 0 through transformers, answers are checked against the key, and three quarters of the rows train
+the router; the others give the figures in its card. Cost: about a minute on two cores. `--fit-only` reads the
+recorded table.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +28,15 @@ SEED = 11
 
 
 def record(models_dir: Path, n: int, seed: int = SEED) -> Outcomes:
-    """Answers of both models to `n` prompts of the `outcomes` split; quality 1 where the answer is exactly the key, else 0."""
+    """Answers of both models to `n` prompts of the `outcomes` split; quality 1 where an answer equals the key."""
     tasks = generate(n, seed, "outcomes")
     prompts = [task.prompt for task in tasks]
     responses = np.empty((n, len(MODELS)), object)
     n_prompt, n_completion = np.empty((n, len(MODELS))), np.empty((n, len(MODELS)))
     for j, name in enumerate(MODELS):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(models_dir / name)
-        model = LlamaForCausalLM.from_pretrained(models_dir / name, dtype=torch.float32).eval()
+        model: Any = LlamaForCausalLM.from_pretrained(models_dir / name, dtype=torch.float32)
+        model.eval()
         responses[:, j] = greedy_answers(model, tokenizer, prompts)
         n_prompt[:, j] = [len(tokenizer(render(tokenizer, p), add_special_tokens=False)["input_ids"]) for p in prompts]
         # The end token is generated, and billed, too.
@@ -54,7 +57,7 @@ def record(models_dir: Path, n: int, seed: int = SEED) -> Outcomes:
 
 
 def fit_router(outcomes: Outcomes, router_name: str, folder: Path) -> dict[str, float]:
-    """Train the named router on 75 % of the prompts, measure it on the rest, save it to `folder`; returns the figures."""
+    """Train a router on 75 % of the prompts, measure it on the rest, save it to `folder`; returns the figures."""
     train, test = split_by_prompt(outcomes, fraction=0.75, seed=SEED)
     router = create(router_name).fit(outcomes.select(train))
     held_out = outcomes.select(test)

@@ -35,7 +35,11 @@ JOB_TEXT = """\
 
 def demo_job(folder: Path, strong: dict[str, Any], weak_engine: str) -> dict[str, Any]:
     """The demo's job as a mapping."""
-    weak = {"engine": weak_engine, "source": str(ASSETS / "models/weak"), "price": {"per_million": {"input": 0.6, "output": 0.6}}}
+    weak = {
+        "engine": weak_engine,
+        "source": str(ASSETS / "models/weak"),
+        "price": {"per_million": {"input": 0.6, "output": 0.6}},
+    }
     return {
         "input": {"path": str(folder / "prompts"), "id": "id", "prompt": "prompt", "keep": ["category"]},
         "output": str(folder / "run"),
@@ -59,7 +63,9 @@ def run_demo(where: str, live: bool | None = None) -> tuple[int, dict[str, Any]]
     folder = Path(where).absolute()
     if not (folder / "prompts").exists():
         write_prompts(folder / "prompts", PROMPTS, SEED)
-    print(f"headgate demo: {PROMPTS:,} prompts, two small models, one router; everything is in {folder}", file=sys.stderr)
+    print(
+        f"headgate demo: {PROMPTS:,} prompts, two small models, one router; everything is in {folder}", file=sys.stderr
+    )
     source = str(ASSETS / "models/strong")
     has_vllm = importlib.util.find_spec("vllm") is not None
     done = (folder / "run/report.json").exists()
@@ -69,11 +75,19 @@ def run_demo(where: str, live: bool | None = None) -> tuple[int, dict[str, Any]]
             strong = {"engine": "transformers", "source": source}
         return _run(folder, strong, "vllm" if has_vllm else "transformers", live, Job, run_job, parse_spec)
     with strong_server(source, folder / "strong-server.log") as base_url:
-        strong = {"engine": "openai", "model": "strong", "base_url": base_url, "tokenizer": source, "limits": {"in_flight": 64}}
+        strong = {
+            "engine": "openai",
+            "model": "strong",
+            "base_url": base_url,
+            "tokenizer": source,
+            "limits": {"in_flight": 64},
+        }
         return _run(folder, strong, "vllm", live, Job, run_job, parse_spec)
 
 
-def _run(folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None, job: Any, run_job: Any, parse_spec: Any) -> Any:
+def _run(
+    folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None, job: Any, run_job: Any, parse_spec: Any
+) -> Any:
     data = demo_job(folder, strong, weak_engine)
     text = JOB_TEXT.format(folder=folder.name) + yaml.safe_dump(data, sort_keys=False)
     (folder / "job.yaml").write_text(text)
@@ -93,7 +107,12 @@ def strong_server(source: str, log: Path) -> Iterator[str]:
         "--max-model-len", "256", "--disable-log-stats",
     ]
     # fmt: on
-    settings = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
     with log.open("wb") as out:
         server = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=out, start_new_session=True)
     try:
@@ -115,7 +134,11 @@ def _wait_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     while time.monotonic() - started < READY_S:
         seconds = time.monotonic() - started
         if moving or int(seconds) % 10 == 0:
-            print(f"headgate demo: starting the strong model's server, {seconds:.0f} s", end="\r" if moving else "\n", file=sys.stderr)
+            print(
+                f"headgate demo: starting the strong model's server, {seconds:.0f} s",
+                end="\r" if moving else "\n",
+                file=sys.stderr,
+            )
         if server.poll() is not None:
             raise LaneDown(f"the strong model's server ended at once (exit {server.returncode}); see {log}")
         try:

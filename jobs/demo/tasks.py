@@ -1,11 +1,11 @@
-"""Generated tasks with one right answer each: what the demo asks, and what its two models and its router were trained on.
+"""Generated tasks with one right answer each: what the demo asks, and what its models and its router were trained on.
 
-Eight categories (arithmetic, sorting, reversing, counting, weekdays), several wordings each, six levels of size. A level is
-drawn with probability proportional to `decay ** level`: 1 makes all sizes equally likely, less makes large ones rare, which
-is how the weak model gets an ability that fades with size instead of ending at a cliff.
+Eight categories (arithmetic, sorting, reversing, counting, weekdays), several wordings each, six levels of size. A
+level is drawn with probability proportional to `decay ** level`: 1 makes all sizes equally likely, less makes large
+ones rare, which is how the weak model gets an ability that fades with size instead of ending at a cliff.
 
-Splits are disjoint by construction: the split of a prompt is a hash of its text, so no prompt of the demo was ever seen while
-a model or the router was trained. Cost: about 20 us a task.
+Splits are disjoint by construction: the split of a prompt is a hash of its text, so no prompt of the demo was ever
+seen while a model or the router was trained. Cost: about 30 us a task.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def generate(
 ) -> list[Task]:
     """`n` tasks of one split, the same for the same arguments.
 
-    `decay` weighs the levels (see above). `duplicate_share` of the tasks repeat an earlier prompt under a new id, as real
-    sets do. `unique` forbids all other repetitions; training takes them as they come.
+    `decay` weighs the levels (see above). `duplicate_share` of the tasks repeat an earlier prompt under a new id, as
+    real sets do. `unique` forbids all other repetitions; training takes them as they come.
     Raises ValueError where no new prompt was found in MAX_ATTEMPTS draws: `n` is then too large for unique prompts.
     """
     rng = random.Random(f"{split}/{seed}")
@@ -80,7 +80,7 @@ def generate(
 def write_prompts(
     path: str | Path, n: int, seed: int, *, n_files: int = 3, duplicate_share: float = 0.03
 ) -> list[Path]:
-    """Write `n` demo tasks as Parquet (`id`, `category`, `prompt`, `answer`: strings) into `n_files` files under `path`."""
+    """Write `n` demo tasks as Parquet (`id`, `category`, `prompt`, `answer`: strings), `n_files` files under `path`."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     tasks = generate(n, seed, "demo", duplicate_share=duplicate_share)

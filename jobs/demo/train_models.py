@@ -1,20 +1,21 @@
-"""Train the demo's two language models from scratch: `python -m jobs.demo.train_models --out jobs/demo/models [--minutes N]`.
+"""Train the demo's two language models from scratch: `python -m jobs.demo.train_models [--out DIR] [--minutes N]`.
 
-Both are Llamas over characters, trained on the `train` split of `jobs.demo.tasks` with the loss on the answer alone. The gap in
-ability is made, not scripted: the weak model is small, sees few large sizes (a thin tail) and stops early, so its answers go
-wrong more often as a task grows; the strong one is ten times larger and sees all sizes. Cost on two CPU cores: about 3 minutes
-for the weak model and 11 for the strong one; seeded, and the same steps whatever the speed unless `--minutes` cuts them.
+Both are Llamas over characters and a few words, trained on the `train` split of `jobs.demo.tasks` with the loss on
+the answer alone. The gap in ability is made, not scripted: the weak model is small, sees few large sizes (a thin
+tail) and stops early, so its answers go wrong more often as a task grows; the strong one is three times larger and
+sees all sizes. Cost on one CPU core: about X minutes for the weak model and Y for the strong one. Seeded, and the
+same steps whatever the speed unless `--minutes` cuts them.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -25,15 +26,31 @@ from jobs.demo.greedy import greedy_answers
 from jobs.demo.tasks import CATEGORIES, DAYS, Task, generate
 
 CONTEXT = 256
+ROPE_THETA = 500.0
+"""The usual 10,000 spends half of the frequencies on distances that a context of 256 does not have: slower to learn."""
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<system>", "<user>", "<assistant>")
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 WORDS = (
-    *("Add Count How It Largest Letters Maximum Multiply Product Reverse Sort Spell Subtract Sum Take".split()),
-    *("What Which after ago alphabetical and backwards before biggest by days from how in is largest left letters".split()),
-    *("many minus of often order plus reverse right sorted the times to".split()),
+    *("Add", "Count", "How", "It", "Largest", "Letters", "Maximum", "Multiply", "Product", "Reverse", "Sort", "Spell"),
+    *(
+        "Subtract",
+        "Sum",
+        "Take",
+        "What",
+        "Which",
+        "after",
+        "ago",
+        "alphabetical",
+        "and",
+        "backwards",
+        "before",
+        "biggest",
+    ),
+    *("by", "days", "from", "how", "in", "is", "largest", "left", "letters", "many", "minus", "of", "often", "order"),
+    *("plus", "reverse", "right", "sorted", "the", "times", "to"),
     *DAYS,
 )
-"""Words of the tasks that are one token each, with or without a space before them: a third fewer tokens than characters alone."""
+"""Words of the tasks, one token each, with or without a space before them: half the tokens of characters alone."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -69,24 +86,13 @@ class Recipe:
 
 
 RECIPES = {
-    "weak": Recipe(64, 2, 2, 176, steps=4000, batch=48, learning_rate=4e-3, first_decay=0.6, last_decay=0.7, seed=1),
-    "strong": Recipe(
-        96,
-        3,
-        3,
-        256,
-        steps=int(os.environ.get("STEPS", "6000")),
-        batch=64,
-        learning_rate=float(os.environ.get("LR", "3e-3")),
-        first_decay=0.6,
-        last_decay=1.0,
-        seed=2,
-    ),
+    "weak": Recipe(64, 2, 2, 176, steps=5500, batch=48, learning_rate=4e-3, first_decay=0.6, last_decay=0.75, seed=1),
+    "strong": Recipe(96, 3, 3, 256, steps=6000, batch=64, learning_rate=3e-3, first_decay=0.6, last_decay=1.0, seed=2),
 }
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Characters (printable ASCII and newline; anything else is <unk>) and the tasks' own words; with a chat template."""
+def build_tokenizer() -> Any:
+    """Characters (printable ASCII and newline; else <unk>) and the tasks' own words; with a chat template."""
     words = [space + word for word in WORDS for space in ("", " ")]
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *CHARACTERS, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -94,7 +100,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(
+    backend: Any = PreTrainedTokenizerFast
+    return backend(
         tokenizer_object=tokenizer,
         bos_token="<bos>",
         eos_token="<eos>",
@@ -107,7 +114,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     """Random weights in the recipe's shape; the embedding has exactly one row per token of the tokenizer."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -117,8 +124,8 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
         num_attention_heads=recipe.heads,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": float(os.environ.get("TH", "500"))},
-        initializer_range=float(os.environ.get("INIT", "0.05")),
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        initializer_range=0.05,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -126,10 +133,8 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
     return LlamaForCausalLM(config)
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast, tasks: Sequence[Task], rng: random.Random
-) -> list[tuple[list[int], int]]:
-    """Per task: token ids of the finished chat (what the chat template gives, answer, end), and where the answer starts."""
+def encode(tokenizer: Any, tasks: Sequence[Task], rng: random.Random) -> list[tuple[list[int], int]]:
+    """Per task: token ids of the finished chat (as the chat template gives it), and where the answer starts."""
     starts = []
     for task in tasks:
         system = f"<system>{rng.choice(SYSTEM_PROMPTS)}" if rng.random() < SYSTEM_SHARE else ""
@@ -139,11 +144,11 @@ def encode(
     return [(ids[i] + ids[len(tasks) + i], len(ids[i])) for i in range(len(tasks))]
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: Any, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`steps` times (ids, labels), each (batch, length) int64, right-padded; label -100 everywhere but on the answer.
 
-    Tasks are fresh every time, and larger ones come in as training goes on (a curriculum: short sums are learnt first, and
-    carry over). Rows of similar length share a batch, so that 95 % of the tokens are useful instead of 60 %.
+    Tasks are fresh every time, and larger ones come in as training goes on (a curriculum: short sums are learnt first,
+    and carry over). Rows of similar length share a batch, so that 95 % of the tokens are useful instead of 60 %.
     """
     rng = random.Random(recipe.seed)
     pad = tokenizer.pad_token_id
@@ -163,7 +168,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tupl
             yield torch.tensor(ids), torch.tensor(labels)
 
 
-def train(name: str, recipe: Recipe, minutes: float) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def train(name: str, recipe: Recipe, minutes: float) -> tuple[Any, Any]:
     """Train one model: AdamW, 3 % warm-up, cosine to zero over `steps` or `minutes`, whichever ends first."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
@@ -191,41 +196,37 @@ def train(name: str, recipe: Recipe, minutes: float) -> tuple[LlamaForCausalLM, 
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
         answer = targets != -100
-        loss = functional.cross_entropy(model.lm_head(hidden[answer]), targets[answer])
+        loss: Any = functional.cross_entropy(model.lm_head(hidden[answer]), targets[answer])
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean_loss += (loss.item() - mean_loss) * (0.02 if step > 1 else 1.0)
-        if step % 100 == 0 or progress >= 1:
-            print(
-                f"  step {step}  loss {mean_loss:.3f}  {elapsed_min:.1f} min cpu {time.process_time():.0f}", flush=True
-            )
-        if step % 400 == 0 and os.environ.get("SNAP"):
-            import copy
-
-            save(copy.deepcopy(model), tokenizer, Path(os.environ["SNAP"]))
+        if step % 250 == 0 or progress >= 1:
+            print(f"  step {step}  loss {mean_loss:.3f}  {elapsed_min:.1f} min", flush=True)
         if progress >= 1:
             break
     return model, tokenizer
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint that transformers and vLLM load: bfloat16 safetensors, tokenizer, generation defaults."""
     model = model.to(torch.bfloat16).eval()
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig.from_dict(tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes 0600, which another user of the same installation could not read
 
 
 def accuracy(folder: Path, tasks: list[Task]) -> dict[str, float]:
     """Share of right answers per category, and over all, of a saved checkpoint."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     answers = greedy_answers(model, tokenizer, [task.prompt for task in tasks])
-    right = {category: [] for category in (*CATEGORIES, "all")}
+    right: dict[str, list[bool]] = {category: [] for category in (*CATEGORIES, "all")}
     for task, answer in zip(tasks, answers, strict=True):
         right[task.category].append(answer == task.answer)
         right["all"].append(answer == task.answer)

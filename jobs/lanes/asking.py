@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import pyarrow as pa
 
 from jobs.allowance import Allowance, LaneStoppedError, NotAffordableError
 from jobs.errors import HeadgateError
@@ -47,13 +48,25 @@ FAILED_IN_A_ROW = 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of ASK_COLUMNS."""
+    """One row of a block with ASK_COLUMNS. Its texts stay in the block until they are sent: many rows wait."""
 
+    block: pa.Table
+    place: int
     row_key: int
     bucket: int
-    messages: str
-    body: str
     sample: bool
+
+    def request(self, context: LaneContext) -> dict[str, Any]:
+        """The body to send. Raises ValueError where the row makes none."""
+        messages, body = (self.block[name][self.place].as_py() for name in ("messages", "body"))
+        return build_request(
+            context.model,
+            context.alias,
+            context.sampling,
+            context.response_format,
+            json.loads(messages),
+            json.loads(body) if body else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +155,7 @@ class Asker:
 
     async def ask(self, row: Row) -> Answer | None:
         """Settle one row. None where it stays open and cost nothing: lane stopped, or no dollars left for it."""
-        try:
-            messages, body = json.loads(row.messages), json.loads(row.body) if row.body else None
-            context = self.context
-            request = build_request(
-                context.model, context.alias, context.sampling, context.response_format, messages, body
-            )
-        except (RequestError, ValueError) as error:
-            why = clean(str(error))
-            return await self.settle(Answer(row.row_key, row.bucket, "rejected", bytes(16), attempts=0, error=why))
-        return await _Exchange(self, row, request).run()
+        return await _Exchange(self, row).run()
 
     async def send(self, payload: bytes, request: dict[str, Any]) -> _Reply:
         """One HTTP exchange, judged."""
@@ -259,9 +263,10 @@ class Asker:
 class _Exchange:
     """The attempts of one row."""
 
-    def __init__(self, asker: Asker, row: Row, request: dict[str, Any]) -> None:
-        self.asker, self.row, self.request = asker, row, request
-        self.payload = json.dumps(request, separators=(",", ":")).encode("ascii")
+    def __init__(self, asker: Asker, row: Row) -> None:
+        self.asker, self.row = asker, row
+        self.request: dict[str, Any] = {}
+        self.payload = b""
         self.attempts = self.unbilled = self.billed = self.n_limited = 0
         self.lost_usd = 0.0
         self.latency_s = 0.0
@@ -270,7 +275,10 @@ class _Exchange:
 
     async def run(self) -> Answer | None:
         while True:
-            reply = await self._attempt()
+            try:
+                reply = await self._attempt()
+            except RequestError as error:
+                return await self.asker.settle(self._unanswered("rejected", clean(str(error))))
             if reply is None:
                 return await self._leave("stopped before an answer came")
             if reply.completion is not None:
@@ -290,9 +298,13 @@ class _Exchange:
             await asyncio.sleep(delay_s)
 
     async def _attempt(self) -> _Reply | None:
-        """Reserve, send, book. None where nothing may be sent."""
+        """Reserve, send, book. None where nothing may be sent. Raises RequestError for a row that makes no request."""
         asker, allowance = self.asker, self.asker.allowance
         async with asker.slots.hold(first=self.attempts > 0):
+            if allowance.stopped:
+                return None
+            if not self.payload:
+                self._make_request()
             bound = asker.bound(self.request)
             worst_usd = asker.price(bound, max_completion_tokens(self.request))
             tokens = asker.expected_tokens(len(self.payload))
@@ -320,6 +332,16 @@ class _Exchange:
                 self.lost_usd += lost_usd
                 allowance.settle(worst_usd, 0.0, lost_usd, 0.0 if reply.lost_usd is None else -tokens)
             return reply
+
+    def _make_request(self) -> None:
+        try:
+            self.request = self.row.request(self.asker.context)
+        except RequestError:
+            raise
+        except (ValueError, RecursionError):
+            raise RequestError("messages or body is not valid JSON") from None
+        self.payload = json.dumps(self.request, separators=(",", ":")).encode("ascii")
+        self.started_at = time.monotonic()
 
     async def _limited(self, verdict: Verdict) -> float | None:
         """A 429: pause the model. Seconds to wait; None when the row has waited long enough."""
@@ -378,7 +400,7 @@ class _Exchange:
             self.row.row_key,
             self.row.bucket,
             kind,
-            answer_key(self.request),
+            answer_key(self.request) if self.request else bytes(16),
             token_source="bound" if self.lost_usd else "",
             lost_usd=self.lost_usd,
             latency_s=self.latency_s,

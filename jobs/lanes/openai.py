@@ -4,8 +4,8 @@ An actor is a plain class with a synchronous `__call__` and an event loop in a t
 stands still while downstream is slow, and sockets left unread time out and are paid twice. Ray runs several blocks of
 an actor at once (`max_concurrent_calls_per_actor`), so that the stragglers of one block never leave places in flight
 empty: all its blocks share one set of slots. A block is done when its rows are committed to the store.
-`jobs.lanes.asking` is one row's way, `jobs.claims` what happens when an actor dies. Plain aiohttp: 30 times the requests
-a second of the openai SDK's default.
+`jobs.lanes.asking` is one row's way, `jobs.claims` what happens when an actor dies. Plain aiohttp: 30 times the
+requests a second of the openai SDK's default.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -30,7 +31,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from jobs.allowance import Allowance
-from jobs.errors import LaneDown, StoreError
+from jobs.errors import HeadgateError, LaneDown, StoreError
 from jobs.journal import Answer, JournalWriter
 from jobs.lanes.asking import Asker, Endpoint, Row, Slots
 from jobs.lanes.base import LaneCheck, LaneContext
@@ -50,6 +51,10 @@ def base_url_of(model: ModelSpec) -> str:
     return (model.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
 
 
+def _key(model: ModelSpec) -> str:
+    return os.environ.get(model.api_key_env, "").strip()
+
+
 class OpenAILane:
     """Engine `openai`."""
 
@@ -58,7 +63,7 @@ class OpenAILane:
     def check(self, context: LaneContext) -> LaneCheck:
         """GET /models with the key. An endpoint without such a list passes: the first request will tell."""
         model, alias = context.model, context.alias
-        url, name, key = base_url_of(model), model.model or alias, os.environ.get(model.api_key_env, "")
+        url, name, key = base_url_of(model), model.model or alias, _key(model)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return LaneCheck(False, f"models.{alias}.base_url: {url!r} is no http(s) address; write https://host/v1")
@@ -99,7 +104,7 @@ class OpenAILane:
         n_blocks = min(MAX_BLOCKS, max(MIN_BLOCKS, n_blocks))
         return rows.map_batches(
             ApiActor,
-            fn_constructor_args=(context, base_url_of(context.model), in_flight),
+            fn_constructor_args=(context, base_url_of(context.model), in_flight, _key(context.model) != ""),
             compute=ActorPoolStrategy(
                 size=replicas,
                 max_tasks_in_flight_per_actor=n_blocks + 2,
@@ -115,13 +120,15 @@ class OpenAILane:
 class ApiActor:
     """One sending process. Called with a block from several threads at once."""
 
-    def __init__(self, context: LaneContext, base_url: str, in_flight: int) -> None:
-        key = os.environ.get(context.model.api_key_env, "")
-        self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, key), in_flight
-        runtime = ray.get_runtime_context()
-        self._node_id = runtime.get_node_id()
+    def __init__(self, context: LaneContext, base_url: str, in_flight: int, needs_key: bool) -> None:
+        """`needs_key`: the driver has a key, so this process must have one too: keys do not travel with the work."""
+        self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, _key(context.model)), in_flight
+        self._needs_key = needs_key
+        self._node_id = ray.get_runtime_context().get_node_id()
         self._journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
         self._loop = asyncio.new_event_loop()
+        # Blocks that wait for their commit sit in these threads, and so do DNS look-ups.
+        self._loop.set_default_executor(ThreadPoolExecutor(MAX_BLOCKS + 8))
         threading.Thread(target=self._loop.run_forever, name="api-requests", daemon=True).start()
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
@@ -131,40 +138,55 @@ class ApiActor:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         # trust_env stays off: a proxy of the environment would see prompts that its owner never meant for it.
         session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        limits = context.model.limits
-        self._allowance = Allowance(context.governor, context.alias, self._journal.unique, limits)
+        self._allowance = Allowance(context.governor, context.alias, self._journal.unique, context.model.limits)
         self._allowance.start()
         self._asker = Asker(context, self._endpoint, session, self._allowance, self._journal, Slots(self._in_flight))
+        if self._needs_key and not self._endpoint.key:
+            env = context.model.api_key_env
+            await self._allowance.stop(
+                f"models.{context.alias}: ${env} is set where the job was started, not on node {self._node_id[:8]}; "
+                "give it to the worker nodes too"
+            )
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Settle the rows of a block; one row of counts."""
+        """Settle the rows of a block; one row of counts. Raises LaneDown where the governor is gone."""
         return asyncio.run_coroutine_threadsafe(self._block(block), self._loop).result()
 
     async def _block(self, block: pa.Table) -> pa.Table:
-        governor, alias, unique = self._context.governor, self._context.alias, self._journal.unique
         keys = block["row_key"].to_numpy()
-        try:
-            skip = await governor.begin.remote(alias, unique, self._node_id, os.getpid(), keys)
-        except ray.exceptions.RayError as error:
-            raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
-        todo = block.filter(pa.array(~np.isin(keys, skip)))
-        rows = [
-            Row(row["row_key"], row["bucket"], row["messages"], row["body"] or "", bool(row["sample"]))
-            for row in todo.select(["row_key", "bucket", "messages", "body", "sample"]).to_pylist()
-        ]
+        skip = await self._tell("begin", self._node_id, os.getpid(), keys)
+        if skip is None:
+            return progress([], block.num_rows)
+        columns = (block[name].to_pylist() for name in ("row_key", "bucket", "sample"))
+        rows = [Row(block, place, *values) for place, values in enumerate(zip(*columns, strict=True))]
+        asked = ~np.isin(keys, skip)
+        rows = [row for row, ask in zip(rows, asked, strict=True) if ask]
         answers = await asyncio.gather(*(self._asker.ask(row) for row in rows))
         await self._asker.release_held()
         settled = [answer for answer in answers if answer is not None and answer.row_key not in self._asker.dropped]
         self._allowance.add(left=len(rows) - len(settled))
-        done = np.array([answer.row_key for answer in settled], np.int64)
         try:
-            await asyncio.to_thread(self._journal.wait, self._journal.appended)
+            if self._allowance.counts.in_flight:
+                await asyncio.to_thread(self._journal.wait, self._journal.appended)
+            else:  # nothing else is under way: no reason to wait for the next regular commit
+                await asyncio.to_thread(self._journal.flush)
         except StoreError as error:  # the claim stays: what is in the local log alone must not be asked again
             await self._allowance.stop(str(error))
         else:
-            await governor.finish.remote(alias, unique, todo["row_key"].to_numpy(), done)
+            await self._tell("finish", keys[asked], np.array([answer.row_key for answer in settled], np.int64))
         await self._allowance.settle_up()
         return progress(settled, len(rows))
+
+    async def _tell(self, method: str, *arguments: Any) -> Any:
+        """Call the governor about rows. None where it cannot write to the store: the lane is stopped then."""
+        try:
+            call = getattr(self._context.governor, method)
+            return await call.remote(self._context.alias, self._journal.unique, *arguments)
+        except HeadgateError as error:
+            await self._allowance.stop(str(getattr(error, "cause", error)))
+            return None
+        except ray.exceptions.RayError as error:
+            raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
 
 
 def progress(settled: list[Answer], n_rows: int) -> pa.Table:

@@ -79,7 +79,7 @@ class VLLMLane:
         extras = job_extras(context, EXTRAS)[0]
         processor = build_processor(
             engine_config(context, source),
-            preprocess=lambda row: {"sampling_params": json.loads(row["params"]) | extras},
+            preprocess=lambda row: {"sampling_params": json.loads(row["sampling"]) | extras},
             postprocess=lambda row: _result(row, source),
             preprocess_map_kwargs={"num_cpus": STAGE_CPUS},
             postprocess_map_kwargs={"num_cpus": STAGE_CPUS},
@@ -172,7 +172,7 @@ class _Prompts:
                 "shadow": pa.array([r.shadow for r in requests], pa.bool_()),
                 "answer_key": pa.array([r.answer_key.hex() for r in requests], pa.string()),
                 "tokenized_prompt": pa.array([r.token_ids for r in requests], pa.list_(pa.int32())),
-                "params": pa.array([json.dumps(engine_params(r)) for r in requests], pa.string()),
+                "sampling": pa.array([json.dumps(engine_params(r)) for r in requests], pa.string()),
                 # Rows with an error in this column pass the engine by.
                 ERROR: pa.array([f"{REJECTED}: {r.error}" if r.error else "" for r in requests], pa.string()),
             }
@@ -181,7 +181,7 @@ class _Prompts:
 
 def _result(row: dict[str, Any], source: str) -> dict[str, Any]:
     """What the journal needs of an answered row; token ids end here."""
-    params = json.loads(row["params"])
+    params = json.loads(row["sampling"])  # the engine stage overwrites a column `params`
     generated = [int(token) for token in row["generated_tokens"]]
     return {name: row[name] for name in HEAD} | {
         "text": row["generated_text"],

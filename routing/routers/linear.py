@@ -1,7 +1,7 @@
 """Linear router: one ridge regression per model on text vectors and structure counts, penalty chosen by leave-one-out.
 
 Fit: one SVD of the (n, k + s) matrix per model, seconds for thousands of rows. Predict: a sparse product, bounded by
-making the n-grams (about 1 ms a prompt). The projection is folded into the weights, so an artifact is 66 KB per
+making the n-grams (0.5 ms a prompt). The projection is folded into the weights, so an artifact is 66 KB per
 model. Words and structure with a ridge are the strongest cheap router on a pilot of a few hundred rows. Legend: n
 prompts, m models.
 """

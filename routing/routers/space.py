@@ -2,7 +2,7 @@
 structure.
 
 Hashed n-grams are weighted by rarity (idf), scaled to unit length and projected on their leading singular vectors
-(latent semantic analysis; halko's randomised SVD on at most `FIT_ROWS` rows); standardised structure counts follow,
+(latent semantic analysis; Halko's randomised SVD on at most `FIT_ROWS` rows); standardised structure counts follow,
 scaled by `structure_weight`, which sets how much less they are shrunk than words. Sparse products sum each row on its
 own, so a row's vector does not depend on its batch, to the bit. Legend: n prompts, d hashed features, k components, s
 structure counts.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
+from sklearn.utils.extmath import randomized_svd
 
 from routing.errors import RoutingError
 from routing.features import STRUCTURE, make_features
@@ -52,9 +52,9 @@ class TextSpace:
         k = min(self.n_components, len(rows) - 1)
         self.components_ = np.zeros((0, d), np.float16)
         if k > 0:
-            svd = TruncatedSVD(k, n_iter=3, random_state=self.seed).fit(weighted[np.sort(rows)])
+            _, _, components = randomized_svd(weighted[np.sort(rows)], k, n_iter=3, random_state=self.seed)
             # Half precision halves the artifact; rounded here so that a loaded router sees the same space.
-            self.components_ = svd.components_.astype(np.float16)
+            self.components_ = components.astype(np.float16)
         return self._joined(self._projected(weighted), counts)
 
     def transform(self, prompts: Sequence[str]) -> NDArray[np.float32]:

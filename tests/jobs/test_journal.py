@@ -1,4 +1,4 @@
-"""The journal keeps what it was given: through kills at any point, torn records, refused stores and repeated answers."""
+"""The journal keeps what it was given: through kills at any point, torn records, refused stores, repeated answers."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ store, folder, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 writer = JournalWriter(store, "m", folder, "dead", flush_s=0.02, flush_rows=40)
 print(writer.unique, flush=True)
 for key in range(rows):
-    writer.append(Answer(row_key=key, bucket=key % 2, kind="answered", answer_key=b"a" * 16, generated_text="x" * (key % 700), cost_usd=1.0))
+    text = "x" * (key % 700)
+    writer.append(Answer(key, key % 2, "answered", b"a" * 16, generated_text=text, cost_usd=1.0))
     sys.stdout.write(f"{key}\\n")
     sys.stdout.flush()
 """

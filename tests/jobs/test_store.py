@@ -7,7 +7,7 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +35,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture(params=KINDS[1:])
 def bucket(request: pytest.FixtureRequest) -> S3Bucket:
     """An empty bucket on each S3 server."""
-    return request.getfixturevalue(f"s3_{request.param}")
+    found: S3Bucket = request.getfixturevalue(f"s3_{request.param}")
+    return found
 
 
 def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:
@@ -82,22 +83,21 @@ def test_tables_come_back(store: Store) -> None:
 
 def test_one_of_eight_creators_wins(store: Store) -> None:
     """Each creator is a store of its own, as in eight processes; the content is the winner's, whole."""
-    for attempt in range(5):
-        creators = [Store(store.uri) for _ in range(8)]
-        gate = threading.Barrier(len(creators))
+    creators = [Store(store.uri) for _ in range(8)]
+    gate = threading.Barrier(len(creators))
 
-        def create(
-            number: int, creators: list[Store] = creators, gate: threading.Barrier = gate, attempt: int = attempt
-        ) -> bool:
-            gate.wait()
-            return creators[number].create(f"manifest/{attempt}", bytes([number]) * 1000)
+    def create(number: int, name: str) -> bool:
+        gate.wait()
+        return creators[number].create(name, bytes([number]) * 1000)
 
+    names = [f"manifest/{attempt}" for attempt in range(5)]
+    for name in names:
         with ThreadPoolExecutor(len(creators)) as pool:
-            won = list(pool.map(create, range(len(creators))))
+            won = list(pool.map(create, range(len(creators)), [name] * len(creators)))
         assert won.count(True) == 1
-        assert store.read(f"manifest/{attempt}") == bytes([won.index(True)]) * 1000
-        assert not store.create(f"manifest/{attempt}", b"late")
-    assert store.list() == [f"manifest/{attempt}" for attempt in range(5)]
+        assert store.read(name) == bytes([won.index(True)]) * 1000
+        assert not store.create(name, b"late")
+    assert store.list() == names
 
 
 def test_a_reader_sees_the_old_or_the_new(store: Store) -> None:
@@ -137,7 +137,7 @@ def test_pickle_is_the_uri_alone(store: Store) -> None:
 def test_missing_bucket(bucket: S3Bucket) -> None:
     uri = "s3://headgate-no-such-bucket/run"
     store = Store(uri)
-    actions = {
+    actions: dict[str, Callable[[], object]] = {
         "write": lambda: store.write("a", b"1"),
         "create": lambda: store.create("a", b"1"),
         "read": lambda: store.read("a"),
@@ -156,7 +156,7 @@ def test_wrong_secret(s3_ceph: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> Non
     """Every operation names the variable to mend; none repeats what it held."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     store = Store(s3_ceph.uri("run"))
-    actions = {
+    actions: dict[str, Callable[[], object]] = {
         "write": lambda: store.write("a", b"1"),
         "create": lambda: store.create("a", b"1"),
         "read": lambda: store.read("a"),
@@ -286,7 +286,7 @@ def test_local_paths_are_one_place(uri: str, tmp_path: Path) -> None:
     ("uri", "message"),
     [
         ("ftp://host/x", "ftp://host/x: unknown storage ftp://; use s3://, gs:// or a local path"),
-        ("s3://", "s3:: names no bucket; write it as s3://bucket/prefix"),
+        ("s3://", "s3://: names no bucket; write it as s3://bucket/prefix"),
         (
             "s3://KEY:hunter2@bucket/x",
             "s3:// URI: credentials do not belong in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",

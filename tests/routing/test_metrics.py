@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.errors import RoutingError
@@ -62,6 +62,7 @@ def test_ties_are_the_average_of_all_their_orders():
     assert apgr(tied, weak, strong) == pytest.approx(np.mean(orders))
 
 
+@settings(deadline=None)
 @given(rows)
 def test_invariants(data):
     score, weak, strong = map(np.array, data)
@@ -84,6 +85,7 @@ def test_invariants(data):
             assert pgr_at(score, weak, strong, share) == pytest.approx(recovered) or share == 0
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 2**32 - 1))
 def test_weights_are_resampled_rows(data, seed):
     score, weak, strong = map(np.array, data)

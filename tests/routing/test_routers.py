@@ -207,7 +207,7 @@ def test_unknown_names():
         create("bert")
     with pytest.raises(RoutingError, match="depth"):
         create("linear", depth=3)
-    with pytest.raises(RoutingError, match="no router.json"):
+    with pytest.raises(RoutingError, match=r"no router\.json"):
         load("nowhere")
     with pytest.raises(RoutingError, match="at least 1"):
         create("knn", k=0)

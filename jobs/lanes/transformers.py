@@ -1,0 +1,222 @@
+"""Lane of models that plain transformers runs: `AutoModelForCausalLM.generate` in an actor, for machines without vLLM.
+
+Rows of a block are grouped by equal sampling, sorted by prompt length and answered in left-padded batches; a batch is
+done when its longest answer is. Cost: some times vLLM's, with nothing to install. Greedy answers equal vLLM's but where
+rounding decides between two tokens. A row with a seed is drawn alone: its answer is the same in any company.
+
+There is no constrained decoding here: with a `response_format` the model is asked as it is, and what does not fit the
+schema shows as an empty `parsed` column.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import ray.data
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
+
+from jobs.journal import Answer
+from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.lanes.local import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
+from jobs.lanes.local_rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+
+BATCH_ROWS = 32
+STAGE_CPUS = 0.25
+EXTRAS = ("top_k", "min_p", "repetition_penalty")
+"""Parameters of the job's `sampling` that transformers takes beside OpenAI's."""
+
+
+class TransformersLane:
+    """`engine: transformers`."""
+
+    engine: ClassVar[str] = "transformers"
+
+    def check(self, context: LaneContext) -> LaneCheck:
+        """Model there, parameters known. Loads no weights."""
+        found = check_local(context, "transformers", "pip install transformers")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if context.sampling.get(name):
+                return LaneCheck(
+                    False, f"models.{context.alias}: sampling.{name} is not supported by engine transformers"
+                )
+        return found if not found.ok else job_extras(context, EXTRAS)[1] or found
+
+    def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
+        """See jobs.lanes.base.Lane. `engine_kwargs` go to `from_pretrained`; `replicas` actors, a GPU each if any."""
+        started_at = time.time()
+        context = with_absolute_source(context)
+        return (
+            rows.repartition(target_num_rows_per_block=4 * BATCH_ROWS)
+            .map_batches(
+                _Model,
+                fn_constructor_args=(context,),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=context.model.replicas),
+                num_cpus=context.num_cpus,
+                num_gpus=1 if cluster_gpus() else 0,
+            )
+            .map_batches(
+                _Writer,
+                fn_constructor_args=(context, n_gpus(context), started_at),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=1),
+                num_cpus=STAGE_CPUS,
+            )
+        )
+
+
+class _Model:
+    """The model, in an actor."""
+
+    def __init__(self, context: LaneContext) -> None:
+        source = str(context.model.source)
+        self.reader = RequestReader(context)
+        self.tokenizer = self.reader.tokenizer
+        self.extras = job_extras(context, EXTRAS)[0]
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Without a GPU in float32: few CPUs add bfloat16 numbers in hardware.
+        defaults = {"dtype": "auto" if self.device == "cuda" else torch.float32, "trust_remote_code": False}
+        folder = local_folder(source, weights=True)
+        options: dict[str, Any] = defaults | context.model.engine_kwargs
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        self.model = model.to(self.device).eval()
+        # What a request leaves out must not come from the checkpoint: its top_k of 50, say, is not vLLM's or OpenAI's.
+        self.model.generation_config = _generation()
+        if self.device == "cpu":  # Ray gives an actor of a fraction of a CPU one thread
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.model.replicas))
+        self.ends = sorted(end_token_ids(source))
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.ends[0]
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        requests = [_supported(request) for request in self.reader.read(block.to_pylist())]
+        answers: list[dict[str, Any]] = [{} for _ in requests]
+        for batch in batches(requests):
+            for at, answer in zip(batch, self._generate([requests[i] for i in batch]), strict=True):
+                answers[at] = answer
+        columns: dict[str, pa.Array] = {
+            "row_key": pa.array([r.row_key for r in requests], pa.int64()),
+            "bucket": pa.array([r.bucket for r in requests], pa.int32()),
+            "shadow": pa.array([r.shadow for r in requests], pa.bool_()),
+            "answer_key": pa.array([r.answer_key for r in requests], pa.binary(16)),
+            "rejected": pa.array([r.error for r in requests], pa.string()),
+        }
+        kinds = {"failed": pa.string(), "text": pa.string(), "finish_reason": pa.string(), "latency_s": pa.float64()}
+        for name, kind in (kinds | {"n_prompt": pa.int64(), "n_completion": pa.int64()}).items():
+            columns[name] = pa.array([answer.get(name) for answer in answers], kind)
+        return pa.table(columns)
+
+    def _generate(self, batch: Sequence[LocalRequest]) -> list[dict[str, Any]]:
+        """Answers of requests with equal sampling. Out of memory: the batch is halved, down to one row that fails."""
+        started = time.perf_counter()
+        try:
+            tokens = self._tokens(batch)
+        except torch.OutOfMemoryError as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._generate(batch[:half]) + self._generate(batch[half:])
+            return [{"failed": f"out of memory: {one_line(error)}"}]
+        latency_s = time.perf_counter() - started
+        return [self._answer(request, new, latency_s) for request, new in zip(batch, tokens, strict=True)]
+
+    @torch.inference_mode()
+    def _tokens(self, batch: Sequence[LocalRequest]) -> list[list[int]]:
+        """New tokens of each request, the end token included, padding not."""
+        first, width = batch[0], max(len(r.token_ids) for r in batch)
+        ids = torch.tensor([[self.pad] * (width - len(r.token_ids)) + r.token_ids for r in batch])
+        mask = torch.tensor([[0] * (width - len(r.token_ids)) + [1] * len(r.token_ids) for r in batch])
+        if first.seed is not None:
+            set_seed(first.seed % 2**32)
+        output = self.model.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            generation_config=self._config(first),
+            tokenizer=self.tokenizer,
+        )
+        return [until_end(row, self.ends, self.pad) for row in output[:, width:].tolist()]
+
+    def _config(self, request: LocalRequest) -> GenerationConfig:
+        sampling: dict[str, Any] = {"do_sample": False}
+        if request.temperature > 0:
+            sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+        return _generation(
+            **sampling | self.extras,
+            max_new_tokens=request.max_tokens,
+            eos_token_id=self.ends,
+            pad_token_id=self.pad,
+            stop_strings=list(request.stop) or None,
+        )
+
+    def _answer(self, request: LocalRequest, new: list[int], latency_s: float) -> dict[str, Any]:
+        text = self.tokenizer.decode(new, skip_special_tokens=True)
+        cut = min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)
+        stopped = cut is not None or len(new) < request.max_tokens or new[-1] in self.ends
+        return {
+            "text": text if cut is None else text[:cut],
+            "finish_reason": "stop" if stopped else "length",
+            "n_prompt": len(request.token_ids),
+            "n_completion": len(new),
+            "latency_s": latency_s,
+        }
+
+
+def _generation(**options: Any) -> GenerationConfig:
+    return GenerationConfig(**options)  # type: ignore[no-untyped-call]
+
+
+def until_end(tokens: list[int], ends: Sequence[int], pad: int) -> list[int]:
+    """An answer's own tokens, the one that ends it included: what follows is padding, as after a stop string."""
+    at = next((i for i, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+    own = tokens[: at + 1]
+    while own and own[-1] == pad and pad not in ends:
+        own.pop()
+    return own
+
+
+def _supported(request: LocalRequest) -> LocalRequest:
+    if request.presence_penalty or request.frequency_penalty:
+        return replace(request, error="presence_penalty and frequency_penalty are not supported by engine transformers")
+    return request
+
+
+def batches(requests: Sequence[LocalRequest]) -> list[list[int]]:
+    """Positions of the requests to ask, in batches of equal sampling and similar length, longest first.
+
+    A row with a seed and a temperature is alone: its random numbers must not depend on its neighbours.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for at, request in enumerate(requests):
+        if not request.error:
+            alone = at if request.seed is not None and request.temperature > 0 else -1
+            seed = request.seed if alone >= 0 else None
+            groups[request.temperature, request.top_p, request.max_tokens, request.stop, seed, alone].append(at)
+    made = []
+    for group in groups.values():
+        group.sort(key=lambda at: -len(requests[at].token_ids))
+        made += [group[start : start + BATCH_ROWS] for start in range(0, len(group), BATCH_ROWS)]
+    return made
+
+
+class _Writer(AnswerWriter):
+    """Blocks from the model into the journal."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return self.settle([self._settled(row) for row in block.to_pylist()])
+
+    def _settled(self, row: dict[str, Any]) -> Answer:
+        head = (row["row_key"], row["bucket"], row["shadow"], row["answer_key"])
+        if row["rejected"]:
+            return self.refused(head, row["rejected"], "rejected", attempts=0)
+        if row["failed"]:
+            return self.refused(head, row["failed"], "failed", attempts=1)
+        return self.answered(
+            head, row["text"], row["finish_reason"], row["n_prompt"], row["n_completion"], row["latency_s"]
+        )

@@ -1,0 +1,124 @@
+"""Accounting against a journal written by hand: every row once, money that adds up, copies at no cost."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.account import run_account
+from jobs.estimate import Estimate
+from jobs.inputs import list_files
+from jobs.journal import Answer, JournalWriter
+from jobs.plan import decide, read_rows
+from jobs.score import plan_score, run_score
+from jobs.spec import parse_spec
+from jobs.store import Store
+from jobs.summary import summarise
+from routing.pricing import Price
+
+MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
+EST = {n: Estimate(Price(u, u), "job file", 0.25, 10.0, 0.1, 50, ()) for n, u in (("a", 1.0), ("b", 20.0))}
+
+
+@pytest.fixture
+def run(tmp_path, ray_local):
+    """Twelve rows: two equal prompts in different files, one bad row, one sample of four, answers for most."""
+    (tmp_path / "in").mkdir()
+    for file in range(2):
+        rows = [{"id": f"{file}-{i}", "q": "twin" if i == 0 else f"{file} {i}", "answer": "4", "category": "xy"[i % 2]} for i in range(6)]
+        if file == 1:
+            rows[5]["q"] = None
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"in/{file}.parquet")
+    spec = parse_spec({
+        "input": {"path": str(tmp_path / "in"), "prompt": "q", "id": "id", "keep": ["category"]}, "output": str(tmp_path / "out"),
+        "router": "random", "models": MODELS, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5}, "sampling": {"temperature": 0},
+        "sample": {"rows": 4}, "quality": {"gold": {"column": "answer", "match": "exact"}},
+    })  # fmt: skip
+    parts = run_score(plan_score(spec, list_files(spec.input)), spec.output)
+    store = Store(spec.output)
+    rows = read_rows(store, [p["name"] for p in parts])
+    plan, bill = decide(spec, rows, EST, np.zeros((12, 2), bool))
+    return spec, store, parts, plan, bill, tmp_path
+
+
+def settle(run, name, keys, text, kind="answered", cost=0.01, lost=0.0, error=""):
+    _, store, _, plan, _, tmp = run
+    bucket = dict(zip(plan.row_key.tolist(), plan.bucket.tolist(), strict=True))
+    shadow = set(plan.shadow.tolist()) - set(plan.leader[plan.model == ("a", "b").index(name)].tolist())
+    with JournalWriter(store.uri, name, str(tmp / "logs"), "s") as writer:
+        for key in keys.tolist():
+            writer.append(
+                Answer(
+                    key, bucket[key], kind, b"k" * 16, text if kind == "answered" else None, "stop", 8, 2, token_source="provider",
+                    cost_usd=cost, lost_usd=lost, latency_s=0.5, attempts=2, error=error,
+                    purpose="shadow" if key in shadow else "answer",
+                )
+            )  # fmt: skip
+
+
+def account(run):
+    spec, store, parts, plan, bill, _ = run
+    sums = run_account(spec, store, parts, plan, False)
+    table = pa.concat_tables([store.read_table(n) for n in store.list("responses")]).to_pylist()
+    return table, summarise(spec, sums, bill, 0.0, {})
+
+
+def test_every_row_once_with_its_answer_and_its_dollars(run):
+    plan = run[3]
+    settle(run, "a", plan.leaders_of(0), "4")
+    settle(run, "b", plan.leaders_of(1), "5", cost=0.2, lost=0.05)
+    rows, report = account(run)
+    assert [r["id"] for r in rows] == [f"{f}-{i}" for f in range(2) for i in range(6)]
+    assert [r["error"] for r in rows] == [""] * 11 + ["q is null"]
+    twin = rows[6]
+    assert twin["copied_from"] == "0-0" and twin["cost_usd"] == 0 and twin["generated_text"] == rows[0]["generated_text"]
+    assert sum(bool(r["copied_from"]) for r in rows) == 1 == report["copied_rows"]
+    paid = sum(r["cost_usd"] + r["lost_usd"] for r in rows)
+    assert paid == pytest.approx(report["spent_usd"] + report["lost_usd"])
+    assert report["planned_usd"] - report["spent_usd"] - report["lost_usd"] == pytest.approx(report["unspent_usd"], abs=1e-9)
+    assert report["spent_usd"] == pytest.approx(sum(report["spent_by_purpose"].values()))
+    assert report["spent_by_purpose"]["shadow"] > 0
+    assert (report["rows"], report["errors"], report["open"], report["complete"]) == (12, 1, 0, True)
+    assert sum(m["rows"] for m in report["by_model"].values()) == 11
+    assert report["strong_share"] == pytest.approx((plan.model == 1).sum() / 11)
+    for row in rows:
+        if row["model"] != row["route"] and row["route"]:
+            assert row["model"] == "b" and "already paid" in row["route_reason"]
+    json.dumps(report)
+
+
+def test_quality_is_the_policys_and_the_models_are_measured_on_the_sample(run):
+    plan = run[3]
+    settle(run, "a", plan.leaders_of(0), "4")
+    settle(run, "b", plan.leaders_of(1), "5")
+    _, report = account(run)
+    right = (plan.model == 0).sum() / (plan.model >= 0).sum()
+    assert report["quality"]["mean"] == pytest.approx(right)
+    assert report["quality"]["low"] <= right <= report["quality"]["high"]
+    assert report["quality_by_model"]["a"]["mean"] == 1.0 and report["quality_by_model"]["b"]["mean"] == 0.0
+    assert report["sample_rows"] == int(plan.sample.sum())
+
+
+def test_rows_without_an_answer_are_open_or_refused(run):
+    plan = run[3]
+    weak, strong = plan.leaders_of(0), plan.leaders_of(1)
+    settle(run, "a", weak[:-1], "4")
+    settle(run, "b", strong[:1], "", kind="rejected", error="400: content filter")
+    settle(run, "b", strong[1:2], "", kind="failed", lost=0.5, error="gave up")
+    rows, report = account(run)
+    assert report["open"] > 0 and not report["complete"]
+    assert sum(r["error"].startswith("open") for r in rows) == report["open"]
+    assert any(e["error"] == "400: content filter" for e in report["errors_by_kind"]) or strong[0] in plan.shadow
+    assert report["lost_usd"] == pytest.approx(0.5)
+    assert report["by_model"]["a"]["rows"] + report["by_model"]["b"]["rows"] + report["errors"] + report["open"] == 12
+
+
+def test_accounting_again_replaces_the_parts(run):
+    plan = run[3]
+    settle(run, "a", plan.leaders_of(0), "4")
+    first, _ = account(run)
+    settle(run, "b", plan.leaders_of(1), "4")
+    second, report = account(run)
+    assert len(first) == len(second) == 12 and report["complete"]
