@@ -47,7 +47,9 @@ class AccountTask:
     category: str | None
 
 
-def run_account(spec: JobSpec, store: Store, parts: list[dict[str, Any]], plan: Assignments, allow_code: bool) -> list[dict[str, Any]]:
+def run_account(
+    spec: JobSpec, store: Store, parts: list[dict[str, Any]], plan: Assignments, allow_code: bool
+) -> list[dict[str, Any]]:
     """Write responses/. Returns one dict of sums per bucket, for `figures`."""
     gold = spec.quality.gold
     category = next((c for c in spec.input.keep if c in ("category", "dataset", "subject")), None)
@@ -60,13 +62,27 @@ def run_account(spec: JobSpec, store: Store, parts: list[dict[str, Any]], plan: 
     items = []
     for number, part in enumerate(parts):
         low, high = np.searchsorted(buckets, [part["bucket"], part["bucket"] + 1])
-        items.append({"number": number, "name": part["name"], "bucket": part["bucket"], "rows": order[low:high].tolist()})
+        items.append(
+            {"number": number, "name": part["name"], "bucket": part["bucket"], "rows": order[low:high].tolist()}
+        )
     shared = ray.put(_gather_shared(store, spec.names, plan))
     plan_ref = ray.put(plan)
     dataset = ray.data.from_items(
-        [{"number": i["number"], "name": i["name"], "bucket": i["bucket"], "at": ray.put(np.array(i["rows"], np.int64))} for i in items],
+        [
+            {
+                "number": i["number"],
+                "name": i["name"],
+                "bucket": i["bucket"],
+                "at": ray.put(np.array(i["rows"], np.int64)),
+            }
+            for i in items
+        ],
         override_num_blocks=max(1, len(items)),
-    ).map(_merge, fn_kwargs={"task": task, "plan_ref": [plan_ref], "shared_ref": [shared]}, num_cpus=0.5)
+    ).map(
+        _merge,  # type: ignore[arg-type]
+        fn_kwargs={"task": task, "plan_ref": [plan_ref], "shared_ref": [shared]},
+        num_cpus=0.5,
+    )
     return [json.loads(row["sums"]) for row in sorted(dataset.take_all(), key=lambda row: row["number"])]
 
 
@@ -158,7 +174,7 @@ class _Builder:
     def _take(self, j: int, column: str, default: Any) -> NDArray[Any]:
         """(k,) values of model j's column, `default` where it has no row."""
         values = np.array([*self.answers[j].table[column].to_pylist(), default], object)
-        return values[np.where(self.model >= 0, self.found[j], -1)]
+        return np.asarray(values[np.where(self.model >= 0, self.found[j], -1)])
 
     def given(self) -> NDArray[np.int8]:
         """Whose answer each row gets: the best one that is paid for, -1 where there is none."""
@@ -182,7 +198,8 @@ class _Builder:
             return [None] * self.rows
         golds = self.scored["gold"].to_pylist()
         found = [
-            math.nan if text is None or gold is None else self.matcher(text, gold) for text, gold in zip(texts, golds, strict=True)
+            math.nan if text is None or gold is None else self.matcher(text, gold)
+            for text, gold in zip(texts, golds, strict=True)
         ]
         return [None if math.isnan(quality) else quality for quality in found]  # NaN: no gold, or a pattern out of time
 
@@ -195,7 +212,10 @@ class _Builder:
         copied = ~self.is_leader & (given >= 0)
         quality = self.quality_of(texts)
         numbers = {
-            name: [None if value is None else 0 if copy else value for value, copy in zip(self._pick(name, given, None), copied, strict=True)]
+            name: [
+                None if value is None else 0 if copy else value
+                for value, copy in zip(self._pick(name, given, None), copied, strict=True)
+            ]
             for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "attempts")
         }
         money = {name: self._dollars(name) for name in ("cost_usd", "lost_usd")}
@@ -247,11 +267,13 @@ class _Builder:
             elif self.kind[self.model[row]][row] == "rejected":
                 out[row] = f"{route} could not answer it"
             else:
-                out[row] = f"{out[row]}; {name}'s answer was already paid for" + (" (sample)" if self.sample[row] else "")
-        return out.tolist()
+                out[row] = f"{out[row]}; {name}'s answer was already paid for" + (
+                    " (sample)" if self.sample[row] else ""
+                )
+        return [str(reason) for reason in out]
 
     def _errors(self, given: NDArray[np.int8]) -> list[str]:
-        """"" for an answered row; else what is wrong with it, or that it is still open."""
+        """ "" for an answered row; else what is wrong with it, or that it is still open."""
         routed = self._pick("error", self.model, "")
         inputs = self.scored["input_error"].to_pylist()
         open_rows = self.open_rows(given)
@@ -275,7 +297,7 @@ class _Builder:
         final = np.zeros(self.rows, bool)
         for j in range(len(self.answers)):
             final |= self.kind[j] == "rejected"
-        return (given < 0) & (self.model >= 0) & ~final
+        return np.asarray((given < 0) & (self.model >= 0) & ~final)
 
     def sums(self, table: pa.Table, own: list[_Answers]) -> dict[str, Any]:
         """What the report adds up over all buckets."""
@@ -292,7 +314,10 @@ class _Builder:
                     entry["ids"].append(identity)
         latency = table["latency_s"].to_numpy(zero_copy_only=False).astype(float)
         slow = np.argsort(-np.nan_to_num(np.where(self.is_leader, latency, 0)))[:EXAMPLES]
-        routed = [self.quality_of(self._pick("generated_text", np.full(self.rows, j, np.int8), None)) for j in range(len(names))]
+        routed = [
+            self.quality_of(self._pick("generated_text", np.full(self.rows, j, np.int8), None))
+            for j in range(len(names))
+        ]
         policy = [
             routed[m][row] if m >= 0 and routed[m][row] is not None else q
             for row, (m, q) in enumerate(zip(self.model.tolist(), table["quality"].to_pylist(), strict=True))
@@ -312,7 +337,9 @@ class _Builder:
                 [p, *[r[row] for r in routed]] for row, p in enumerate(policy)
                 if self.sample[row] and p is not None and all(r[row] is not None for r in routed)
             ],
-            "histogram": {n: np.bincount(bins[scored & (self.model == j)], minlength=HISTOGRAM_BINS).tolist() for j, n in enumerate(names)},
+            "histogram": {
+                n: np.bincount(bins[scored & (self.model == j)], minlength=HISTOGRAM_BINS).tolist() for j, n in enumerate(names)
+            },
             "errors_by_kind": dict(sorted(kinds.items(), key=lambda kv: -kv[1]["rows"])[:20]),
             "slowest": [{"id": ids[i], "model": names[given[i]], "latency_s": float(latency[i])} for i in slow if given[i] >= 0],
             "categories": self._categories(table, policy),
@@ -345,7 +372,9 @@ class _Builder:
         if self.task.category is None:
             return {}
         out: dict[str, list[float]] = {}
-        for name, model, quality in zip(table[self.task.category].to_pylist(), self.model.tolist(), policy, strict=True):
+        for name, model, quality in zip(
+            table[self.task.category].to_pylist(), self.model.tolist(), policy, strict=True
+        ):
             entry = out.setdefault(str(name), [0, 0, 0, 0.0])
             entry[0] += 1
             entry[1] += model == len(self.task.names) - 1

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from ray.data import ExecutionResources
 
 from jobs.journal import Journal
-from jobs.lanes import Lane, lane_of
-from jobs.lanes.base import ASK_COLUMNS, LaneContext
+from jobs.lanes import lane_of
+from jobs.lanes.base import ASK_COLUMNS, Lane, LaneContext
 from jobs.plan import Assignments
 from jobs.spec import JobSpec
 from jobs.store import Store
@@ -55,10 +55,14 @@ def settled_keys(store: Store, names: tuple[str, ...]) -> Settled:
 
 
 def rows_to_ask(plan: Assignments, settled: Settled, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
-    """First wave: per model the sorted leaders it has to answer and has not settled."""
+    """First wave: per model the sorted leaders it has to answer and has not settled.
+
+    A row that a dearer model has answered already keeps that answer, whatever today's plan says, unless it is in the sample.
+    """
     todo = {}
     for index, name in enumerate(names):
-        done = np.union1d(settled.answered[name], settled.rejected[name])
+        better = [np.setdiff1d(settled.answered[upper], plan.shadow) for upper in names[index + 1 :]]
+        done = np.unique(np.concatenate([settled.answered[name], settled.rejected[name], *better]))
         todo[name] = np.setdiff1d(plan.leaders_of(index), done, assume_unique=True)
     return todo
 
@@ -103,7 +107,7 @@ def ask(
     Once `stopping` is set: `on_stop` is called, and lanes have STOP_S to settle what is in flight.
     """
     lanes = {name: lane_of(contexts[name].model.engine) for name, keys in todo.items() if len(keys)}
-    cpus = float(ray.cluster_resources().get("CPU", 1))
+    cpus = float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     failures: list[BaseException] = []
 
     def work(name: str, lane: Lane) -> None:
@@ -131,7 +135,12 @@ def ask(
 
 
 def _dataset(
-    store: Store, parts: list[dict[str, Any]], plan: Assignments, model: int, keys: NDArray[np.int64], context: LaneContext
+    store: Store,
+    parts: list[dict[str, Any]],
+    plan: Assignments,
+    model: int,
+    keys: NDArray[np.int64],
+    context: LaneContext,
 ) -> ray.data.Dataset:
     """The rows of one lane, in blocks of `rows_per_block`."""
     buckets = set(np.unique(plan.bucket[np.isin(plan.row_key, keys)]).tolist())
@@ -140,7 +149,11 @@ def _dataset(
     columns = [name for name in ASK_COLUMNS if name != "sample"]
     rows = ray.data.read_parquet(paths, filesystem=store.fs).select_columns(columns)
     kept = rows.map_batches(
-        _keep, fn_args=[[ray.put(keys), ray.put(shadow)]], batch_size=None, batch_format="pyarrow", num_cpus=0.25
+        _keep,  # type: ignore[arg-type]
+        fn_args=[[ray.put(keys), ray.put(shadow)]],
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0.25,
     )
     return kept.repartition(target_num_rows_per_block=context.rows_per_block)
 

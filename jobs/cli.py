@@ -53,7 +53,9 @@ def run(
     as_json: AsJson = False,
     overrides: Override = None,
     allow_code: AllowCode = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rehearse: ask N rows drawn at random; a later run goes on.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rehearse: ask N rows drawn at random; a later run goes on.")
+    ] = None,
 ) -> None:
     """Run the job, or go on where it stopped. Exit 0 done, 3 rows still open, 4 another run holds the output."""
     from jobs.route import Job, run_job
@@ -140,16 +142,19 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as usage:
-        fail(usage.format_message(), EXIT_BAD_INPUT)  # type: ignore[attr-defined]
+        fail(usage.format_message(), EXIT_BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         fail("stopped; what was answered is kept, run the same command to go on", EXIT_OPEN)
-    except BaseException as error:  # noqa: BLE001 - the last line of defence: nobody sees a traceback
+    except BaseException as error:
         known = find_known(error)
         if known is not None:
             fail(str(known), getattr(known, "exit_code", EXIT_BAD_INPUT))
         if isinstance(error, SystemExit):
             raise
-        fail(f"internal error: {type(error).__name__}; nothing is lost, the same command goes on; details: {write_traceback()}", 1)
+        fail(
+            f"internal error: {type(error).__name__}; nothing is lost, the same command goes on; details: {write_traceback()}",
+            1,
+        )
 
 
 def find_known(error: BaseException | None) -> BaseException | None:

@@ -83,7 +83,8 @@ def resolve_prices(spec: JobSpec) -> dict[str, tuple[Price, str]]:
                 found = None
             if found is None:
                 raise SpecError(
-                    f"models.{name}.price: no known price for {model.model or name!r}; give price: {{per_million: {{input: …, output: …}}}}"
+                    f"models.{name}.price: no known price for {model.model or name!r}; "
+                    "give price: {per_million: {input: …, output: …}}"
                 )
             prices[name] = found, "genai-prices"
     return prices

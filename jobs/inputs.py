@@ -24,7 +24,14 @@ from jobs.errors import InputError, StoreError
 from jobs.spec import InputSpec
 from jobs.store import filesystem_of, storage_errors
 
-FORMATS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv"}
+FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 SPLIT_BYTES = 64 * 2**20
 """Small files are read together up to this size."""
@@ -58,7 +65,9 @@ def list_files(spec: InputSpec) -> list[InputFile]:
         raise InputError("input.path: an empty list; name a file, a folder or a glob")
     kinds = {file_format(f.uri, spec.format) for f in files}
     if len(kinds) > 1:
-        raise InputError(f"input.path: holds {' and '.join(sorted(kinds))} files; give a glob or input.format for one kind")
+        raise InputError(
+            f"input.path: holds {' and '.join(sorted(kinds))} files; give a glob or input.format for one kind"
+        )
     if all(f.size == 0 for f in files):
         raise InputError(f"input.path: {files[0].uri} is empty; there is nothing to answer")
     return files
@@ -198,7 +207,7 @@ def _read_csv(fs: pafs.FileSystem, path: str, columns: list[str] | None) -> Iter
     with _open_text(fs, path) as raw, io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text)
         try:
-            header = next(reader, None)
+            header = next(reader, [])
             for row in reader if header else ():
                 if not row:
                     continue

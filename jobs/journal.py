@@ -1,228 +1,54 @@
 """The journal: every settled answer, on the local disk at once and on the store within seconds. Nothing is paid twice.
 
-`JournalWriter.append` puts one length- and crc-framed record into an append-only log of its own process (one write, no
-fsync: it survives kill -9, not a power cut). A thread commits what has gathered as an immutable Parquet segment every
-`flush_s` seconds or `flush_rows` rows, then removes that log. The segment's name is made from the log's, so a crash
-between the two repeats no row: whoever finds the log sees that its segment stands. A log is held by an flock, which the
-kernel drops with the process; `recover_orphans` commits the logs whose lock is free. pid and start time are in the name
-for people, and to say who is waited for.
+`JournalWriter.append` puts one record into a log of its own process (`jobs.local_log`: it survives kill -9). A thread
+commits what has gathered as an immutable Parquet segment every `flush_s` seconds or `flush_rows` rows, then removes that
+log. The segment's name is made from the log's, so a crash between the two repeats no row: whoever finds the log sees
+that its segment stands. `recover_orphans` commits the logs of dead processes.
 
-`Journal` reads: one row per row_key, `answered` before `rejected` before `failed`, the first answered before later
-ones; what the others cost is added to the winner's `lost_usd`. Segment names carry their range of buckets, so that
-finding the segments of a bucket is one listing. Cost: about 20 µs an append; 8 bytes a settled key in memory.
+`Journal` reads: one row per row_key (`jobs.answer_rows.one_per_key`), `answered` before `rejected` before `failed`, the
+first answered before later ones; what the others cost is added to the winner's `lost_usd`. Segment names carry their
+range of buckets, so that finding the segments of a bucket is one listing. 8 bytes a settled key in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
-import os
 import re
 import secrets
-import struct
-import tempfile
 import threading
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from weakref import WeakSet
+from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.answer_rows import ANSWER_SCHEMA, DECIDING_COLUMNS, Answer, Kind, answers_table, clean, one_per_key
 from jobs.errors import StoreError
+from jobs.local_log import LocalLog, local_dir, logs, orphan
 from jobs.store import Store
 
-Kind = Literal["answered", "rejected", "failed"]
-"""answered, rejected: final, concerns the row. failed: open, asked again by the next run."""
-RANKS = {"answered": 0, "rejected": 1, "failed": 2}
+__all__ = [
+    "ANSWER_SCHEMA",
+    "Answer",
+    "Journal",
+    "JournalWriter",
+    "Kind",
+    "Recovered",
+    "Spent",
+    "local_dir",
+    "one_per_key",
+    "recover_orphans",
+]
 
-ANSWER_SCHEMA = pa.schema(
-    [
-        pa.field("row_key", pa.int64(), nullable=False),
-        pa.field("bucket", pa.int32(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("purpose", pa.string(), nullable=False),
-        pa.field("answer_key", pa.binary(16), nullable=False),
-        pa.field("generated_text", pa.string()),
-        pa.field("finish_reason", pa.string(), nullable=False),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("completion_tokens", pa.int32()),
-        pa.field("cached_tokens", pa.int32()),
-        pa.field("reasoning_tokens", pa.int32()),
-        pa.field("token_source", pa.string(), nullable=False),
-        pa.field("cost_usd", pa.float64(), nullable=False),
-        pa.field("lost_usd", pa.float64(), nullable=False),
-        pa.field("latency_s", pa.float32(), nullable=False),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("error", pa.string(), nullable=False),
-        pa.field("settled_at", pa.float64(), nullable=False),
-        pa.field("gpu_s", pa.float32()),
-    ]
-)
-
-_FRAME = struct.Struct("<II")
-_LOG_NAME = re.compile(r"(?P<alias>.+)--(?P<segment>.+--[0-9a-f]{12}--\d{6})--(?P<pid>\d+)-(?P<started>\d+)\.log")
 _SEGMENT_NAME = re.compile(
     r"seg-(?P<session>.+)--(?P<writer>[0-9a-f]{12})--\d{6}\.b(?P<low>-?\d+)\.\.(?P<high>-?\d+)\.parquet"
 )
 _COMMIT_ATTEMPTS = 4
 _READ_THREADS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one row came to with one model. Field for field a row of ANSWER_SCHEMA."""
-
-    row_key: int
-    bucket: int
-    kind: Kind
-    answer_key: bytes
-    """16 bytes."""
-    generated_text: str | None = None
-    """None where there is none; "" is an answer."""
-    finish_reason: str = ""
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
-    """Of the prompt tokens."""
-    reasoning_tokens: int | None = None
-    """Of the completion tokens."""
-    token_source: Literal["provider", "estimated", "bound", ""] = ""
-    cost_usd: float = 0.0
-    """Dollars of the answer that counts."""
-    lost_usd: float = 0.0
-    """Dollars of the row's attempts that brought nothing: an upper bound where token_source is "bound"."""
-    latency_s: float = 0.0
-    """Of the last attempt."""
-    attempts: int = 1
-    error: str = ""
-    """One line; "" when all is well."""
-    purpose: Literal["answer", "shadow"] = "answer"
-    settled_at: float = 0.0
-    """Seconds since the epoch; 0: the time of the append."""
-    gpu_s: float | None = None
-
-
-_FIELDS = tuple(field.name for field in fields(Answer))
-_KEY_AT, _TEXT_AT, _TIME_AT = (_FIELDS.index(name) for name in ("answer_key", "generated_text", "settled_at"))
-
-
-def local_dir(output_uri: str) -> str:
-    """Folder of a run's local logs: the same on every node, per user, private (0700), made if needed."""
-    digest = hashlib.blake2b(output_uri.rstrip("/").encode(), digest_size=10).hexdigest()
-    base = Path(tempfile.gettempdir()) / f"headgate-{os.getuid()}"
-    for folder in (base, base / digest):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise StoreError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
-        folder.chmod(0o700)
-    return str(base / digest)
-
-
-class _Log:
-    """One append-only log file, locked while its process lives. Its rows become exactly one segment."""
-
-    def __init__(self, folder: str, alias: str, segment: str) -> None:
-        process = psutil.Process()
-        self.path = Path(folder) / f"{alias}--{segment}--{process.pid}-{int(process.create_time() * 1000)}.log"
-        self.segment = segment
-        self.rows: list[Answer] = []
-        self.size = 0
-        while True:
-            self.fd = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            fcntl.flock(self.fd, fcntl.LOCK_EX)
-            if os.fstat(self.fd).st_nlink:  # else a recoverer met the file before it was locked, and took it away
-                break
-            os.close(self.fd)
-        _OPEN_LOGS.add(self)
-
-    def append(self, answer: Answer) -> None:
-        """Raises OSError where the disk refuses; the row is in memory then, and part of the segment all the same."""
-        self.rows.append(answer)
-        record = _encode(answer)
-        written = 0
-        try:
-            written = os.write(self.fd, record)
-        finally:
-            if written == len(record):
-                self.size += written
-            else:  # a half-written record would hide all that follow it
-                os.ftruncate(self.fd, self.size)
-        if written != len(record):
-            raise OSError(f"{self.path.parent}: no space left for the local log")
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.release()
-
-    def release(self) -> None:
-        _OPEN_LOGS.discard(self)
-        os.close(self.fd)
-
-
-_OPEN_LOGS: WeakSet[_Log] = WeakSet()
-
-
-def _close_in_child() -> None:
-    """A forked child would keep the parent's locks alive after it."""
-    for log in list(_OPEN_LOGS):
-        with contextlib.suppress(OSError):
-            os.close(log.fd)
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _encode(answer: Answer) -> bytes:
-    values = [getattr(answer, name) for name in _FIELDS]
-    values[_KEY_AT] = answer.answer_key.hex()
-    payload = json.dumps(values, separators=(",", ":")).encode("ascii")
-    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def _decode(data: bytes) -> Iterator[Answer]:
-    """Records up to the first torn one, which can only be the last: what was cut off was never settled."""
-    place = 0
-    while place + _FRAME.size <= len(data):
-        length, crc = _FRAME.unpack_from(data, place)
-        place += _FRAME.size
-        payload = data[place : place + length]
-        place += length
-        if len(payload) < length or zlib.crc32(payload) != crc:
-            return
-        values = json.loads(payload)
-        values[_KEY_AT] = bytes.fromhex(values[_KEY_AT])
-        yield Answer(**dict(zip(_FIELDS, values, strict=True)))
-
-
-def _clean(answer: Answer, now: float) -> Answer:
-    """A time where there is none, and no lone surrogates, which JSON can carry and Parquet cannot."""
-    values = {name: getattr(answer, name) for name in _FIELDS}
-    values["settled_at"] = answer.settled_at or now
-    for name in ("generated_text", "error", "finish_reason"):
-        if isinstance(values[name], str) and not values[name].isascii():
-            values[name] = values[name].encode("utf-8", "replace").decode("utf-8")
-    return Answer(**values)
-
-
-def answers_table(rows: Sequence[Answer]) -> pa.Table:
-    """ANSWER_SCHEMA table of `rows`, sorted by (bucket, row_key), its buckets in the metadata."""
-    ordered = sorted(rows, key=lambda row: (row.bucket, row.row_key))
-    columns = [
-        pa.array([getattr(row, name) for row in ordered], ANSWER_SCHEMA.field(name).type)
-        for name in ANSWER_SCHEMA.names
-    ]
-    buckets = ",".join(str(bucket) for bucket in sorted({row.bucket for row in ordered}))
-    return pa.Table.from_arrays(columns, schema=ANSWER_SCHEMA.with_metadata({"buckets": buckets}))
 
 
 def _folder(alias: str) -> str:
@@ -261,7 +87,7 @@ class JournalWriter:
         Path(local_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Condition()
         self._n_logs = 0
-        self._log: _Log | None = None
+        self._log: LocalLog | None = None
         self._appended = self._committed = self._wanted = 0
         self._error: StoreError | None = None
         self._closing = self._closed = False
@@ -270,7 +96,7 @@ class JournalWriter:
 
     def append(self, answer: Answer) -> int:
         """Settle one row; it is in the local log on return. Gives its number, for `wait`."""
-        answer = _clean(answer, time.time())
+        answer = clean(answer, time.time())
         with self._lock:
             if self._closed or self._closing:
                 raise StoreError("the journal is closed")
@@ -279,7 +105,7 @@ class JournalWriter:
             try:
                 if self._log is None:
                     self._n_logs += 1
-                    self._log = _Log(self._dir, self._alias, f"{self._session}--{self.unique}--{self._n_logs:06d}")
+                    self._log = LocalLog(self._dir, self._alias, f"{self._session}--{self.unique}--{self._n_logs:06d}")
                     self._lock.notify_all()
                 self._log.append(answer)
             except OSError as error:
@@ -360,7 +186,7 @@ class JournalWriter:
                 if error is not None:
                     return
 
-    def _commit(self, sealed: _Log) -> StoreError | None:
+    def _commit(self, sealed: LocalLog) -> StoreError | None:
         error = StoreError("")
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
@@ -402,7 +228,7 @@ def recover_orphans(
     rows = 0
     while True:
         alive = []
-        for path, name in _logs(local_dir, model_alias, writer):
+        for path, name in logs(local_dir, model_alias, writer):
             n_rows = _recover(store, path, name["alias"], name["segment"])
             rows += n_rows or 0
             if n_rows is None and (writer or not session or not name["segment"].startswith(f"{session}--")):
@@ -412,35 +238,16 @@ def recover_orphans(
         time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
 
 
-def _logs(folder: str, alias: str | None, writer: str) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in sorted(Path(folder).glob("*.log")):
-        name = _LOG_NAME.fullmatch(path.name)
-        if name and alias in (None, name["alias"]) and (not writer or f"--{writer}--" in path.name):
-            yield path, name
-
-
 def _recover(store: Store, path: Path, alias: str, segment: str) -> int | None:
     """Commit one log unless its process lives (None). Rows committed."""
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return 0
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with orphan(path) as rows:
+        if rows is None:
             return None
-        if not os.fstat(fd).st_nlink:
-            return 0
-        with open(fd, "rb", closefd=False) as file:
-            rows = list(_decode(file.read()))
         stands = any(f"/seg-{segment}." in name for name in store.list(_folder(alias)))
         if rows and not stands:
             _commit(store, alias, segment, rows)
         path.unlink(missing_ok=True)
         return 0 if stands else len(rows)
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,7 +330,7 @@ class Journal:
         """One row per row_key of the given buckets (None: all), sorted by (bucket, row_key); see `one_per_key`."""
         buckets = [buckets] if isinstance(buckets, int) else None if buckets is None else list(buckets)
         wanted = list(columns or ANSWER_SCHEMA.names)
-        needed = [name for name in ANSWER_SCHEMA.names if name in wanted or name in _DECIDING]
+        needed = [name for name in ANSWER_SCHEMA.names if name in wanted or name in DECIDING_COLUMNS]
         mask = None if buckets is None else [("bucket", "in", buckets)]
         names = self.segments(model, buckets)
         tables = self._each(lambda name: self._store.read_table(name, columns=needed, filters=mask), names)
@@ -536,36 +343,3 @@ class Journal:
     def _each(self, read: Any, names: list[str]) -> list[Any]:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             return list(pool.map(read, names))
-
-
-_DECIDING = ("row_key", "bucket", "kind", "cost_usd", "lost_usd", "attempts", "settled_at")
-
-
-def one_per_key(table: pa.Table) -> pa.Table:
-    """The row of each row_key that counts; the others' dollars are in its lost_usd, their attempts in its attempts.
-
-    Needs row_key, kind, cost_usd, lost_usd, attempts, settled_at. Order of the result: by row_key. O(n log n).
-    """
-    if not table.num_rows:
-        return table
-    keys = table["row_key"].to_numpy()
-    kinds = table["kind"].combine_chunks().dictionary_encode()
-    if isinstance(kinds, pa.ChunkedArray):
-        kinds = kinds.combine_chunks()
-    ranks = np.array([RANKS[kind] for kind in kinds.dictionary.to_pylist()])[kinds.indices.to_numpy()]
-    order = np.lexsort((table["settled_at"].to_numpy(), ranks, keys))
-    starts = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0])
-    winners = order[starts]
-    result = table.take(pa.array(winners))
-    if len(winners) == len(order):
-        return result
-    cost, lost = table["cost_usd"].to_numpy()[order], table["lost_usd"].to_numpy()[order]
-    total = np.add.reduceat(cost + lost, starts)
-    attempts = np.add.reduceat(table["attempts"].to_numpy()[order].astype(np.int64), starts)
-    # Only where there are losers: (cost + lost) - cost is not lost to the last bit.
-    alone = np.diff(np.r_[starts, len(order)]) == 1
-    summed = np.where(alone, lost[starts], np.maximum(total - cost[starts], 0.0))
-    for name, values in (("lost_usd", summed), ("attempts", attempts.astype(np.int32))):
-        place = result.schema.get_field_index(name)
-        result = result.set_column(place, result.schema.field(name), pa.array(values))
-    return result

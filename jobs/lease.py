@@ -54,7 +54,9 @@ class Lease:
                 continue  # the store is away for a moment; the expiry leaves room for several misses
 
 
-def acquire(store: Store, session: str, on_lost: Callable[[], None], wait: Callable[[float], None] | None = None) -> Lease:
+def acquire(
+    store: Store, session: str, on_lost: Callable[[], None], wait: Callable[[float], None] | None = None
+) -> Lease:
     """Take the lease of a run, or raise RunHeld. `wait(seconds_left)` is called each second while an old lease expires."""
     seen: dict[str, Any] | None = None
     deadline = time.time() + EXPIRY_S + HEARTBEAT_S
@@ -92,7 +94,8 @@ def is_free(owner: dict[str, Any]) -> bool:
 
 def describe(owner: dict[str, Any]) -> str:
     """The owner in words."""
-    return f"process {owner['pid']} on {owner['host'].split('/')[0]} (since {time.strftime('%H:%M:%S', time.localtime(owner['started']))})"
+    since = time.strftime("%H:%M:%S", time.localtime(owner["started"]))
+    return f"process {owner['pid']} on {owner['host'].split('/')[0]} (since {since})"
 
 
 def _name(generation: int) -> str:
@@ -101,7 +104,13 @@ def _name(generation: int) -> str:
 
 def _owner(session: str) -> dict[str, Any]:
     started = psutil.Process().create_time()
-    return {"host": _host(), "pid": os.getpid(), "started": started, "session": session, "expires": time.time() + EXPIRY_S}
+    return {
+        "host": _host(),
+        "pid": os.getpid(),
+        "started": started,
+        "session": session,
+        "expires": time.time() + EXPIRY_S,
+    }
 
 
 def _host() -> str:

@@ -38,12 +38,21 @@ def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str
     `router`: hash of the artifact.
     """
     answers = {
-        name: [m.engine, m.source, m.model, spec.sampling_of(name), m.service_tier, m.engine_kwargs.get("max_model_len")]
+        name: [
+            m.engine,
+            m.source,
+            m.model,
+            spec.sampling_of(name),
+            m.service_tier,
+            m.engine_kwargs.get("max_model_len"),
+        ]
         for name, m in ((name, spec.models[name]) for name in spec.names)
     }
     return {
         "input": fingerprint([listing_json(files), spec.input.model_dump(exclude={"path", "keep"})]),
-        "prompts": fingerprint([spec.system, spec.template, spec.input.keep, spec.quality.gold and spec.quality.gold.column]),
+        "prompts": fingerprint(
+            [spec.system, spec.template, spec.input.keep, spec.quality.gold and spec.quality.gold.column]
+        ),
         "router": fingerprint([router, spec.router_models]),
         "answers": fingerprint([list(spec.names), answers, spec.response_format]),
     }

@@ -30,7 +30,9 @@ Todo = Mapping[str, NDArray[Any]]
 class Money:
     """One session's governor and its running totals."""
 
-    def __init__(self, spec: JobSpec, run: Run, session: str, bill: dict[str, Any], settled: Settled, todo: Todo) -> None:
+    def __init__(
+        self, spec: JobSpec, run: Run, session: str, bill: dict[str, Any], settled: Settled, todo: Todo
+    ) -> None:
         """`todo`: rows to ask in this session. Starts the governor. Raises StoreError."""
         cap = cap_usd(spec)
         self.spec, self.cap = spec, cap
@@ -43,7 +45,7 @@ class Money:
             # Whatever the dear models use up, every row can still have the weak one.
             rest = max(0.0, cap - _all_weak_usd(bill, spec.names[0]))
             caps = dict.fromkeys(spec.names[1:], rest)
-        self.governor: Any = Governor.remote(run.store.uri, session, cap, limits, caps)  # type: ignore[attr-defined]
+        self.governor: Any = Governor.remote(run.store.uri, session, cap, limits, caps)
         self.state: dict[str, Any] = ray.get(self.governor.state.remote())
         self._shown_s = 0.0
 
@@ -80,7 +82,12 @@ class Money:
             "completion_tokens": known["completion_tokens"], "cost_usd": known["cost_usd"],
         }  # fmt: skip
         shown = live if live["settled"] >= own["settled"] else dict(own)
-        shown |= {"reserved_usd": known.get("reserved_usd"), "lost_usd": known["lost_usd"], "in_flight": known["in_flight"], "stopped": known["stopped"]}
+        shown |= {
+            "reserved_usd": known.get("reserved_usd"),
+            "lost_usd": known["lost_usd"],
+            "in_flight": known["in_flight"],
+            "stopped": known["stopped"],
+        }
         return shown | {"todo": self.todo[name]}
 
     def refresh(self) -> None:

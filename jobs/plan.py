@@ -154,7 +154,9 @@ def decide(
     chosen = _cut(spec, policy, steps, sample_usd)
 
     drawn = np.isin(groups, leader[sample])
-    sample_usd = float((cost[drawn].sum(axis=1) - cost[drawn, chosen.model[drawn]]).sum())  # beyond what the cut pays anyway
+    sample_usd = float(
+        (cost[drawn].sum(axis=1) - cost[drawn, chosen.model[drawn]]).sum()
+    )  # beyond what the cut pays anyway
 
     model = np.full(n, -1, np.int8)
     model[groups] = chosen.model
@@ -171,7 +173,16 @@ def decide(
     error[duplicate_id] = "duplicate id: an earlier row of the input has it"
     error[no_model] = "prompt too long: it fits no model of the job"
     assignments = Assignments(
-        rows.row_key, rows.bucket, rows.row_key[leader], model, sample, scores[leader], ranks[leader], dollars, reason, error
+        rows.row_key,
+        rows.bucket,
+        rows.row_key[leader],
+        model,
+        sample,
+        scores[leader],
+        ranks[leader],
+        dollars,
+        reason,
+        error,
     )
     return assignments, _figures(spec, rows, estimates, assignments, steps, chosen, cost, groups, sample_usd)
 
@@ -193,7 +204,12 @@ def _cut(spec: JobSpec, policy: Policy, steps: Steps, sample_usd: float) -> Cut:
 
 
 def _draw(
-    spec: JobSpec, rows: Rows, askable: NDArray[np.bool_], leader: NDArray[np.int64], groups: NDArray[np.int64], cost: NDArray[Any]
+    spec: JobSpec,
+    rows: Rows,
+    askable: NDArray[np.bool_],
+    leader: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    cost: NDArray[Any],
 ) -> tuple[NDArray[np.bool_], float]:
     """The rows that every model answers, drawn by a hash of the row key, and their dollars beyond one model's."""
     sample = np.zeros(len(askable), bool)
@@ -204,7 +220,9 @@ def _draw(
     position = np.empty(len(askable), np.int64)
     position[groups] = np.arange(len(groups))
     first = np.zeros(len(drawn), bool)
-    first[np.unique(leader[drawn], return_index=True)[1]] = True  # a group is paid once, however many of its rows are drawn
+    first[np.unique(leader[drawn], return_index=True)[1]] = (
+        True  # a group is paid once, however many of its rows are drawn
+    )
     extra = np.where(first, cost[position[leader[drawn]]].sum(axis=1) - cost[position[leader[drawn]]].min(axis=1), 0.0)
     if spec.sample.max_usd is not None:
         keep = int(np.searchsorted(np.cumsum(extra), spec.sample.max_usd, side="right"))
@@ -244,7 +262,7 @@ def _figures(
     return {
         "rows": len(rows.row_key), "input_errors": int((plan.model < 0).sum()),
         "duplicates": int(asked.sum() - len(groups)), "by_model": by_model, "planned_usd": planned,
-        "range_usd": [sum(e["usd_low"] for e in by_model.values()) + sample_usd, sum(e["usd_high"] for e in by_model.values()) + sample_usd],
+        "range_usd": [sum(e[end] for e in by_model.values()) + sample_usd for end in ("usd_low", "usd_high")],
         "bound_usd": bounds, "cap_usd": cap_usd(spec), "all_strong_usd": float(np.nansum(cost[:, last])),
         "all_weak_usd": float(np.nansum(cost[:, 0])), "strong_share": chosen.strong_share,
         "predicted_quality": float(predicted.mean()) if len(predicted) else None,
@@ -267,7 +285,8 @@ def _curve(steps: Steps) -> list[dict[str, float]]:
     share = (steps.base_strong_weight + np.concatenate([[0], np.cumsum(strong)])) / max(1, steps.total_weight)
     at = np.unique(np.linspace(0, len(dollars) - 1, CURVE_POINTS).astype(int))
     return [
-        {"share": float(share[i]), "usd": float(dollars[i]), "quality": float(quality[i] / max(1, steps.total_weight))} for i in at
+        {"share": float(share[i]), "usd": float(dollars[i]), "quality": float(quality[i] / max(1, steps.total_weight))}
+        for i in at
     ]
 
 
@@ -283,7 +302,15 @@ def plan_fingerprint(run: Run, spec: JobSpec) -> str:
     sample = spec.sample.model_dump() if spec.sample else None
     context = {name: spec.models[name].context for name in spec.names}
     return fingerprint(
-        [run.identity["fingerprints"], spec.policy.model_dump(), spec.max_usd, prices, sample, spec.deduplicates(), context]
+        [
+            run.identity["fingerprints"],
+            spec.policy.model_dump(),
+            spec.max_usd,
+            prices,
+            sample,
+            spec.deduplicates(),
+            context,
+        ]
     )
 
 
@@ -301,7 +328,9 @@ def load_plan(store: Store, number: int) -> Plan:
     for field in dataclasses.fields(Assignments):
         column = table[field.name].combine_chunks()
         columns[field.name] = (
-            np.array(column.to_pylist(), object) if field.name in ("reason", "error") else column.to_numpy(zero_copy_only=False)
+            np.array(column.to_pylist(), object)
+            if field.name in ("reason", "error")
+            else column.to_numpy(zero_copy_only=False)
         )
     return Plan(number, Assignments(**columns), json.loads(store.read(f"{folder}/bill.json")))
 

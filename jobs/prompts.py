@@ -72,7 +72,9 @@ class PromptReader:
         for kind in ("messages", "prompt"):
             if kind in columns:
                 return kind
-        raise SpecError(f"input.prompt: missing; name the column that holds the prompt (the input has: {', '.join(columns)[:200]})")
+        raise SpecError(
+            f"input.prompt: missing; name the column that holds the prompt (the input has: {', '.join(columns)[:200]})"
+        )
 
     @property
     def _prompt_column(self) -> str | None:
@@ -112,7 +114,9 @@ class PromptReader:
         keep = {name: _plain(columns.get(name)) for name in self.spec.input.keep}
         gold = columns.get(self.gold_column) if self.gold_column else None
         identity = columns.get(self.spec.input.id or ("custom_id" if self.kind == "batch" else ""))
-        error, messages, body = record.error, [], {}
+        error = record.error
+        messages: list[dict[str, Any]] = []
+        body: dict[str, Any] = {}
         if not error:
             try:
                 messages, body = self._messages(columns)
@@ -189,7 +193,15 @@ def _chat(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _kind_of(value: Any) -> str:
-    kinds = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", dict: "an object", list: "a list", str: "text"}
+    kinds = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        dict: "an object",
+        list: "a list",
+        str: "text",
+    }
     return kinds.get(type(value), type(value).__name__)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
@@ -156,7 +157,9 @@ def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> list[
     entry = run.entry("score")
     if entry is None:
         progress.update({"job": {"stage": "score"}})
-        parts = run_score(border.score, run.store.uri, lambda rows: progress.update({"job": {"stage": "score", "done": rows}}))
+        parts = run_score(
+            border.score, run.store.uri, lambda rows: progress.update({"job": {"stage": "score", "done": rows}})
+        )
         frame = {"prefix_chars": len(border.score.frame.prefix), "suffix_chars": len(border.score.frame.suffix)}
         entry = run.finish("score", {"parts": parts, "frame": frame, "session": job.session})
     return list(entry["parts"])
@@ -182,10 +185,17 @@ def plan_stage(job: Job, border: Border, run: Run, parts: list[dict[str, Any]], 
         model = job.spec.models[name]
         return prompt_token_counter(model) if model.tokenizer or model.source else None
 
-    estimates = estimate_all(job.spec, run.store, names, border.router_card, border.router_columns, counter, measured_bytes)
+    estimates = estimate_all(
+        job.spec, run.store, names, border.router_card, border.router_columns, counter, measured_bytes
+    )
     too_long = prompts_too_long(job, run.store, names, rows.row_key, rows.prompt_bytes, counter)
     assignments, bill = decide(job.spec, rows, estimates, too_long)
-    bill |= {"fingerprint": mark, "job": job.spec.model_dump(mode="json", exclude_none=True), "checks": job.checks, "request": rendered_request(job, run.store, names)}
+    bill |= {
+        "fingerprint": mark,
+        "job": job.spec.model_dump(mode="json", exclude_none=True),
+        "checks": job.checks,
+        "request": rendered_request(job, run.store, names),
+    }
     bill["hours"] = _hours(job.spec, bill, {name: estimates[name].latency_s for name in job.spec.names})
     return write_plan(run.store, number + 1, assignments, bill)
 
@@ -223,7 +233,8 @@ def prompts_too_long(
     dataset = ray.data.read_parquet(files, filesystem=store.fs).select_columns(["row_key", "messages"])
     position = {int(k): i for i, k in enumerate(row_key)}
     counters = {name: counter(name) for name in limits}
-    for batch in dataset.iter_batches(batch_size=4096, batch_format="pyarrow"):
+    batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
+    for batch in batches:
         batch = batch.filter(pc.is_in(batch["row_key"], keys)) if len(keys) else batch
         messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]
         at = [position[k] for k in batch["row_key"].to_pylist()]
@@ -326,7 +337,9 @@ def account_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, s
 
 def provenance(spec: JobSpec, run: Run, plan: Plan) -> dict[str, Any]:
     """What the run was made of, by hash and version."""
-    versions = {name: importlib.metadata.version(name) for name in ("headgate", "ray", "torch", "transformers", "pyarrow")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("headgate", "ray", "torch", "transformers", "pyarrow")
+    }
     models = {name: spec.models[name].model or spec.models[name].source or name for name in spec.names}
     first = run.identity["input"][0]["uri"]
     return {
@@ -392,4 +405,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -66,7 +66,9 @@ def plan_score(spec: JobSpec, files: list[InputFile]) -> ScorePlan:
         for _, record in zip(range(FRAME_PROMPTS), read_records(file, spec.input, reader.columns), strict=False):
             prompt = reader.read(record)
             texts += [] if prompt.error else [prompt.text]
-    return ScorePlan(spec, reader, files, types, id_type if pa.types.is_integer(id_type) else pa.string(), find_frame(texts))
+    return ScorePlan(
+        spec, reader, files, types, id_type if pa.types.is_integer(id_type) else pa.string(), find_frame(texts)
+    )
 
 
 def row_keys(position: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -92,7 +94,9 @@ def digest16(*parts: str) -> bytes:
 
 def shard_schema(plan: ScorePlan) -> pa.Schema:
     """Columns of scored/, before the router's."""
-    keep = pa.struct([pa.field(f"k{i}", kind) for i, kind in enumerate(plan.types.values())] or [pa.field("none", pa.null())])
+    keep = pa.struct(
+        [pa.field(f"k{i}", kind) for i, kind in enumerate(plan.types.values())] or [pa.field("none", pa.null())]
+    )
     return pa.schema(
         [
             ("row_key", pa.int64()), ("bucket", pa.int32()), ("row", pa.int64()), ("id", plan.id_type),
@@ -112,7 +116,9 @@ def read_split(item: dict[str, Any], plan: ScorePlan) -> Iterator[pa.Table]:
     def table() -> pa.Table:
         bucket = item["split"] * MAX_SHARDS_PER_SPLIT + number
         keys = row_keys(np.array([row["row"] for row in shard], np.int64))
-        rows = [{**row, "row_key": key, "bucket": bucket, "text": t} for row, key, t in zip(shard, keys, texts, strict=True)]
+        rows = [
+            {**row, "row_key": key, "bucket": bucket, "text": t} for row, key, t in zip(shard, keys, texts, strict=True)
+        ]
         return pa.Table.from_pylist(rows, schema=schema)
 
     for index in item["files"]:
@@ -121,13 +127,15 @@ def read_split(item: dict[str, Any], plan: ScorePlan) -> Iterator[pa.Table]:
             prompt = plan.reader.read(record)
             row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{Path(file.uri).name}:{number_in_file}", plan)
             shard.append(row)
-            texts.append("" if row["input_error"] else plan.frame.strip(prompt.text))
+            texts.append("" if row["input_error"] else plan.frame.inner(prompt.text))
             size += 2 * len(row["messages"]) + 200
             if len(shard) == SHARD_ROWS or size >= SHARD_BYTES:
                 yield table()
                 shard, texts, size, number = [], [], 0, number + 1
                 if number == MAX_SHARDS_PER_SPLIT:
-                    raise InputError(f"input.path: {file.uri} is too large for one file; cut it into files of 100 GB or less")
+                    raise InputError(
+                        f"input.path: {file.uri} is too large for one file; cut it into files of 100 GB or less"
+                    )
     if shard:
         yield table()
 
@@ -206,7 +214,9 @@ class Scorer:
         self.columns = router_columns(self.router, spec)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        parts = [self._score(block.filter(pc.equal(block["bucket"], b))) for b in pc.unique(block["bucket"]).to_pylist()]
+        parts = [
+            self._score(block.filter(pc.equal(block["bucket"], b))) for b in pc.unique(block["bucket"]).to_pylist()
+        ]
         return pa.Table.from_pylist(parts)
 
     def _score(self, shard: pa.Table) -> dict[str, Any]:
@@ -232,10 +242,15 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
     `on_rows` hears how many rows are scored so far.
     """
     splits = [{"split": i, "files": files} for i, files in enumerate(make_splits(plan.files))]
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if plan.spec.router not in UNTRAINED_ROUTERS else 0
-    size = max(1, min(len(splits), gpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // 4)))
+    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = int(cluster.get("GPU", 0)) if plan.spec.router not in UNTRAINED_ROUTERS else 0
+    size = max(1, min(len(splits), gpus or max(1, int(cluster.get("CPU", 1)) // 4)))
     rows = ray.data.from_items(splits, override_num_blocks=len(splits)).map_batches(
-        _read_batch, fn_kwargs={"plan": plan}, batch_size=1, batch_format="pandas", num_cpus=0.5
+        _read_batch,  # type: ignore[arg-type]
+        fn_kwargs={"plan": plan},
+        batch_size=1,
+        batch_format="pandas",
+        num_cpus=0.5,
     )
     scored = rows.map_batches(
         Scorer,

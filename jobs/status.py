@@ -62,7 +62,13 @@ def status_table(status: dict[str, Any]) -> Table:
     for name, m in status["models"].items():
         planned = "-" if m["planned"] is None else count(m["planned"])
         table.add_row(
-            name, count(m["answered"]), planned, count(m["rejected"]), count(m["failed"]), f"{m['rows_per_s']:.1f}", usd(m["spent_usd"])
+            name,
+            count(m["answered"]),
+            planned,
+            count(m["rejected"]),
+            count(m["failed"]),
+            f"{m['rows_per_s']:.1f}",
+            usd(m["spent_usd"]),
         )
     planned, eta = status["planned_usd"], status["eta_s"]
     table.caption = (

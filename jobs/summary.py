@@ -27,7 +27,7 @@ def summarise(
     """The report. `stranded_usd`: dollars granted to a process that died before it could say what it used. `facts`: provenance."""
     names = spec.names
     journal = {name: _add([s["journal"][name] for s in sums]) for name in names}
-    spent = {p: 0.0 for p in PURPOSES}
+    spent = dict.fromkeys(PURPOSES, 0.0)
     gpu_usd: float | None = None
     for name in names:
         for purpose, usd in journal[name]["by_purpose"].items():
@@ -55,7 +55,8 @@ def summarise(
         "by_model": {
             name: {
                 "rows": given[name], "cost_usd": journal[name]["cost_usd"], "prompt_tokens": journal[name]["prompt_tokens"],
-                "completion_tokens": journal[name]["completion_tokens"], "routed": routed[name], "requests": journal[name]["requests"],
+                "completion_tokens": journal[name]["completion_tokens"], "routed": routed[name],
+                "requests": journal[name]["requests"],
             } for name in names
         },
         "planned_usd": bill["planned_usd"], "spent_usd": spent_usd, "spent_by_purpose": spent, "lost_usd": lost_usd,
@@ -64,7 +65,8 @@ def summarise(
         "saved_usd": None if strong is None else strong - spent_usd - lost_usd - (gpu_usd or 0.0),
         "strong_share": routed[names[-1]] / max(1, sum(routed.values())),
         "quality": bootstrap_counts(quality), "quality_source": _source(spec, sum(quality.values()), len(paired)),
-        "quality_by_model": measured["quality"] and {n: q | {"usd": all_usd[n]} for n, q in measured["quality"].items()}, "pgr": measured["pgr"], "sample_rows": len(paired),
+        "quality_by_model": measured["quality"] and {n: q | {"usd": all_usd[n]} for n, q in measured["quality"].items()},
+        "pgr": measured["pgr"], "sample_rows": len(paired),
         "requests": sum(journal[name]["requests"] for name in names),
         "copied_rows": sum(s["copied"] for s in sums),
         "weak": names[0], "strong": names[-1], "models": list(names), "output": spec.output,

@@ -39,7 +39,7 @@ class Frame:
     prefix: str = ""
     suffix: str = ""
 
-    def strip(self, text: str) -> str:
+    def inner(self, text: str) -> str:
         """`text` without the frame; unchanged where it has none, or where nothing would be left."""
         inner = text.removeprefix(self.prefix).removesuffix(self.suffix).strip()
         return inner or text

@@ -8,6 +8,7 @@ well under a second. `demo_model` hands out the trained models of `jobs.demo` wh
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,11 @@ def lane_context(engine: str, source: Path, output: Path, **fields: Any) -> Lane
     return LaneContext(**given | fields)
 
 
-def answers_by_key(context: LaneContext) -> dict[int, dict[str, Any]]:
-    """row_key → its row of the journal."""
-    return {row["row_key"]: row for row in Journal(Store(context.output)).read(context.alias).to_pylist()}
+def answers_by_key(context: LaneContext, n_rows: int) -> dict[int, dict[str, Any]]:
+    """row_key → its row of the journal, once `n_rows` are there: the writer's last segment follows the last block."""
+    deadline = time.monotonic() + 30
+    while True:
+        rows = {row["row_key"]: row for row in Journal(Store(context.output)).read(context.alias).to_pylist()}
+        if len(rows) >= n_rows or time.monotonic() > deadline:
+            return rows
+        time.sleep(0.2)

@@ -7,6 +7,7 @@ in the role of the API, with example prices. Without vLLM both run on plain tran
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -23,6 +24,8 @@ import yaml
 
 from jobs.demo.tasks import write_prompts
 from jobs.errors import LaneDown
+from jobs.route import Job, run_job
+from jobs.spec import parse_spec
 
 ASSETS = Path(__file__).parent
 PROMPTS, SEED = 2400, 7
@@ -57,41 +60,33 @@ def demo_job(folder: Path, strong: dict[str, Any], weak_engine: str) -> dict[str
 
 def run_demo(where: str, live: bool | None = None) -> tuple[int, dict[str, Any]]:
     """Make the prompts, start the strong model's server, run the job. Returns (exit code, report)."""
-    from jobs.route import Job, run_job
-    from jobs.spec import parse_spec
-
     folder = Path(where).absolute()
     if not (folder / "prompts").exists():
         write_prompts(folder / "prompts", PROMPTS, SEED)
-    print(
-        f"headgate demo: {PROMPTS:,} prompts, two small models, one router; everything is in {folder}", file=sys.stderr
-    )
+    print(f"headgate demo: {PROMPTS:,} prompts, two small models, one router; all in {folder}", file=sys.stderr)
     source = str(ASSETS / "models/strong")
-    has_vllm = importlib.util.find_spec("vllm") is not None
-    done = (folder / "run/report.json").exists()
-    if not has_vllm or done:
-        strong = {"engine": "openai", "model": "strong", "base_url": "http://127.0.0.1:1/v1", "tokenizer": source}
-        if not has_vllm:
-            strong = {"engine": "transformers", "source": source}
-        return _run(folder, strong, "vllm" if has_vllm else "transformers", live, Job, run_job, parse_spec)
+    if importlib.util.find_spec("vllm") is None:
+        return _run(folder, {"engine": "transformers", "source": source}, "transformers", live)
+    api = {"engine": "openai", "model": "strong", "tokenizer": source, "limits": {"in_flight": 64}}
+    if is_complete(folder / "run"):
+        print(f"headgate demo: {folder / 'run'} is complete, nothing is asked; delete it to run again", file=sys.stderr)
+        return _run(folder, api | {"base_url": "http://127.0.0.1:1/v1"}, "vllm", live)
     with strong_server(source, folder / "strong-server.log") as base_url:
-        strong = {
-            "engine": "openai",
-            "model": "strong",
-            "base_url": base_url,
-            "tokenizer": source,
-            "limits": {"in_flight": 64},
-        }
-        return _run(folder, strong, "vllm", live, Job, run_job, parse_spec)
+        return _run(folder, api | {"base_url": base_url}, "vllm", live)
 
 
-def _run(
-    folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None, job: Any, run_job: Any, parse_spec: Any
-) -> Any:
+def is_complete(run: Path) -> bool:
+    """A run that has an answer for every row."""
+    report = run / "report.json"
+    return report.exists() and bool(json.loads(report.read_text())["complete"])
+
+
+def _run(folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None) -> tuple[int, dict[str, Any]]:
+    """Write the job file and run it."""
     data = demo_job(folder, strong, weak_engine)
     text = JOB_TEXT.format(folder=folder.name) + yaml.safe_dump(data, sort_keys=False)
     (folder / "job.yaml").write_text(text)
-    return run_job(job(parse_spec(data), live=live))
+    return run_job(Job(parse_spec(data), live=live))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Generated tasks with one right answer each: what the demo asks, and what its models and its router were trained on.
 
-Eight categories (arithmetic, sorting, reversing, counting, weekdays), several wordings each, six levels of size. A
+Eight categories (arithmetic, sorting, reversing, shifting, weekdays), several wordings each, six levels of size. A
 level is drawn with probability proportional to `decay ** level`: 1 makes all sizes equally likely, less makes large
 ones rare, which is how the weak model gets an ability that fades with size instead of ending at a cliff.
 
@@ -105,7 +105,7 @@ def _word(rng: random.Random, length: int) -> str:
 
 
 def _add(rng: random.Random, level: int) -> tuple[str, str]:
-    a, b = _number(rng, 1 + level // 3), _number(rng, 1 + level // 4 + level // 6)
+    a, b = _number(rng, 1 + level // 2 - level // 4), _number(rng, 1 + level // 4)
     if rng.random() < 0.5:
         a, b = b, a
     wordings = (f"{a}+{b}=", f"What is {a} + {b}?", f"Add {a} and {b}.", f"Sum of {a} and {b}?", f"{a} plus {b}")
@@ -113,7 +113,7 @@ def _add(rng: random.Random, level: int) -> tuple[str, str]:
 
 
 def _subtract(rng: random.Random, level: int) -> tuple[str, str]:
-    b, a = sorted((_number(rng, 1 + level // 3), _number(rng, 1 + level // 4 + level // 6)))
+    b, a = sorted((_number(rng, 1 + level // 2 - level // 4), _number(rng, 1 + level // 4)))
     wordings = (f"{a}-{b}=", f"What is {a} - {b}?", f"Take {b} from {a}.", f"{a} minus {b}", f"Subtract {b} from {a}.")
     return rng.choice(wordings), str(a - b)
 
@@ -152,12 +152,15 @@ def _reverse(rng: random.Random, level: int) -> tuple[str, str]:
     return rng.choice(wordings), word[::-1]
 
 
-def _count(rng: random.Random, level: int) -> tuple[str, str]:
-    letters = rng.sample(LETTERS, 3)
-    word = "".join(rng.choices(letters, k=2 + level))
-    letter = letters[0]
-    wordings = (f"Count {letter} in {word}", f"How many {letter} in {word}?", f"{word}: how often {letter}?")
-    return rng.choice(wordings), str(word.count(letter))
+def _shift(rng: random.Random, level: int) -> tuple[str, str]:
+    word = _word(rng, level + 1)
+    wordings = (
+        f"Shift {word}",
+        f"Shift each letter of {word}.",
+        f"{word}, each letter by one?",
+        f"Next letters of {word}?",
+    )
+    return rng.choice(wordings), "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in word)
 
 
 def _largest(rng: random.Random, level: int) -> tuple[str, str]:
@@ -168,7 +171,7 @@ def _largest(rng: random.Random, level: int) -> tuple[str, str]:
 
 
 def _weekday(rng: random.Random, level: int) -> tuple[str, str]:
-    day, step = rng.randrange(7), rng.randint(2, 6 * level)
+    day, step = rng.randrange(7), rng.randint(2, 2 + 2 * level)
     if rng.random() < 0.5:
         wordings = (
             f"{step} days after {DAYS[day]}?",
@@ -191,7 +194,7 @@ CATEGORIES: dict[str, Callable[[random.Random, int], tuple[str, str]]] = {
     "multiply": _multiply,
     "sort_letters": _sort_letters,
     "reverse": _reverse,
-    "count": _count,
+    "shift": _shift,
     "largest": _largest,
     "weekday": _weekday,
 }

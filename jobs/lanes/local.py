@@ -189,14 +189,16 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def prompt_token_counter(model: ModelSpec) -> Callable[[Sequence[Messages]], list[int]] | None:
-    """Exact prompt tokens of many conversations, counted as the lane will; None where there is no tokenizer.
+    """Exact prompt tokens of many conversations, counted as the lane will; None where there is no tokenizer. An API's
+    model has one where the job file names it (`tokenizer`).
 
     Messages that the chat template refuses count 0: the lane rejects them in its own words.
     """
-    if model.engine not in ("vllm", "transformers"):
+    source = model.tokenizer or (model.source if model.engine in ("vllm", "transformers") else None)
+    if source is None:
         return None
     try:
-        tokenizer = load_tokenizer(str(model.source))
+        tokenizer = load_tokenizer(source)
     except (OSError, ValueError, StoreError):
         return None
     if not tokenizer.chat_template:

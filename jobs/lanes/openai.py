@@ -4,7 +4,7 @@ An actor is a plain class with a synchronous `__call__` and an event loop in a t
 stands still while downstream is slow, and sockets left unread time out and are paid twice. Ray runs several blocks of
 an actor at once (`max_concurrent_calls_per_actor`), so that the stragglers of one block never leave places in flight
 empty: all its blocks share one set of slots. A block is done when its rows are committed to the store.
-`jobs.lanes.asking` is one row's way, `jobs.claims` what happens when an actor dies. Plain aiohttp: 30 times the
+`jobs.lanes.exchange` is one row's way, `jobs.claims` what happens when an actor dies. Plain aiohttp: 30 times the
 requests a second of the openai SDK's default.
 """
 
@@ -33,8 +33,10 @@ from ray.data import ActorPoolStrategy
 from jobs.allowance import Allowance
 from jobs.errors import HeadgateError, LaneDown, StoreError
 from jobs.journal import Answer, JournalWriter
-from jobs.lanes.asking import Asker, Endpoint, Row, Slots
+from jobs.lanes.asking import Asker, Endpoint
 from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.lanes.exchange import Row
+from jobs.lanes.slots import Slots
 from jobs.replies import clean, read_error
 from jobs.spec import ModelSpec
 

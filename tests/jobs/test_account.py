@@ -27,13 +27,17 @@ def run(tmp_path, ray_local):
     """Twelve rows: two equal prompts in different files, one bad row, one sample of four, answers for most."""
     (tmp_path / "in").mkdir()
     for file in range(2):
-        rows = [{"id": f"{file}-{i}", "q": "twin" if i == 0 else f"{file} {i}", "answer": "4", "category": "xy"[i % 2]} for i in range(6)]
+        rows = [
+            {"id": f"{file}-{i}", "q": "twin" if i == 0 else f"{file} {i}", "answer": "4", "category": "xy"[i % 2]}
+            for i in range(6)
+        ]
         if file == 1:
             rows[5]["q"] = None
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"in/{file}.parquet")
     spec = parse_spec({
         "input": {"path": str(tmp_path / "in"), "prompt": "q", "id": "id", "keep": ["category"]}, "output": str(tmp_path / "out"),
-        "router": "random", "models": MODELS, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5}, "sampling": {"temperature": 0},
+        "router": "random", "models": MODELS, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5},
+        "sampling": {"temperature": 0},
         "sample": {"rows": 4}, "quality": {"gold": {"column": "answer", "match": "exact"}},
     })  # fmt: skip
     parts = run_score(plan_score(spec, list_files(spec.input)), spec.output)
@@ -73,11 +77,15 @@ def test_every_row_once_with_its_answer_and_its_dollars(run):
     assert [r["id"] for r in rows] == [f"{f}-{i}" for f in range(2) for i in range(6)]
     assert [r["error"] for r in rows] == [""] * 11 + ["q is null"]
     twin = rows[6]
-    assert twin["copied_from"] == "0-0" and twin["cost_usd"] == 0 and twin["generated_text"] == rows[0]["generated_text"]
+    assert (
+        twin["copied_from"] == "0-0" and twin["cost_usd"] == 0 and twin["generated_text"] == rows[0]["generated_text"]
+    )
     assert sum(bool(r["copied_from"]) for r in rows) == 1 == report["copied_rows"]
     paid = sum(r["cost_usd"] + r["lost_usd"] for r in rows)
     assert paid == pytest.approx(report["spent_usd"] + report["lost_usd"])
-    assert report["planned_usd"] - report["spent_usd"] - report["lost_usd"] == pytest.approx(report["unspent_usd"], abs=1e-9)
+    assert report["planned_usd"] - report["spent_usd"] - report["lost_usd"] == pytest.approx(
+        report["unspent_usd"], abs=1e-9
+    )
     assert report["spent_usd"] == pytest.approx(sum(report["spent_by_purpose"].values()))
     assert report["spent_by_purpose"]["shadow"] > 0
     assert (report["rows"], report["errors"], report["open"], report["complete"]) == (12, 1, 0, True)

@@ -23,7 +23,7 @@ SPLITS: tuple[demo.Split, ...] = ("train", "outcomes", "demo")
 def recompute(task: demo.Task) -> str:
     """The answer, found again from the text of the prompt alone (and not from how the task was drawn)."""
     numbers = [int(text) for text in re.findall(r"\d+", task.prompt)]
-    own = "the of letters in order alphabetical sorted backwards from right to left is reverse many how often"
+    own = "the of letter letters in order alphabetical sorted backwards from right to left is reverse each by one"
     known = rf"\b(?:[A-Z]\w*|{own.replace(' ', '|')})\b"
     words: list[str] = re.findall(r"[a-z]+", re.sub(known, " ", task.prompt))
     match task.category:
@@ -39,9 +39,8 @@ def recompute(task: demo.Task) -> str:
             return "".join(sorted(words[0]))
         case "reverse":
             return words[0][::-1]
-        case "count":
-            letter, word = sorted(words, key=len)
-            return str(word.count(letter))
+        case "shift":
+            return words[0].translate(str.maketrans(demo.LETTERS, demo.LETTERS[1:] + demo.LETTERS[0]))
         case "weekday":
             start = next(i for i, day in enumerate(demo.DAYS) if day in task.prompt)
             back = any(text in task.prompt for text in ("before", "minus", "ago"))
@@ -82,9 +81,9 @@ def test_small_decay_makes_large_sizes_rare_but_not_absent() -> None:
 
 
 def test_asking_for_more_than_there_is_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "CATEGORIES", {"count": lambda rng, level: ("Count a in aa", "2")})
+    monkeypatch.setattr(demo, "CATEGORIES", {"add": lambda rng, level: ("1+1=", "2")})
     with pytest.raises(ValueError, match="fewer than n=5"):
-        demo.generate(5, 0, demo.split_of("Count a in aa"))
+        demo.generate(5, 0, demo.split_of("1+1="))
 
 
 def test_written_files_hold_all_rows_once_and_some_duplicates(tmp_path: Path) -> None:

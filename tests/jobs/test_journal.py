@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs import journal
+from jobs.answer_rows import RANKS, answers_table, clean
 from jobs.errors import StoreError
 from jobs.journal import ANSWER_SCHEMA, Answer, Journal, JournalWriter, one_per_key, recover_orphans
+from jobs.local_log import encode
 from jobs.store import Store
 
 
@@ -215,7 +217,7 @@ def test_recoverers_at_once_do_each_log_once(places: tuple[str, str]) -> None:
 )
 def test_a_torn_log_gives_all_whole_records(texts: list[str], cut: int, flip: bool) -> None:
     """Random crash points: whatever byte the log ends at, all records before it are there, unchanged."""
-    records = [journal._encode(journal._clean(answer(i, generated_text=text), 1.0)) for i, text in enumerate(texts)]
+    records = [encode(clean(answer(i, generated_text=text), 1.0)) for i, text in enumerate(texts)]
     data = b"".join(records)
     cut = min(cut, len(records[-1]))
     torn = data[: len(data) - cut]
@@ -250,15 +252,15 @@ def test_merging_keeps_every_dollar(rows: list[tuple[int, str, float, float, int
         answer(key, kind=kind, cost_usd=cost, lost_usd=lost, attempts=attempts, settled_at=at)
         for key, kind, cost, lost, attempts, at in rows
     ]
-    merged = one_per_key(journal.answers_table(given)).to_pylist()
+    merged = one_per_key(answers_table(given)).to_pylist()
     assert [row["row_key"] for row in merged] == sorted({row.row_key for row in given})
     assert sum(row["cost_usd"] + row["lost_usd"] for row in merged) == pytest.approx(
         sum(row.cost_usd + row.lost_usd for row in given)
     )
     assert sum(row["attempts"] for row in merged) == sum(row.attempts for row in given)
     for row in merged:
-        ranks = [journal.RANKS[other.kind] for other in given if other.row_key == row["row_key"]]
-        assert journal.RANKS[row["kind"]] == min(ranks)
+        ranks = [RANKS[other.kind] for other in given if other.row_key == row["row_key"]]
+        assert RANKS[row["kind"]] == min(ranks)
 
 
 def test_a_refused_store_stops_the_writer_and_keeps_the_log(

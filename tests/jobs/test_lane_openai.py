@@ -33,16 +33,19 @@ from tests.replay_server import Replay, thread_replay
 
 PRICE = Price(input_usd_per_million=1.0, output_usd_per_million=4.0)
 MAX_TOKENS = 50
+KEY = "sk-test-4f1d77a0c2"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    os.environ["HEADGATE_TEST_KEY"] = KEY  # Ray's workers inherit it
     ray.init(
         address="local", num_cpus=8, object_store_memory=256 * 1024**2, include_dashboard=False, log_to_driver=False
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+    del os.environ["HEADGATE_TEST_KEY"]
 
 
 def outcomes(n: int) -> Outcomes:
@@ -415,9 +418,9 @@ def test_a_killed_run_goes_on_and_its_grants_count(cluster: None, tmp_path: Path
 
 
 def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path) -> None:
-    per_minute = 3000
-    with serving(400, requests_per_minute=per_minute, burst=20, latency_s=0.05) as server:
-        job = Job(server, tmp_path / "run", rows_per_block=100)
+    per_minute, rows = 1200, 160  # slow enough that a busy machine keeps up
+    with serving(rows, requests_per_minute=per_minute, burst=40, latency_s=0.05) as server:
+        job = Job(server, tmp_path / "run", rows_per_block=40)
         times: list[tuple[float, int]] = []
         stop = threading.Event()
 
@@ -427,20 +430,21 @@ def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path) ->
 
         thread = threading.Thread(target=watch)
         thread.start()
-        job.ask(list(range(400)), replicas=2, limits={"requests_per_minute": per_minute, "in_flight": 64})
+        job.ask(list(range(rows)), replicas=2, limits={"requests_per_minute": per_minute, "in_flight": 64})
         stop.set()
         thread.join()
         stats = server.stats()
     assert stats["faults"]["429"] == 0
-    (start, n_start), (end, n_end) = (next(seen for seen in times if seen[1] >= n) for n in (50, 350))
+    (start, n_start), (end, n_end) = (next(seen for seen in times if seen[1] >= n) for n in (20, rows - 20))
     rate = (n_end - n_start) / (end - start)
-    assert 0.9 * per_minute / 60 <= rate <= 1.1 * per_minute / 60
+    assert 0.9 * per_minute / 60 <= rate <= 1.05 * per_minute / 60
 
 
 def test_as_many_in_flight_as_allowed_all_the_time(cluster: None, tmp_path: Path) -> None:
-    rows, in_flight = 640, 64
-    with serving(rows, latency_s=1.0) as server:
-        job = Job(server, tmp_path / "run", rows_per_block=64)
+    """benchmarks/api_lane.py measures 256 in flight; this is what a busy machine can still show."""
+    rows, in_flight = 288, 32
+    with serving(rows, latency_s=2.0) as server:
+        job = Job(server, tmp_path / "run", rows_per_block=32)
         samples: list[int] = []
         stop = threading.Event()
 
@@ -457,6 +461,54 @@ def test_as_many_in_flight_as_allowed_all_the_time(cluster: None, tmp_path: Path
         thread.join()
         assert server.stats()["peak_in_flight"] <= in_flight
     assert np.mean(samples) >= 0.95 * in_flight
+
+
+def test_the_key_stays_in_the_process(cluster: None, tmp_path: Path) -> None:
+    for key in (KEY, "sk-another-key"):
+        with serving(30, api_key=key) as server:
+            job = Job(server, tmp_path / key / "run", cap_usd=1.0)
+            blocks = job.ask(list(range(30)), api_key_env="HEADGATE_TEST_KEY")
+            answered = server.stats()["answered"]
+        assert answered == (30 if key == KEY else 0)
+        state = job.state["models"]["gpt"]["stopped"]
+        assert state == "" if key == KEY else "the key in $HEADGATE_TEST_KEY is refused" in state
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or KEY.encode() not in path.read_bytes()
+        assert KEY not in repr((job.state, blocks, asking.Endpoint("http://x", KEY)))
+
+
+def test_a_key_that_the_workers_lack_is_named(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADGATE_TEST_LATE_KEY", KEY)
+    with serving(30) as server:
+        job = Job(server, tmp_path / "run")
+        job.ask(list(range(30)), api_key_env="HEADGATE_TEST_LATE_KEY")
+        assert server.stats()["requests"] == 0
+    assert "$HEADGATE_TEST_LATE_KEY is set where the job was started" in job.state["models"]["gpt"]["stopped"]
+
+
+def test_a_store_that_goes_away_stops_the_lane_and_loses_nothing(cluster: None, tmp_path: Path) -> None:
+    """Segments cannot be written any more: sending ends, the local logs keep what was paid, the next start has it."""
+    run = tmp_path / "run"
+    with serving(400, latency_s=0.2) as server:
+        job = Job(server, run, rows_per_block=50)
+        thread = threading.Thread(target=job.ask, args=(list(range(400)),), kwargs={"limits": {"in_flight": 8}})
+        thread.start()
+        server.wait_for(lambda stats: stats["answered"] >= 8, 60)
+        if (run / "answers").exists():
+            (run / "answers").rename(run / "moved")
+        (run / "answers").write_text("a file where the folder should be")
+        thread.join(90)
+        assert not thread.is_alive()
+        stopped_at = server.stats()["answered"]
+        assert stopped_at < 400
+        assert "answers" in job.state["models"]["gpt"]["stopped"]
+        (run / "answers").unlink()
+        if (run / "moved").exists():
+            (run / "moved").rename(run / "answers")
+        job.ask(list(range(400)))
+        stats = server.stats()
+    assert (stats["answered"], stats["repeated"]) == (400, 0)
+    assert [row["row_key"] for row in job.table()] == list(range(400))
 
 
 def test_check_tells_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,7 +534,6 @@ def test_check_tells_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         unknown = check(model="mm")
         assert not unknown.ok
         assert "it has m" in unknown.detail
-        assert not check(base_url="ftp://x").ok
         assert not check(base_url="http://8.8.8.8/v1").ok
         url = server.base_url
     gone = lane.check(job.context(None, job.model(base_url=url)))

@@ -49,7 +49,7 @@ def test_rows_of_all_kinds_are_settled_once(ray_local: None, tmp_path: Path) -> 
     texts[-1] = json.dumps([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}])
     table = table.set_column(2, "messages", pa.array(texts))
     progress = run_lane(TransformersLane(), table, context)
-    rows = answers_by_key(context)
+    rows = answers_by_key(context, table.num_rows)
     named = {name: rows[key] for name, key in zip(SPECIAL, table["row_key"].to_pylist()[N_PLAIN:], strict=True)}
 
     assert sorted(rows) == table["row_key"].to_pylist()
@@ -70,7 +70,6 @@ def test_rows_of_all_kinds_are_settled_once(ray_local: None, tmp_path: Path) -> 
     for name, words in {"tools": "body.tools", "penalty": "presence_penalty", "picture": "image_url"}.items():
         assert named[name]["kind"] == "rejected"
         assert words in named[name]["error"]
-    assert not list(Path(context.local_dir).glob("*.log")) or Store(context.output).list("answers/model=weak")
 
 
 def test_batched_answers_equal_single_ones(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_greedy_answers_equal_vllm_s(ray_local: None, tmp_path: Path, name: str)
     for engine, lane in (("vllm", VLLMLane()), ("transformers", TransformersLane())):
         context = lane_context(engine, source, tmp_path / engine, sampling={"temperature": 0, "max_tokens": 24})
         run_lane(lane, table, context)
-        found[engine] = answers_by_key(context)
+        found[engine] = answers_by_key(context, table.num_rows)
     same = sum(
         found["vllm"][key]["generated_text"] == row["generated_text"] for key, row in found["transformers"].items()
     )

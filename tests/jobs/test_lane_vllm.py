@@ -124,8 +124,7 @@ def _run(context: LaneContext) -> Done:
     thread.join(60)
     assert not errors, errors
     assert sum(n for _, n in beside) == 400
-    time.sleep(3)
-    by_key = answers_by_key(context)
+    by_key = answers_by_key(context, table.num_rows)
     names = [str(i) for i in range(N_PLAIN)] + list(SPECIAL)
     named = {name: by_key.pop(key) for name, key in zip(names, table["row_key"].to_pylist(), strict=True)}
     assert not by_key
@@ -275,7 +274,7 @@ def test_the_writer_shares_gpu_time_by_tokens(tmp_path: Path) -> None:
     answers = [writer.answered((i, 0, False, bytes(16)), "x", "stop", 10, 10 * i, 0.1) for i in range(3)]
     progress = writer.settle(answers).to_pylist()[0]
     writer.journal.close()
-    rows = answers_by_key(context)
+    rows = answers_by_key(context, 3)
     assert progress["gpu_s"] == pytest.approx(40, abs=2)
     assert sum(row["gpu_s"] for row in rows.values()) == pytest.approx(progress["gpu_s"], rel=1e-5)
     assert rows[2]["gpu_s"] == pytest.approx(3 * rows[0]["gpu_s"], rel=1e-5)

@@ -15,7 +15,14 @@ N = 1000
 
 def job(**more):
     models = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
-    data = {"input": {"path": "x", "prompt": "q"}, "output": "o", "router": "random", "models": models, "weak": "a", "strong": "b"}
+    data = {
+        "input": {"path": "x", "prompt": "q"},
+        "output": "o",
+        "router": "random",
+        "models": models,
+        "weak": "a",
+        "strong": "b",
+    }
     return parse_spec({**data, "sampling": {"temperature": 0}, "policy": {"strong_share": 0.3}, **more})
 
 
@@ -27,7 +34,9 @@ def rows(n=N, content=None, ids=None, error=None, m=2) -> Rows:
     weak = rng.uniform(0, 0.8, n)
     predicted = np.stack([weak + rng.uniform(0, 0.2, n) * j for j in range(m)], axis=1).astype(np.float32)
     error = np.zeros(n, bool) if error is None else error
-    return Rows(row_keys(np.arange(n)), np.zeros(n, np.int32), pair(content), pair(ids), np.full(n, 400), error, predicted)
+    return Rows(
+        row_keys(np.arange(n)), np.zeros(n, np.int32), pair(content), pair(ids), np.full(n, 400), error, predicted
+    )
 
 
 def estimate(usd: float) -> Estimate:
@@ -96,10 +105,15 @@ def test_dollars_are_planned_under_the_budget_and_below_it_is_refused():
 
 def test_the_bill_is_the_sum_of_the_rows():
     plan, bill = decide(job(sample={"rows": 50}), rows(), ESTIMATES, FITS)
-    both = plan.sample.sum() * (ESTIMATES["a"].cost_usd(np.array([400]))[0] + ESTIMATES["b"].cost_usd(np.array([400]))[0])
+    both = plan.sample.sum() * (
+        ESTIMATES["a"].cost_usd(np.array([400]))[0] + ESTIMATES["b"].cost_usd(np.array([400]))[0]
+    )
     assert plan.sample.sum() == 50
     assert bill["planned_usd"] == pytest.approx(plan.cost_usd.sum() + both - plan.cost_usd[plan.sample].sum())
-    assert bill["range_usd"][0] <= bill["planned_usd"] <= bill["range_usd"][1] and bill["bound_usd"] > bill["range_usd"][1] / 2
+    assert (
+        bill["range_usd"][0] <= bill["planned_usd"] <= bill["range_usd"][1]
+        and bill["bound_usd"] > bill["range_usd"][1] / 2
+    )
 
 
 def test_the_sample_is_the_same_at_every_start_and_asked_of_every_model():

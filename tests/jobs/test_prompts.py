@@ -16,7 +16,9 @@ MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
 
 def reader(columns: list[str], **job) -> PromptReader:
     data = {"input": {"path": "x", **job.pop("input", {})}, "output": "o", "router": "random", "models": MODELS}
-    return PromptReader(parse_spec({**data, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5}, **job}), columns)
+    return PromptReader(
+        parse_spec({**data, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5}, **job}), columns
+    )
 
 
 def test_prompt_messages_template_and_batch_lines_become_the_same_messages():
@@ -27,7 +29,10 @@ def test_prompt_messages_template_and_batch_lines_become_the_same_messages():
         (reader(["m"], input={"messages": "m"}, **system), {"m": [{"role": "user", "content": "2+2?", "name": None}]}),
         (reader(["m"], input={"messages": "m"}, **system), {"m": '[{"role": "user", "content": "2+2?"}]'}),
         (reader(["x", "y"], template="{{ x }}+{{ y }}?", **system), {"x": 2, "y": 2}),
-        (reader(["custom_id", "body"], **system), {"custom_id": "7", "body": {"model": "z", "messages": want[1:], "top_p": 0.5}}),
+        (
+            reader(["custom_id", "body"], **system),
+            {"custom_id": "7", "body": {"model": "z", "messages": want[1:], "top_p": 0.5}},
+        ),
     ]
     for made, columns in cases:
         prompt = made.read(Record(columns))
@@ -49,7 +54,16 @@ def test_a_row_without_a_prompt_says_why(columns, says):
 
 @pytest.mark.parametrize(
     "messages",
-    [None, [], "x", [{"role": "user"}], [{"role": "king", "content": "x"}], [{"role": "assistant", "content": "x"}], [3], {"role": "user"}],
+    [
+        None,
+        [],
+        "x",
+        [{"role": "user"}],
+        [{"role": "king", "content": "x"}],
+        [{"role": "assistant", "content": "x"}],
+        [3],
+        {"role": "user"},
+    ],
 )
 def test_malformed_messages_are_the_rows_error(messages):
     prompt = reader(["m"], input={"messages": "m"}).read(Record({"m": messages}))
@@ -87,13 +101,20 @@ def test_the_reader_travels_without_its_compiled_template():
 
 JSONISH = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "messages", "text"]) | st.text(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "messages", "text"]) | st.text(), inner, max_size=3)
+    ),
 )
 
 
 @settings(max_examples=200, deadline=None)
 @given(value=JSONISH, kind=st.sampled_from(["prompt", "messages", "batch"]))
 def test_no_value_raises(value, kind):
-    made = {"prompt": reader(["q"], input={"prompt": "q"}), "messages": reader(["q"], input={"messages": "q"}), "batch": reader(["custom_id", "body"])}[kind]
+    made = {
+        "prompt": reader(["q"], input={"prompt": "q"}),
+        "messages": reader(["q"], input={"messages": "q"}),
+        "batch": reader(["custom_id", "body"]),
+    }[kind]
     prompt = made.read(Record({"q": value, "custom_id": value, "body": value}))
     assert bool(prompt.error) != bool(prompt.messages)

@@ -21,13 +21,19 @@ PRICE = {"weak": {"input": 0.6, "output": 0.6}, "strong": {"input": 10.0, "outpu
 
 def job(replay, tmp_path: Path, **more) -> dict:
     """A job of two replayed models over tmp_path/in."""
+
     def model(name, provider):
-        return {"engine": "openai", "model": provider, "base_url": replay.base_url, "price": {"per_million": PRICE[name]}}
+        return {
+            "engine": "openai",
+            "model": provider,
+            "base_url": replay.base_url,
+            "price": {"per_million": PRICE[name]},
+        }
 
     data = {
         "input": {"path": str(tmp_path / "in"), "prompt": "q", "id": "id"}, "output": str(tmp_path / "out"), "router": "random",
         "models": {"weak": model("weak", "org/weak"), "strong": model("strong", "strong")}, "weak": "weak", "strong": "strong",
-        "sampling": {"temperature": 0, "max_tokens": 64}, "policy": {"strong_share": 0.3},
+        "sampling": {"temperature": 0, "max_tokens": 512}, "policy": {"strong_share": 0.3},
     }  # fmt: skip
     return data | more
 
@@ -70,7 +76,9 @@ def test_a_run_answers_every_row_once_and_again_costs_nothing(tmp_path, ray_loca
     tokens = rows.groupby("model")[["prompt_tokens", "completion_tokens"]].sum()
     want = sum(tokens.loc[m] @ [PRICE[m]["input"], PRICE[m]["output"]] for m in PRICE) / 1e6
     assert report["spent_usd"] == pytest.approx(want) == pytest.approx(rows.cost_usd.sum())
-    assert report["planned_usd"] - report["spent_usd"] - report["lost_usd"] == pytest.approx(report["unspent_usd"], abs=1e-9)
+    assert report["planned_usd"] - report["spent_usd"] - report["lost_usd"] == pytest.approx(
+        report["unspent_usd"], abs=1e-9
+    )
     # Again, and a report alone: nothing is asked, and the same comes out.
     again = run(job(replay, tmp_path))[1]
     assert again["spent_usd"] == pytest.approx(report["spent_usd"]) and replay.stats()["repeated"] == 0
@@ -114,7 +122,9 @@ def test_bad_rows_cost_only_themselves(tmp_path, ray_local, replay):
 def test_gold_sample_and_pgr(tmp_path, ray_local, replay):
     # Small outcomes: the weak model is right on even rows; gold here says what the strong one says.
     write_input(tmp_path, [f"question {i}" for i in range(200)], answer=[f"strong says {i}" for i in range(200)])
-    data = job(replay, tmp_path, sample={"rows": 80}, quality={"gold": {"column": "answer", "match": "exact"}})
+    data = job(
+        replay, tmp_path, sample={"rows": 80, "seed": 1}, quality={"gold": {"column": "answer", "match": "exact"}}
+    )
     code, report, rows = run(data)
     assert code == 0 and report["quality"]["mean"] == pytest.approx(0.3)
     assert report["quality_by_model"]["strong"]["mean"] == 1.0 and report["quality_by_model"]["weak"]["mean"] == 0.0
@@ -124,10 +134,12 @@ def test_gold_sample_and_pgr(tmp_path, ray_local, replay):
 
 
 def test_the_cap_holds_by_the_servers_own_count(tmp_path, ray_local):
-    with thread_replay([small_outcomes(300)], ReplayOptions(latency_s=0.01, faults={"500": 0.1, "429": 0.1}, retry_after_s=0.05)) as server:
+    with thread_replay(
+        [small_outcomes(300)], ReplayOptions(latency_s=0.01, faults={"500": 0.1, "429": 0.1}, retry_after_s=0.05)
+    ) as server:
         write_input(tmp_path, [f"question {i}" for i in range(300)])
         cap = 0.35
-        code, report, _ = run(job(server, tmp_path, policy={"strong_share": 1.0}, max_usd=cap))
+        _, report, _ = run(job(server, tmp_path, policy={"strong_share": 1.0}, max_usd=cap))
         by_model = server.stats()["by_model"]
         paid = sum(
             entry["prompt_tokens"] * PRICE[n]["input"] + entry["completion_tokens"] * PRICE[n]["output"]
@@ -138,7 +150,9 @@ def test_the_cap_holds_by_the_servers_own_count(tmp_path, ray_local):
 
 
 @pytest.mark.parametrize(("on_budget", "code", "open_rows"), [("weak", EXIT_DONE, False), ("stop", EXIT_OPEN, True)])
-def test_when_the_dollars_are_gone_rows_go_to_the_weak_model_or_stay_open(tmp_path, ray_local, replay, on_budget, code, open_rows):
+def test_when_the_dollars_are_gone_rows_go_to_the_weak_model_or_stay_open(
+    tmp_path, ray_local, replay, on_budget, code, open_rows
+):
     write_input(tmp_path, [f"question {i}" for i in range(250, 300)])
     # The plan assumes fewer output tokens than the recorded ones: the cap is met during the run, not in the plan.
     models = job(replay, tmp_path)["models"]
@@ -175,7 +189,7 @@ def test_another_job_in_the_output_is_refused(tmp_path, ray_local, replay):
     write_input(tmp_path, ["question 0", "question 1"])
     run(job(replay, tmp_path))
     with pytest.raises(SpecError, match="sampling"):
-        run(job(replay, tmp_path, sampling={"temperature": 0, "max_tokens": 65}))
+        run(job(replay, tmp_path, sampling={"temperature": 0, "max_tokens": 513}))
     write_input(tmp_path, ["question 0", "question 1", "question 2"])
     with pytest.raises(SpecError, match="the input changed"):
         run(job(replay, tmp_path))
@@ -212,7 +226,12 @@ def test_a_lane_that_goes_down_leaves_its_rows_open_and_the_same_command_goes_on
     write_input(tmp_path, [f"question {i}" for i in range(100)])
     with thread_replay([small_outcomes(300)], ReplayOptions(latency_s=0.01, faults={"quota": 0.2})) as broke:
         code, report, rows = run(job(broke, tmp_path))
-        assert code == EXIT_OPEN and report["open"] > 0 and len(rows) == 100 and "quota" in " ".join(report["stopped"].values())
+        assert (
+            code == EXIT_OPEN
+            and report["open"] > 0
+            and len(rows) == 100
+            and "quota" in " ".join(report["stopped"].values())
+        )
         done = report["requests"]
     code, report, rows = run(job(replay, tmp_path))
     assert code == EXIT_DONE and report["open"] == 0 and report["requests"] >= done and (rows.error == "").all()
@@ -238,7 +257,7 @@ def test_gsm8k_replayed_to_the_row(tmp_path, ray_local, shared_data):
         for alias, provider in (("weak", weak), ("strong", strong)):
             data["models"][alias] |= {"model": provider}
         data["sampling"]["max_tokens"] = 4096
-        code, report, _ = run(data)
+        code, _, _ = run(data)
         stats = server.stats()
     rows = pd.read_parquet(tmp_path / "out/responses")
     place = {name: i for i, name in enumerate(outcomes.models)}
@@ -252,5 +271,3 @@ def test_gsm8k_replayed_to_the_row(tmp_path, ray_local, shared_data):
     expected = 0.4 * outcomes.quality[:, place[strong]].mean() + 0.6 * outcomes.quality[:, place[weak]].mean()
     assert accuracy == pytest.approx(expected, abs=0.03), "random routing lies on the segment between the two models"
     assert stats["repeated"] == 0 and stats["answered"] == 1319
-
-

@@ -21,7 +21,11 @@ MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
 
 
 def job(path, output, **more):
-    data = {"input": {"path": str(path), "prompt": "q", "id": "id", "keep": ["n"]}, "output": str(output), "router": "random"}
+    data = {
+        "input": {"path": str(path), "prompt": "q", "id": "id", "keep": ["n"]},
+        "output": str(output),
+        "router": "random",
+    }
     return parse_spec({**data, "models": MODELS, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5}, **more})
 
 
@@ -68,7 +72,9 @@ def test_every_row_is_scored_once_in_order_and_a_shard_is_a_file(tmp_path, ray_l
 
 
 def test_scoring_twice_writes_the_same_files(tmp_path, ray_local):
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"id": str(i), "q": f"p{i}", "n": 1}) + "\n" for i in range(50)))
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps({"id": str(i), "q": f"p{i}", "n": 1}) + "\n" for i in range(50))
+    )
     tables = []
     for name in ("one", "two"):
         spec = job(tmp_path / "x.jsonl", tmp_path / name)

@@ -1,0 +1,225 @@
+"""One row's way through an API: reserve, send, judge the reply, try again or settle. Every path books its dollars.
+
+Three limits, kept apart: 429 replies are limited by time (`retries.limited_s`) and pause the whole model; all other
+faults by `retries.attempts`; and of those the ones that may have been charged (time-out, cut connection, a reply
+without an answer) by BILLED_ATTEMPTS. Waits grow with full jitter. A request that waits gives up its place in flight
+and is first in line when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from jobs.allowance import LaneStoppedError, NotAffordableError
+from jobs.answer_rows import Answer, Kind
+from jobs.lanes.base import LaneContext
+from jobs.replies import Verdict, clean
+from jobs.requests import Completion, RequestError, answer_key, build_request, max_completion_tokens
+
+if TYPE_CHECKING:
+    from jobs.lanes.asking import Asker
+
+BILLED_ATTEMPTS = 5
+BACKOFF_S, BACKOFF_LIMIT_S = 0.5, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a block with ASK_COLUMNS. Its texts stay in the block until they are sent: many rows wait."""
+
+    block: pa.Table
+    place: int
+    row_key: int
+    bucket: int
+    sample: bool
+
+    def request(self, context: LaneContext) -> dict[str, Any]:
+        """The body to send. Raises ValueError where the row makes none."""
+        messages, body = (self.block[name][self.place].as_py() for name in ("messages", "body"))
+        return build_request(
+            context.model,
+            context.alias,
+            context.sampling,
+            context.response_format,
+            json.loads(messages),
+            json.loads(body) if body else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one attempt came to: exactly one of completion and verdict."""
+
+    completion: Completion | None = None
+    verdict: Verdict | None = None
+    lost_usd: float | None = 0.0
+    """Of an attempt that brought nothing; None: its worst case. Above 0 or None: it may have been charged."""
+    unreachable: bool = False
+    """No connection came about."""
+
+
+class Exchange:
+    """The attempts of one row."""
+
+    def __init__(self, asker: Asker, row: Row) -> None:
+        self.asker, self.row = asker, row
+        self.request: dict[str, Any] = {}
+        self.payload = b""
+        self.attempts = self.unbilled = self.billed = self.n_limited = 0
+        self.lost_usd = 0.0
+        self.latency_s = 0.0
+        self.limited_since = 0.0
+        self.started_at = time.monotonic()
+
+    async def run(self) -> Answer | None:
+        while True:
+            try:
+                reply = await self._attempt()
+            except RequestError as wrong:
+                return await self.asker.settle(self._unanswered("rejected", clean(str(wrong))))
+            if reply is None:
+                return await self._leave("stopped before an answer came")
+            if reply.completion is not None:
+                return await self.asker.settle(self._answer(reply.completion))
+            verdict = reply.verdict
+            assert verdict is not None
+            error = clean(verdict.message, self.asker.endpoint.key, self._prompt())
+            if verdict.kind == "row":
+                return await self.asker.refuse(self._unanswered("rejected", error), verdict)
+            if verdict.kind == "lane":
+                await self.asker.allowance.stop(error)
+                return await self._leave(error)
+            delay_s = await self._limited(verdict) if verdict.kind == "limited" else self._again(reply, verdict)
+            if delay_s is None:
+                unreachable = reply.unreachable and self.asker.replied_at < self.started_at
+                return await self.asker.give_up(self._unanswered("failed", error), unreachable)
+            await asyncio.sleep(delay_s)
+
+    async def _attempt(self) -> Reply | None:
+        """Reserve, send, book. None where nothing may be sent. Raises RequestError for a row that makes no request."""
+        asker, allowance = self.asker, self.asker.allowance
+        async with asker.slots.hold(first=self.attempts > 0):
+            if allowance.stopped:
+                return None
+            if not self.payload:
+                self._make_request()
+            bound = asker.bound(self.request)
+            worst_usd = asker.price(bound, max_completion_tokens(self.request))
+            tokens = asker.expected_tokens(len(self.payload))
+            try:
+                await allowance.take(worst_usd, tokens)
+            except (LaneStoppedError, NotAffordableError):
+                return None
+            self.attempts += 1
+            allowance.add(requests=1)
+            begun = time.monotonic()
+            try:
+                reply = await asker.send(self.payload, self.request)
+            except BaseException:
+                allowance.settle(worst_usd, 0.0, worst_usd)
+                raise
+            self.latency_s = time.monotonic() - begun
+            if reply.completion is not None:
+                usage = reply.completion.usage
+                self.cost_usd = asker.price(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+                used = usage.prompt_tokens + usage.completion_tokens
+                allowance.settle(worst_usd, self.cost_usd, 0.0, used - tokens)
+                asker.learn(len(self.payload), bound, reply.completion)
+            else:
+                lost_usd = worst_usd if reply.lost_usd is None else reply.lost_usd
+                self.lost_usd += lost_usd
+                allowance.settle(worst_usd, 0.0, lost_usd, 0.0 if reply.lost_usd is None else -tokens)
+            return reply
+
+    def _make_request(self) -> None:
+        try:
+            self.request = self.row.request(self.asker.context)
+        except RequestError:
+            raise
+        except (ValueError, RecursionError):
+            raise RequestError("messages or body is not valid JSON") from None
+        self.payload = json.dumps(self.request, separators=(",", ":")).encode("ascii")
+        self.started_at = time.monotonic()
+
+    async def _limited(self, verdict: Verdict) -> float | None:
+        """A 429: pause the model. Seconds to wait; None when the row has waited long enough."""
+        now = time.monotonic()
+        self.n_limited += 1
+        self.limited_since = self.limited_since or now
+        pause_s = verdict.retry_after_s
+        if pause_s is None:
+            pause_s = _backoff_s(self.n_limited)
+        self.asker.allowance.add(limited=1)
+        if now - self.limited_since + pause_s > self.asker.context.model.retries.limited_s:
+            return None
+        await self.asker.allowance.limited(pause_s)
+        return pause_s + random.uniform(0, min(1.0, 0.1 + pause_s / 4))
+
+    def _again(self, reply: Reply, verdict: Verdict) -> float | None:
+        """Seconds until the next attempt; None where there is none left."""
+        retries = self.asker.context.model.retries
+        if reply.lost_usd == 0:
+            self.unbilled += 1
+        else:
+            self.billed += 1
+        if self.unbilled + self.billed >= retries.attempts or self.billed >= BILLED_ATTEMPTS:
+            return None
+        return max(_backoff_s(self.unbilled + self.billed), verdict.retry_after_s or 0.0)
+
+    async def _leave(self, error: str) -> Answer | None:
+        """The row stays open; what it lost is kept."""
+        if self.lost_usd:
+            return await self.asker.settle(self._unanswered("failed", error))
+        return None
+
+    def _answer(self, completion: Completion) -> Answer:
+        usage = completion.usage
+        return Answer(
+            self.row.row_key,
+            self.row.bucket,
+            "answered",
+            answer_key(self.request),
+            generated_text=completion.text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            token_source=usage.source,
+            cost_usd=self.cost_usd,
+            lost_usd=self.lost_usd,
+            latency_s=self.latency_s,
+            attempts=self.attempts,
+            purpose="shadow" if self.row.sample else "answer",
+        )
+
+    def _unanswered(self, kind: Kind, error: str) -> Answer:
+        return Answer(
+            self.row.row_key,
+            self.row.bucket,
+            kind,
+            answer_key(self.request) if self.request else bytes(16),
+            token_source="bound" if self.lost_usd else "",
+            lost_usd=self.lost_usd,
+            latency_s=self.latency_s,
+            attempts=self.attempts,
+            error=error,
+            purpose="shadow" if self.row.sample else "answer",
+        )
+
+    def _prompt(self) -> str:
+        """All texts of the row, to take them out of messages."""
+        contents = (message.get("content") for message in self.request["messages"])
+        return "\n".join(content if isinstance(content, str) else json.dumps(content) for content in contents)
+
+
+def _backoff_s(n: int) -> float:
+    """Full jitter: between 0 and a limit that doubles with every attempt (n from 1)."""
+    return random.uniform(0, min(BACKOFF_LIMIT_S, BACKOFF_S * 2.0**n))
