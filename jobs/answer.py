@@ -16,21 +16,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import ExecutionResources
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.journal import Journal
+from jobs.errors import HeadgateError, LaneDown, find_known
+from jobs.journal import Journal, recover_orphans
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, Lane, LaneContext
 from jobs.plan import Assignments
+from jobs.scored import scored_rows
 from jobs.spec import JobSpec
 from jobs.store import Store
 
 POLL_S = 0.5
 STOP_S = 7.0
+RECOVER_EXTRA_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +105,16 @@ def ask(
     on_progress: Callable[[dict[str, Any]], None],
     stopping: threading.Event,
     on_stop: Callable[[], None],
+    on_lane_down: Callable[[str, str], None],
 ) -> None:
     """One wave: all lanes with rows at once. Returns when every lane is through or has stopped.
 
-    Once `stopping` is set: `on_stop` is called, and lanes have STOP_S to settle what is in flight.
+    Once `stopping` is set: `on_stop` is called, and lanes have STOP_S to settle what is in flight. A lane that breaks down is told
+    to `on_lane_down(model, reason)`; the others go on. Raises HeadgateError for what concerns the whole run (storage).
     """
     lanes = {name: lane_of(contexts[name].model.engine) for name, keys in todo.items() if len(keys)}
     cpus = float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    failures: list[BaseException] = []
+    failures: list[HeadgateError] = []
 
     def work(name: str, lane: Lane) -> None:
         try:
@@ -116,8 +122,12 @@ def ask(
             dataset.context.execution_options.resource_limits = ExecutionResources(cpu=cpus / len(lanes))
             for batch in lane.answer(dataset, contexts[name]).iter_batches(batch_size=None, batch_format="pyarrow"):
                 on_progress({"model": name, "batch": batch})
-        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it; raised again below
-            failures.append(error)
+        except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again below, or the lane's end
+            known = find_known(error)
+            if known is None or isinstance(known, LaneDown):
+                on_lane_down(name, str(known) if known else last_words(error))
+            else:
+                failures.append(known)
 
     threads = [threading.Thread(target=work, args=item, name=f"lane-{item[0]}", daemon=True) for item in lanes.items()]
     for thread in threads:
@@ -134,6 +144,38 @@ def ask(
         raise failures[0]
 
 
+def last_words(error: BaseException) -> str:
+    """What an engine said before it went: the last line of its error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"its engine ended: {lines[-1][:300] if lines else type(error).__name__}"
+
+
+def settle_logs(output: str, logs: str, wait_s: float) -> None:
+    """Commit what actors left in local logs, on every node: of killed processes, and of those that are just ending.
+
+    Raises StoreError where the store refuses; the logs stay then.
+    """
+    tasks = [
+        _recover.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            output, logs, wait_s
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+    try:
+        ray.get(tasks, timeout=wait_s + RECOVER_EXTRA_S)
+    except (RayError, TimeoutError) as error:
+        known = find_known(error)
+        if known is not None:
+            raise known from None
+        # A node went away meanwhile: what was in its logs is what was in flight there.
+
+
+@ray.remote(num_cpus=0, max_retries=1)
+def _recover(output: str, logs: str, wait_s: float) -> None:
+    recover_orphans(output, None, logs, wait_s)
+
+
 def _dataset(
     store: Store,
     parts: list[dict[str, Any]],
@@ -144,24 +186,8 @@ def _dataset(
 ) -> ray.data.Dataset:
     """The rows of one lane, in blocks of `rows_per_block`."""
     buckets = set(np.unique(plan.bucket[np.isin(plan.row_key, keys)]).tolist())
-    paths = [store.path(part["name"]) for part in parts if part["bucket"] in buckets]
+    names = [part["name"] for part in parts if part["bucket"] in buckets]
     shadow = np.setdiff1d(plan.shadow, plan.row_key[plan.model == model])
     columns = [name for name in ASK_COLUMNS if name != "sample"]
-    rows = ray.data.read_parquet(paths, filesystem=store.fs).select_columns(columns)
-    kept = rows.map_batches(
-        _keep,  # type: ignore[arg-type]
-        fn_args=[[ray.put(keys), ray.put(shadow)]],
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=0.25,
-    )
-    return kept.repartition(target_num_rows_per_block=context.rows_per_block)
-
-
-def _keep(block: pa.Table, refs: list[Any]) -> pa.Table:
-    """Rows whose key is asked for; `sample` marks those that are asked only to measure."""
-    keys, shadow = (ray.get(ref) for ref in refs)
-    own = block["row_key"].to_numpy()
-    at = np.minimum(np.searchsorted(keys, own), max(0, len(keys) - 1))
-    kept = block.filter(pa.array(keys[at] == own if len(keys) else np.zeros(len(own), bool)))
-    return kept.append_column("sample", pa.array(np.isin(kept["row_key"].to_numpy(), shadow)))
+    rows = scored_rows(store, names, columns, keys, shadow)
+    return rows.repartition(target_num_rows_per_block=context.rows_per_block)

@@ -17,8 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from jobs.errors import EXIT_BAD_INPUT, EXIT_OPEN, HeadgateError
-from routing.errors import RoutingError
+from jobs.errors import EXIT_BAD_INPUT, EXIT_OPEN, find_known
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -148,24 +147,13 @@ def main() -> None:
     except BaseException as error:
         known = find_known(error)
         if known is not None:
-            fail(str(known), getattr(known, "exit_code", EXIT_BAD_INPUT))
+            fail(str(known), known.exit_code)
         if isinstance(error, SystemExit):
             raise
         fail(
             f"internal error: {type(error).__name__}; nothing is lost, the same command goes on; details: {write_traceback()}",
             1,
         )
-
-
-def find_known(error: BaseException | None) -> BaseException | None:
-    """The error meant for the user, also inside the wrappers that Ray puts around it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, HeadgateError | RoutingError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return None
 
 
 def write_traceback() -> Path:

@@ -6,6 +6,8 @@ the field, the value and the fix, on one line, and never carries a prompt or a k
 
 from __future__ import annotations
 
+from routing.errors import RoutingError
+
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_OPEN, EXIT_HELD = 0, 2, 3, 4
 
 
@@ -43,3 +45,16 @@ class RunHeld(HeadgateError):
     """Another run holds the output prefix: exit 4."""
 
     exit_code = EXIT_HELD
+
+
+def find_known(error: BaseException | None) -> HeadgateError | None:
+    """The error meant for a person, also inside the wrappers that Ray puts around it. The core's own comes as a SpecError."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, HeadgateError):
+            return error
+        if isinstance(error, RoutingError):
+            return SpecError(str(error))
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None

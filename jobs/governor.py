@@ -34,7 +34,8 @@ __all__ = ["Ask", "Budget", "Governor", "GovernorService", "Lease", "Report", "r
 
 RECOVER_WAIT_S = 10.0
 """How long a sender that Ray has given up may still hold its logs: a process takes a moment to die."""
-RECOVER_LIMIT_S = 60.0
+RECOVER_LIMIT_S = 180.0
+"""For the whole recovery on a node: on a busy one, starting a worker process alone can take half a minute."""
 RATE_WINDOW_S = 30.0
 
 

@@ -1,7 +1,7 @@
 """The journal: every settled answer, on the local disk at once and on the store within seconds. Nothing is paid twice.
 
 `JournalWriter.append` puts one record into a log of its own process (`jobs.local_log`: it survives kill -9). A thread
-commits what has gathered as an immutable Parquet segment every `flush_s` seconds or `flush_rows` rows, then removes that
+commits what has gathered as an immutable Parquet segment every `flush_s` seconds or `flush_rows` rows, then removes the
 log. The segment's name is made from the log's, so a crash between the two repeats no row: whoever finds the log sees
 that its segment stands. `recover_orphans` commits the logs of dead processes.
 

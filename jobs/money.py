@@ -103,6 +103,10 @@ class Money:
         self.refresh()
         return {name: model["stopped"] for name, model in self.state["models"].items() if model["stopped"]}
 
+    def stop_lane(self, name: str, reason: str) -> None:
+        """One lane broke down."""
+        ray.get(self.governor.stop.remote(name, reason))
+
     def stop(self, reason: str) -> None:
         """Nobody sends any more."""
         ray.get([self.governor.stop.remote(name, reason, "user") for name in self.spec.names])

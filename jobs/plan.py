@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 from numpy.typing import NDArray
 
 from jobs.errors import SpecError
 from jobs.estimate import Estimate
 from jobs.manifest import Run, fingerprint, read_json
 from jobs.score import row_keys
+from jobs.scored import scored_rows
 from jobs.spec import JobSpec
 from jobs.store import Store
 from routing.errors import RoutingError
@@ -89,7 +89,7 @@ class Plan:
 
 def read_rows(store: Store, parts: list[str]) -> Rows:
     """The planning columns of scored/, through Ray Data, in input order."""
-    dataset = ray.data.read_parquet([store.path(p) for p in parts], filesystem=store.fs).select_columns(COLUMNS)
+    dataset = scored_rows(store, parts, COLUMNS)
     table = pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))).combine_chunks()
     table = table.take(pc.sort_indices(table["row"]))
     n = len(table)

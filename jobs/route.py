@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 from numpy.typing import NDArray
 
 from jobs import answer, lease
@@ -30,7 +28,7 @@ from jobs.cluster import ray_running
 from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, SpecError
 from jobs.estimate import estimate_all, resolve_prices
 from jobs.inputs import InputFile, list_files
-from jobs.journal import local_dir, recover_orphans
+from jobs.journal import local_dir
 from jobs.lanes import lane_of
 from jobs.lanes.base import LaneContext
 from jobs.manifest import FOLDER, Run, check_same_job, fingerprints, load_run, open_run, read_json, router_fingerprint
@@ -40,6 +38,7 @@ from jobs.progress import Progress
 from jobs.report import write_report
 from jobs.requests import build_request
 from jobs.score import ScorePlan, load_router, plan_score, router_columns, run_score
+from jobs.scored import scored_rows
 from jobs.spec import UNTRAINED_ROUTERS, JobSpec, parse_spec
 from jobs.store import Store
 from jobs.summary import summarise
@@ -47,6 +46,10 @@ from routing.errors import RoutingError
 from routing.matching import make_matcher
 from routing.routers.base import read_card
 
+OLD_SESSION_S = 30.0
+"""How long the processes of a killed driver may take to end."""
+SETTLE_S = 5.0
+"""The same for the lanes of a wave that is through."""
 ROWS_PER_BLOCK = {"openai": 1024, "vllm": 512, "transformers": 256}
 
 
@@ -229,13 +232,11 @@ def prompts_too_long(
     if not any(s.any() for s in suspects.values()):
         return out
     keys = np.sort(row_key[np.logical_or.reduce(list(suspects.values()))])
-    files = [store.path(p) for p in parts]
-    dataset = ray.data.read_parquet(files, filesystem=store.fs).select_columns(["row_key", "messages"])
+    dataset = scored_rows(store, parts, ["row_key", "messages"], keys)
     position = {int(k): i for i, k in enumerate(row_key)}
     counters = {name: counter(name) for name in limits}
     batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
     for batch in batches:
-        batch = batch.filter(pc.is_in(batch["row_key"], keys)) if len(keys) else batch
         messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]
         at = [position[k] for k in batch["row_key"].to_pylist()]
         for j, name in enumerate(names):
@@ -270,7 +271,7 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
     started = time.time()
     border = check(job)
     with ray_running(), stop_on_signals(job), held(job, border) as run:
-        recover_orphans(run.store.uri, None, local_dir(run.store.uri), wait_s=30.0, session=job.session)
+        answer.settle_logs(run.store.uri, local_dir(run.store.uri), OLD_SESSION_S)
         with progress_of(job) as progress:
             parts = score_stage(job, border, run, progress)
             plan = plan_stage(job, border, run, parts, progress)
@@ -299,17 +300,21 @@ def answer_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, pr
         def stop() -> None:
             money.stop("stopped by a signal")
 
-        answer.ask(spec, store, parts, plan.assignments, todo, contexts, show, job.stopping, stop)
+        answer.ask(spec, store, parts, plan.assignments, todo, contexts, show, job.stopping, stop, money.stop_lane)
         if not job.stopping.is_set():
+            answer.settle_logs(store.uri, local_dir(store.uri), SETTLE_S)
             settled = answer.settled_keys(store, spec.names)
             feasible = np.ones((len(plan.assignments.row_key), len(spec.names)), bool)
             moved = answer.rows_to_move(plan.assignments, settled, spec, feasible, money.exhausted())
             moved = limited(moved, plan, job.limit)
             if any(len(keys) for keys in moved.values()):
                 money.more(moved)
-                answer.ask(spec, store, parts, plan.assignments, moved, contexts, show, job.stopping, stop)
+                answer.ask(
+                    spec, store, parts, plan.assignments, moved, contexts, show, job.stopping, stop, money.stop_lane
+                )
         return money.stopped()
     finally:
+        answer.settle_logs(store.uri, local_dir(store.uri), SETTLE_S)
         money.close()
 
 

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--outcomes", type=Path, default=HERE / "outcomes.parquet", help="the recorded table")
     parser.add_argument("--out", type=Path, default=HERE / "router", help="folder of the router artifact")
     parser.add_argument("--router", default="linear", help="name of a router in routing.routers")
-    parser.add_argument("--rows", type=int, default=4000, help="prompts to answer")
+    parser.add_argument("--rows", type=int, default=9000, help="prompts to answer")
     parser.add_argument("--fit-only", action="store_true", help="read the recorded table, answer nothing")
     args = parser.parse_args()
     if not args.fit_only:

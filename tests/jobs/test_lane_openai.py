@@ -246,10 +246,10 @@ def test_retry_after_pauses_the_whole_model(cluster: None, tmp_path: Path) -> No
         job.ask(list(range(300)), limits={"in_flight": 8})
         stop.set()
         thread.join()
-    first = next(at for at, _, faults in seen if faults)
-    during = [requests for at, requests, _ in seen if first + 0.1 < at < first + 0.9]
-    assert len(during) > 10
-    assert max(during) == min(during)
+    first, at_first = next((at, requests) for at, requests, faults in seen if faults)
+    during = [requests for at, requests, _ in seen if first <= at < first + 0.9]
+    assert len(during) > 3
+    assert max(during) <= at_first + 8, "unpaused, 140 requests arrive in that time"
     assert {row["kind"] for row in job.table()} == {"answered"}
 
 
@@ -340,6 +340,7 @@ def lane_pids() -> set[int]:
     return found
 
 
+@pytest.mark.timeout(420)  # two starts of an actor on a busy machine
 @pytest.mark.parametrize(("replicas", "cap"), [(1, None), (2, 1.0)])
 def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
     cluster: None, tmp_path: Path, replicas: int, cap: float | None
@@ -359,9 +360,9 @@ def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
         before = lane_pids()
         thread.start()
         for answered in (300, 800):
-            server.wait_for(lambda stats, n=answered: stats["answered"] >= n, 60)
+            server.wait_for(lambda stats, n=answered: stats["answered"] >= n, 120)
             os.kill(min(lane_pids() - before), signal.SIGKILL)
-        thread.join(120)
+        thread.join(240)
         assert not thread.is_alive()
         assert failures == []
         stats = server.stats()
