@@ -20,11 +20,9 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import ExecutionResources
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import HeadgateError, LaneDown, find_known
-from jobs.journal import Journal, recover_orphans
+from jobs.journal import Journal
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, Lane, LaneContext
 from jobs.plan import Assignments
@@ -34,7 +32,6 @@ from jobs.store import Store
 
 POLL_S = 0.5
 STOP_S = 7.0
-RECOVER_EXTRA_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,32 +145,6 @@ def last_words(error: BaseException) -> str:
     """What an engine said before it went: the last line of its error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"its engine ended: {lines[-1][:300] if lines else type(error).__name__}"
-
-
-def settle_logs(output: str, logs: str, wait_s: float) -> None:
-    """Commit what actors left in local logs, on every node: of killed processes, and of those that are just ending.
-
-    Raises StoreError where the store refuses; the logs stay then.
-    """
-    tasks = [
-        _recover.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            output, logs, wait_s
-        )
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
-    try:
-        ray.get(tasks, timeout=wait_s + RECOVER_EXTRA_S)
-    except (RayError, TimeoutError) as error:
-        known = find_known(error)
-        if known is not None:
-            raise known from None
-        # A node went away meanwhile: what was in its logs is what was in flight there.
-
-
-@ray.remote(num_cpus=0, max_retries=1)
-def _recover(output: str, logs: str, wait_s: float) -> None:
-    recover_orphans(output, None, logs, wait_s)
 
 
 def _dataset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +32,13 @@ def ray_running() -> Iterator[None]:
     if address == "local":
         options |= {"num_cpus": max(LOGICAL_CPUS, os.cpu_count() or 1), "include_dashboard": False}
         options["object_store_memory"] = OBJECT_STORE_BYTES
-    # The raylet's remarks (many workers started, …) are printed on standard output by Ray; that belongs to the result.
+    # The raylet's remarks (many workers started, …) are printed on standard output by Ray; that belongs to the result. What
+    # libraries log below an error stays in Ray's session logs: the terminal is the progress display's.
+    logging.disable(logging.WARNING)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         init_ray(**options)
         try:
             yield
         finally:
             ray.shutdown()
+            logging.disable(logging.NOTSET)

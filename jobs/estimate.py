@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.errors import SpecError
 from jobs.journal import Journal
+from jobs.requests import prompt_tokens_bound
 from jobs.spec import JobSpec
 from jobs.store import Store
 from routing.errors import RoutingError
@@ -114,7 +115,7 @@ def estimate_all(
             ratio, completion, spread, rows, latency = measured
             sources += [f"{name}: prompt and output tokens measured on {rows:,} answers of this run"]
         elif counter and sample:
-            n_bytes = sum(_bound(messages) for messages in sample)
+            n_bytes = sum(prompt_tokens_bound(messages) for messages in sample)
             ratio = sum(counter(sample)) / max(1, n_bytes)
             sources.append(f"{name}: prompt tokens counted by its tokenizer on {len(sample)} rows")
         else:
@@ -130,12 +131,6 @@ def estimate_all(
             sources.append(f"{name}: output tokens assumed, {completion:.0f} a row")
         estimates[name] = Estimate(price, price_source, ratio, completion, spread, max_tokens, tuple(sources), latency)
     return estimates
-
-
-def _bound(messages: list[dict[str, Any]]) -> int:
-    from routing.pricing import prompt_tokens_bound
-
-    return prompt_tokens_bound(messages)
 
 
 def _sample_messages(store: Store, part: str) -> list[list[dict[str, Any]]]:

@@ -81,7 +81,9 @@ class Money:
             "settled": known["answered"] + known["rejected"], "errors": known["errors"], "prompt_tokens": known["prompt_tokens"],
             "completion_tokens": known["completion_tokens"], "cost_usd": known["cost_usd"],
         }  # fmt: skip
-        shown = live if live["settled"] >= own["settled"] else dict(own)
+        shown = (
+            live if live["settled"] >= own["settled"] else {k: v if k == "cost_usd" else int(v) for k, v in own.items()}
+        )
         shown |= {
             "reserved_usd": known.get("reserved_usd"),
             "lost_usd": known["lost_usd"],

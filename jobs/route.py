@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from jobs import answer, lease
 from jobs.account import run_account
 from jobs.cluster import ray_running
-from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, SpecError
+from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, RunHeld, SpecError
 from jobs.estimate import estimate_all, resolve_prices
+from jobs.governor import recover_on_all_nodes
 from jobs.inputs import InputFile, list_files
 from jobs.journal import local_dir
 from jobs.lanes import lane_of
@@ -271,7 +272,11 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
     started = time.time()
     border = check(job)
     with ray_running(), stop_on_signals(job), held(job, border) as run:
-        answer.settle_logs(run.store.uri, local_dir(run.store.uri), OLD_SESSION_S)
+        old = recover_on_all_nodes(run.store.uri, local_dir(run.store.uri), job.session, OLD_SESSION_S)
+        if old.alive:
+            raise RunHeld(
+                f"output {run.store.uri}: process {old.alive[0]} of an earlier start still answers; end it, then run again"
+            )
         with progress_of(job) as progress:
             parts = score_stage(job, border, run, progress)
             plan = plan_stage(job, border, run, parts, progress)
@@ -302,7 +307,7 @@ def answer_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, pr
 
         answer.ask(spec, store, parts, plan.assignments, todo, contexts, show, job.stopping, stop, money.stop_lane)
         if not job.stopping.is_set():
-            answer.settle_logs(store.uri, local_dir(store.uri), SETTLE_S)
+            recover_on_all_nodes(store.uri, local_dir(store.uri), "", SETTLE_S)
             settled = answer.settled_keys(store, spec.names)
             feasible = np.ones((len(plan.assignments.row_key), len(spec.names)), bool)
             moved = answer.rows_to_move(plan.assignments, settled, spec, feasible, money.exhausted())
@@ -314,7 +319,7 @@ def answer_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, pr
                 )
         return money.stopped()
     finally:
-        answer.settle_logs(store.uri, local_dir(store.uri), SETTLE_S)
+        recover_on_all_nodes(store.uri, local_dir(store.uri), "", SETTLE_S)
         money.close()
 
 

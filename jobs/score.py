@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from jobs.errors import InputError
 from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records
 from jobs.prompts import Prompt, PromptReader
+from jobs.requests import prompt_tokens_bound
 from jobs.spec import UNTRAINED_ROUTERS, JobSpec
 from jobs.store import Store, storage_errors
 from routing import routers
 from routing.errors import RoutingError
-from routing.pricing import prompt_tokens_bound
 from routing.routers.base import Router
 from routing.text import Frame, find_frame
 

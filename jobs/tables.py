@@ -65,7 +65,8 @@ def summary_table(report: Mapping[str, Any]) -> RenderableType:
     decimals = usd_decimals([run_usd, strong_usd, weak_usd])
     parts = []
     for name in [*listed, *(name for name in by_model if name not in listed)]:
-        n_rows, dollars = (by_model.get(name) or {}).get("rows") or 0, (by_model.get(name) or {}).get("cost_usd") or 0.0
+        entry = by_model.get(name) or {}
+        n_rows, dollars = entry.get("routed", entry.get("rows")) or 0, entry.get("cost_usd") or 0.0
         parts.append([name, count(n_rows), _share(n_rows, rows), usd(dollars, decimals), "", ""])
     totals = [
         [
@@ -92,6 +93,10 @@ def _summary_notes(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     share = f" ({_share(saved, report.get('all_strong_usd'))} of all-strong)" if known(saved) else ""
     of_gap = " of the quality gap recovered" if report.get("pgr") else ""
     notes = [("PGR", measured(report.get("pgr")) + of_gap), ("saved", usd(saved) + share)]
+    measuring = (report.get("spent_by_purpose") or {}).get("shadow")
+    if measuring and report.get("sample_rows"):
+        asked = f"{count(report['sample_rows'])} rows were asked of every model: {usd(measuring)} of the dollars"
+        notes.append(("sample", asked))
     troubles = [f"{count(report[key])} {key}" for key in ("errors", "open") if report.get(key)]
     if report.get("lost_usd"):
         troubles.append(f"{usd(report['lost_usd'])} lost to failed requests")

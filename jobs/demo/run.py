@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from jobs.spec import parse_spec
 ASSETS = Path(__file__).parent
 PROMPTS, SEED = 2400, 7
 SAMPLE_ROWS = 600
-READY_S = 180.0
+READY_S = 300.0
 JOB_TEXT = """\
 # The demo's job file. Change the policy and run `headgate run {folder}/job.yaml`: what is answered is not asked again.
 """
@@ -98,7 +99,7 @@ def strong_server(source: str, log: Path) -> Iterator[str]:
     # fmt: off
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", source, "--served-model-name", "strong",
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--enforce-eager", "--max-num-seqs", "64",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64",
         "--max-model-len", "256", "--disable-log-stats",
     ]
     # fmt: on
@@ -114,11 +115,11 @@ def strong_server(source: str, log: Path) -> Iterator[str]:
         _wait_ready(server, port, log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # its engine and workers too, also while it is still starting
         try:
             server.wait(15)
         except subprocess.TimeoutExpired:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
 

@@ -65,6 +65,7 @@ class Router(ABC):
         path.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(value) for name, value in self.state().items()}
         save_file(arrays or {"empty": np.zeros(1, np.float32)}, path / "weights.safetensors")
+        (path / "weights.safetensors").chmod(0o644)  # safetensors makes it the owner's alone, whatever the umask
         card = {
             "format": FORMAT_VERSION,
             "router": self.name,
