@@ -34,10 +34,12 @@ AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the job file 
 @app.command()
 def plan(job_file: JobFile, as_json: AsJson = False, overrides: Override = None, allow_code: AllowCode = False) -> None:
     """Check the job, score every row, cut, and print the bill. Spends nothing."""
-    from jobs.route import Job, plan_job
     from jobs.spec import load_spec
 
-    bill = plan_job(Job(load_spec(job_file, overrides), allow_code, live=False if as_json else None))
+    spec = load_spec(job_file, overrides)  # before the seconds that Ray takes to import: most mistakes are here
+    from jobs.route import Job, plan_job
+
+    bill = plan_job(Job(spec, allow_code, live=False if as_json else None))
     if as_json:
         print_json(bill)
     else:
@@ -57,10 +59,12 @@ def run(
     ] = None,
 ) -> None:
     """Run the job, or go on where it stopped. Exit 0 done, 3 rows still open, 4 another run holds the output."""
-    from jobs.route import Job, run_job
     from jobs.spec import load_spec
 
-    job = Job(load_spec(job_file, overrides), allow_code, limit, live=False if as_json else None)
+    spec = load_spec(job_file, overrides)
+    from jobs.route import Job, run_job
+
+    job = Job(spec, allow_code, limit, live=False if as_json else None)
     code, report = run_job(job)
     finish(report, as_json)
     for name, reason in report["stopped"].items():

@@ -41,7 +41,7 @@ def folder(tmp_path):
         (["run", "job.yaml", "--set", "max_usd=-1"], "max_usd"),
         (["run", "job.yaml", "--set", "input.prompt=nope"], "input.prompt: the input has no column 'nope' (it has: q)"),
         (["plan", "job.yaml", "--set", "models.b.price=null", "--set", "models.b.model=xyzzy"], "models.b.price"),
-        (["plan", "job.yaml", "--set", "models.b.base_url=null", "--set", "models.b.model=gpt-4o"], "OPENAI_API_KEY"),
+        (["plan", "job.yaml", "--set", "models.a.base_url=null", "--set", "models.a.model=gpt-4o"], "OPENAI_API_KEY"),
         (["plan", "job.yaml", "--set", "quality={gold: {column: q, match: 'python:os:system'}}"], "--allow-code"),
         (["plan", "job.yaml"], "127.0.0.1"),
         (["status", "nowhere"], "no headgate run there"),

@@ -89,7 +89,7 @@ def test_a_wrong_secret_and_a_missing_bucket_are_one_line(s3_ceph, tmp_path):
         missing = headgate(s3_ceph, "run", str(tmp_path / "job.yaml"), "--set", "input.path=s3://no-such-bucket/in")
         nowhere = headgate(s3_ceph, "run", str(tmp_path / "job.yaml"), "--set", "output=s3://no-such-bucket/out")
         assert replay.stats()["requests"] == 0
-    for result, says in ((wrong, "secret"), (missing, "no such bucket"), (nowhere, "no such bucket")):
+    for result, says in ((wrong, "AWS_SECRET_ACCESS_KEY"), (missing, "no such bucket"), (nowhere, "no such bucket")):
         assert result.returncode == 2 and says in result.stderr, result.stderr
         assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.stderr
     assert not [key for key in s3_ceph.keys() if key.startswith("out/")]
