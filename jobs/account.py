@@ -334,7 +334,7 @@ class _Builder:
             "journal": {n: self._journal_sums(j, own[j]) for j, n in enumerate(names)},
             "quality": Counter(str(q) for q in policy if q is not None),
             "paired": [
-                [p, *[r[row] for r in routed]] for row, p in enumerate(policy)
+                [p, *[r[row] for r in routed], float(self.model[row] == len(names) - 1)] for row, p in enumerate(policy)
                 if self.sample[row] and p is not None and all(r[row] is not None for r in routed)
             ],
             "histogram": {

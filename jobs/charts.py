@@ -125,7 +125,11 @@ def points_of(report: Mapping[str, Any]) -> list[Point]:
         if known(quality.get("mean")) and known(cost):
             points.append(Point(f"all {name}", float(cost), quality, color(models, name)))
     if known((report["quality"] or {}).get("mean")) and known(report["spent_usd"]):
-        points.append(Point("this run", float(report["spent_usd"]), report["quality"], "run", is_run=True))
+        # What measuring cost (the sample's further answers, a judge) is in the bill, but no part of the policy's cost.
+        purposes = report["spent_by_purpose"] or {}
+        measuring = sum(purposes.get(name) or 0.0 for name in ("pilot", "shadow", "judge"))
+        usd = float(report["spent_usd"]) - measuring
+        points.append(Point("this run", usd, report["quality"], "run", is_run=True))
     return points
 
 

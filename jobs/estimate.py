@@ -105,7 +105,7 @@ def estimate_all(
     `count_tokens(alias)` gives an exact counter or None; `measured_bytes(row_keys)` the prompt bytes of those rows.
     """
     sample = _sample_messages(store, parts[0]) if parts else []
-    known = router_card.get("metrics", {}).get("completion_tokens") or {}
+    known = router_card.get("completion_tokens") or {}
     estimates = {}
     for column, (name, (price, price_source)) in zip(router_columns, resolve_prices(spec).items(), strict=True):
         ratio, completion, spread, sources, latency = 1 / ASSUMED_BYTES_PER_TOKEN, 0.0, 0.0, [], 1.0

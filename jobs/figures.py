@@ -89,3 +89,9 @@ def duration(seconds: Any) -> str:
     days, hours = divmod(hours, 24)
     clock = f"{hours}:{minutes:02d}:{secs:02d}" if hours or days else f"{minutes}:{secs:02d}"
     return f"{days} d {clock}" if days else clock
+
+
+def points(figure: Mapping[str, Any]) -> str:
+    """A difference of shares with its interval, in percentage points: `+24.3 points [17.7 to 30.6]`."""
+    mean, low, high = (100 * figure[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} points [{low:.1f} to {high:.1f}]"

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from jobs import charts
-from jobs.figures import bounds, count, known, measured, percent, usd, usd_decimals
+from jobs.figures import bounds, count, known, measured, percent, points, usd, usd_decimals
 from jobs.store import Store
 from jobs.tables import bill_table, summary_table
 
@@ -26,7 +26,7 @@ __all__ = ["bill_table", "complete_keys", "headline", "json_safe", "render_html"
 # fmt: off
 KEYS = (
     "rows", "errors", "open", "by_model", "planned_usd", "spent_usd", "spent_by_purpose", "lost_usd", "unspent_usd",
-    "gpu_usd", "all_strong_usd", "all_weak_usd", "saved_usd", "strong_share", "quality", "pgr", "requests",
+    "gpu_usd", "all_strong_usd", "all_weak_usd", "saved_usd", "strong_share", "quality", "pgr", "pgr_over_random", "requests",
     "complete", "output", "job", "weak", "strong", "models", "started_at", "finished_at", "policy", "max_usd",
     "quality_by_model", "quality_source", "copied_rows", "score_histogram", "curve", "errors_by_kind",
     "by_category", "slowest", "provenance", "prices", "next",
@@ -129,7 +129,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"usd": usd, "count": count, "percent": percent, "nb": _no_break}
+    environment.filters |= {"usd": usd, "count": count, "percent": percent, "points": points, "nb": _no_break}
     return environment
 
 

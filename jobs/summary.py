@@ -47,7 +47,7 @@ def summarise(
     quality = Counter[float]()
     for part in sums:
         quality.update({float(k): v for k, v in part["quality"].items()})
-    paired = np.array([row for part in sums for row in part["paired"]], float).reshape(-1, len(names) + 1)
+    paired = np.array([row for part in sums for row in part["paired"]], float).reshape(-1, len(names) + 2)
     strong = all_usd[names[-1]]
     measured = bootstrap_paired(paired, names)
     return {
@@ -66,7 +66,7 @@ def summarise(
         "strong_share": routed[names[-1]] / max(1, sum(routed.values())),
         "quality": bootstrap_counts(quality), "quality_source": _source(spec, sum(quality.values()), len(paired)),
         "quality_by_model": measured["quality"] and {n: q | {"usd": all_usd[n]} for n, q in measured["quality"].items()},
-        "pgr": measured["pgr"], "sample_rows": len(paired),
+        "pgr": measured["pgr"], "pgr_over_random": measured["pgr_over_random"], "sample_rows": len(paired),
         "requests": sum(journal[name]["requests"] for name in names),
         "copied_rows": sum(s["copied"] for s in sums),
         "weak": names[0], "strong": names[-1], "models": list(names), "output": spec.output,
@@ -158,24 +158,29 @@ def bootstrap_counts(counts: Counter[float]) -> dict[str, float] | None:
 def bootstrap_paired(paired: NDArray[np.float64], names: tuple[str, ...]) -> dict[str, Any]:
     """Quality of each model and PGR from the rows that all of them answered.
 
-    paired: (k, 1 + m): the policy's quality of a row, then each model's. PGR (RouteLLM, section 3.1) has no interval, and
-    no value, where the interval of the gap between strong and weak holds 0.
+    paired: (k, 1 + m + 1): the policy's quality of a row, each model's, and 1 where the policy takes the strong one. PGR
+    (RouteLLM, section 3.1) has no interval, and no value, where the interval of the gap between strong and weak holds 0.
+    `pgr_over_random`: PGR less the share of strong rows, which is what random routing at that share recovers; two models only.
     """
     if not len(paired):
-        return {"quality": None, "pgr": None}
+        return {"quality": None, "pgr": None, "pgr_over_random": None}
     rng = np.random.default_rng(0)
     k = len(paired)
     means = np.stack([paired[rng.integers(0, k, k)].mean(axis=0) for _ in range(REPLICATES)])
     mean = paired.mean(axis=0)
     quality = {name: interval(mean[j + 1], means[:, j + 1]) | {"rows": k} for j, name in enumerate(names)}
-    gaps = means[:, -1] - means[:, 1]
+    gaps = means[:, -2] - means[:, 1]
     low, high = np.percentile(gaps, [2.5, 97.5])
-    pgr = None
+    pgr = over_random = None
     if low > 0 or high < 0:
         with np.errstate(divide="ignore", invalid="ignore"):
             draws = (means[:, 0] - means[:, 1]) / gaps
-        pgr = interval((mean[0] - mean[1]) / (mean[-1] - mean[1]), draws[np.isfinite(draws)])
-    return {"quality": quality, "pgr": pgr}
+        value = (mean[0] - mean[1]) / (mean[-2] - mean[1])
+        pgr = interval(value, draws[np.isfinite(draws)])
+        if len(names) == 2:
+            beyond = draws - means[:, -1]
+            over_random = interval(value - mean[-1], beyond[np.isfinite(beyond)])
+    return {"quality": quality, "pgr": pgr, "pgr_over_random": over_random}
 
 
 def _errors_by_kind(sums: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.figures import count, duration, known, measured, percent, usd, usd_decimals
+from jobs.figures import count, duration, known, measured, percent, points, usd, usd_decimals
 
 WIDTH = 80
 SHORTEST_NAME = 10
@@ -92,7 +92,11 @@ def _summary_notes(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     saved = report.get("saved_usd")
     share = f" ({_share(saved, report.get('all_strong_usd'))} of all-strong)" if known(saved) else ""
     of_gap = " of the quality gap recovered" if report.get("pgr") else ""
-    notes = [("PGR", measured(report.get("pgr")) + of_gap), ("saved", usd(saved) + share)]
+    notes = [("PGR", measured(report.get("pgr")) + of_gap)]
+    beyond = report.get("pgr_over_random")
+    if beyond:
+        notes.append(("router", f"{points(beyond)} of PGR against random routing at the same share"))
+    notes.append(("saved", usd(saved) + share))
     measuring = (report.get("spent_by_purpose") or {}).get("shadow")
     if measuring and report.get("sample_rows"):
         asked = f"{count(report['sample_rows'])} rows were asked of every model: {usd(measuring)} of the dollars"

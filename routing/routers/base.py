@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -71,7 +72,8 @@ class Router(ABC):
             "router": self.name,
             "models": list(self.models_),
             "hyperparameters": self.hyperparameters(),
-            "training_data": getattr(self, "training_fingerprint_", ""),
+            "training_data": self.training_fingerprint_,
+            "completion_tokens": dict(self.completion_tokens_),
             "weights_sha256": hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest(),
             "metrics": metrics or {},
         }
@@ -89,6 +91,7 @@ class Router(ABC):
             router = cls(**card["hyperparameters"])
             router.models_ = tuple(card["models"])
             router.training_fingerprint_ = card.get("training_data", "")
+            router.completion_tokens_ = dict(card.get("completion_tokens") or {})
             router.load_state(arrays)
         except (TypeError, KeyError, ValueError) as error:
             raise RoutingError(
@@ -97,6 +100,8 @@ class Router(ABC):
         return router
 
     training_fingerprint_: str = ""
+    completion_tokens_: Mapping[str, float] = MappingProxyType({})
+    """Model → mean output tokens in the training data, where it has them: what a bill expects before anything was asked."""
 
     def _start_fit(self, outcomes: Outcomes) -> NDArray[np.float64]:
         """Check `outcomes`, set `models_` and `training_fingerprint_`; the mean known quality per model, shape (m,)."""
@@ -110,6 +115,7 @@ class Router(ABC):
                 )
         self.models_ = outcomes.models
         self.training_fingerprint_ = outcomes.fingerprint()
+        self.completion_tokens_ = _mean_tokens(outcomes)
         means: NDArray[np.float64] = np.nanmean(outcomes.quality.astype(np.float64), axis=0)
         return means
 
@@ -119,6 +125,14 @@ class Router(ABC):
             how = "fit it or load an artifact" if self.needs_training else "give `models` or fit it"
             raise RoutingError(f"router {self.name!r}: it knows no models yet; {how}")
         return self.models_
+
+
+def _mean_tokens(outcomes: Outcomes) -> dict[str, float]:
+    """Model → mean of its known output tokens; models without any are left out."""
+    if outcomes.completion_tokens is None:
+        return {}
+    known = zip(outcomes.models, outcomes.completion_tokens.T, strict=True)
+    return {model: float(np.nanmean(tokens)) for model, tokens in known if not np.isnan(tokens).all()}
 
 
 def check_models(models: Sequence[str]) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ def test_cost_quality_places_models_run_line_and_curve(width: int):
     classes = [element.get("class") for element in svg.iter()]
     assert {"mark m0", "mark m1", "mark run", "bar run", "mixing", "curve"} <= set(classes)
     assert svg.get("role") == "img"
-    assert "this run: $0.0508, quality 87.1 % [85.6-88.5]" in str(svg.get("aria-label"))
+    assert "this run: $0.0461, quality 87.1 % [85.6-88.5]" in str(svg.get("aria-label"))
     x = {name: float(svg.find(f".//circle[@class='mark {name}']").get("cx")) for name in ("m0", "m1")}  # type: ignore[union-attr,arg-type]
     y = {name: float(svg.find(f".//circle[@class='mark {name}']").get("cy")) for name in ("m0", "m1")}  # type: ignore[union-attr,arg-type]
     assert x["m0"] < x["m1"]  # dearer to the right
