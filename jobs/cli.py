@@ -37,7 +37,8 @@ def plan(job_file: JobFile, as_json: AsJson = False, overrides: Override = None,
     from jobs.spec import load_spec
 
     spec = load_spec(job_file, overrides)  # before the seconds that Ray takes to import: most mistakes are here
-    from jobs.route import Job, plan_job
+    from jobs.border import Job
+    from jobs.pipeline import plan_job
 
     bill = plan_job(Job(spec, allow_code, live=False if as_json else None))
     if as_json:
@@ -62,7 +63,8 @@ def run(
     from jobs.spec import load_spec
 
     spec = load_spec(job_file, overrides)
-    from jobs.route import Job, run_job
+    from jobs.border import Job
+    from jobs.pipeline import run_job
 
     job = Job(spec, allow_code, limit, live=False if as_json else None)
     code, report = run_job(job)
@@ -77,7 +79,7 @@ def run(
 @app.command()
 def report(output: Output, as_json: AsJson = False, allow_code: AllowCode = False) -> None:
     """Rebuild responses/, report.json and report.html from what the run holds."""
-    from jobs.route import report_job
+    from jobs.pipeline import report_job
 
     finish(report_job(output, allow_code), as_json)
 

@@ -23,9 +23,10 @@ from typing import Any
 
 import yaml
 
+from jobs.border import Job
 from jobs.demo.tasks import write_prompts
 from jobs.errors import LaneDown
-from jobs.route import Job, run_job
+from jobs.pipeline import run_job
 from jobs.spec import parse_spec
 
 ASSETS = Path(__file__).parent

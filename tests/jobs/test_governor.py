@@ -316,6 +316,7 @@ def test_claims() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    ray.shutdown()  # the session's own, if a test before this one has started it
     ray.init(
         address="local", num_cpus=8, object_store_memory=256 * 1024**2, include_dashboard=False, log_to_driver=False
     )

@@ -39,6 +39,7 @@ KEY = "sk-test-4f1d77a0c2"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     os.environ["HEADGATE_TEST_KEY"] = KEY  # Ray's workers inherit it
+    ray.shutdown()  # the session's own, if a test before this one has started it
     ray.init(
         address="local", num_cpus=8, object_store_memory=256 * 1024**2, include_dashboard=False, log_to_driver=False
     )

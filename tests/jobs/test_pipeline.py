@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.border import Job
 from jobs.errors import EXIT_DONE, EXIT_OPEN, RunHeld, SpecError
+from jobs.pipeline import plan_job, report_job, run_job
 from jobs.replay import ReplayOptions
-from jobs.route import Job, plan_job, report_job, run_job
 from jobs.spec import parse_spec
 from routing.outcomes import read_outcomes
 from tests.replay_server import small_outcomes, thread_replay
