@@ -164,6 +164,7 @@ def test_job_file_of_the_config_map_is_valid() -> None:
     assert spec.max_usd is not None
 
 
+@pytest.mark.slow
 def test_entrypoint_runs_and_reads_the_mounted_job_file(rayjob: dict[str, Any], tmp_path: Path) -> None:
     """The very command, with this Python and with a job file that is not there: exit 2 and a line that names it."""
     command = shlex.split(rayjob["spec"]["entrypoint"])

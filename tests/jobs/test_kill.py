@@ -82,6 +82,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(setting, share):
     check_whole(replay, folder, spare=2 * IN_FLIGHT)
 
 
+@pytest.mark.slow
 def test_an_actor_is_killed_and_the_run_goes_on_by_itself(setting):
     replay, folder = setting
     driver = start(folder)
@@ -93,6 +94,7 @@ def test_an_actor_is_killed_and_the_run_goes_on_by_itself(setting):
     check_whole(replay, folder, spare=IN_FLIGHT)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_run_within_ten_seconds_and_the_same_command_goes_on(setting):
     replay, folder = setting
     driver = start(folder)

@@ -168,7 +168,11 @@ def test_every_row_is_answered_once(cluster: None, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "local") == []
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429", "429_bare", "cut", "bad_json", "empty", "408", "529"])
+@pytest.mark.parametrize(
+    "fault",
+    ["500", "429", "cut"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("503", "429_bare", "bad_json", "empty", "408", "529")],
+)
 def test_faults_are_tried_again(cluster: None, tmp_path: Path, fault: str) -> None:
     with serving(120, faults={fault: 0.15}, retry_after_s=0.05, latency_s=0.005, seed=3) as server:
         job = Job(server, tmp_path / "run")
@@ -190,6 +194,7 @@ def test_faults_are_tried_again(cluster: None, tmp_path: Path, fault: str) -> No
     assert job.state["dollars"]["lost_usd"] == pytest.approx(lost)
 
 
+@pytest.mark.slow
 def test_a_hanging_reply_times_out_and_counts_as_paid(cluster: None, tmp_path: Path) -> None:
     with serving(60, faults={"hang": 0.1}, seed=1) as server:
         job = Job(server, tmp_path / "run")
@@ -200,6 +205,7 @@ def test_a_hanging_reply_times_out_and_counts_as_paid(cluster: None, tmp_path: P
     assert sum(row["lost_usd"] for row in rows) == pytest.approx(stats["faults"]["hang"] * (48 + 4 * MAX_TOKENS) / 1e6)
 
 
+@pytest.mark.slow
 def test_attempts_end_and_the_row_stays_open(cluster: None, tmp_path: Path) -> None:
     """Half of all requests fail; with two attempts about a quarter of the rows do, and the next run asks those only."""
     keys = list(range(40))
@@ -218,6 +224,7 @@ def test_attempts_end_and_the_row_stays_open(cluster: None, tmp_path: Path) -> N
     assert all(row["attempts"] == 3 for row in job.table() if row["row_key"] in {row["row_key"] for row in failed})
 
 
+@pytest.mark.slow
 def test_limits_by_time_end(cluster: None, tmp_path: Path) -> None:
     with serving(4, faults={"429": 1.0}, retry_after_s=0.2) as server:
         job = Job(server, tmp_path / "run")
@@ -230,6 +237,7 @@ def test_limits_by_time_end(cluster: None, tmp_path: Path) -> None:
     assert 4 <= requests <= 4 * 9
 
 
+@pytest.mark.slow
 def test_retry_after_pauses_the_whole_model(cluster: None, tmp_path: Path) -> None:
     """One 429 with a Retry-After of 1 s: nothing more than what was in flight already arrives in that second."""
     with serving(300, faults={"429": 0.02}, retry_after_s=1.0, latency_s=0.05, seed=9) as server:
@@ -254,6 +262,7 @@ def test_retry_after_pauses_the_whole_model(cluster: None, tmp_path: Path) -> No
     assert {row["kind"] for row in job.table()} == {"answered"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["401", "403", "404", "quota"])
 def test_what_is_the_lanes_fault_stops_it(cluster: None, tmp_path: Path, fault: str) -> None:
     with serving(200, faults={fault: 1.0}) as server:
@@ -270,6 +279,7 @@ def test_what_is_the_lanes_fault_stops_it(cluster: None, tmp_path: Path, fault: 
     assert job.state["dollars"]["reserved_usd"] == 0
 
 
+@pytest.mark.slow
 def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(cluster: None, tmp_path: Path) -> None:
     with serving(200, faults={"400": 1.0}) as server:
         job = Job(server, tmp_path / "run")
@@ -279,6 +289,7 @@ def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(cluster:
     assert "in a row" in job.state["models"]["gpt"]["stopped"]
 
 
+@pytest.mark.slow
 def test_refusals_of_single_rows_are_final(cluster: None, tmp_path: Path) -> None:
     with serving(200, faults={"400": 0.1, "422": 0.05}, seed=2) as server:
         job = Job(server, tmp_path / "run")
@@ -292,6 +303,7 @@ def test_refusals_of_single_rows_are_final(cluster: None, tmp_path: Path) -> Non
     assert job.state["models"]["gpt"]["stopped"] == ""
 
 
+@pytest.mark.slow
 def test_an_unknown_prompt_is_the_rows_error(cluster: None, tmp_path: Path) -> None:
     with serving(10) as server:
         job = Job(server, tmp_path / "run")
@@ -301,6 +313,7 @@ def test_an_unknown_prompt_is_the_rows_error(cluster: None, tmp_path: Path) -> N
     assert all("prompt_not_found" in row["error"] for row in rows[10:])
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_stops_the_lane(cluster: None, tmp_path: Path) -> None:
     with serving(40) as server:
         job = Job(server, tmp_path / "run")
@@ -309,6 +322,7 @@ def test_a_server_that_is_gone_stops_the_lane(cluster: None, tmp_path: Path) -> 
     assert job.table() == []
 
 
+@pytest.mark.slow
 def test_the_cap_holds_by_the_servers_counts(cluster: None, tmp_path: Path) -> None:
     """Cap for about 40 % of the rows, over faults and two more starts of the same run."""
     cap = 300 * (20 + 4 * 24.5) / 1e6 * 0.4
@@ -341,6 +355,7 @@ def lane_pids() -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(420)  # two starts of an actor on a busy machine
 @pytest.mark.parametrize(("replicas", "cap"), [(1, None), (2, 1.0)])
 def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
@@ -381,6 +396,7 @@ def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
         assert paid <= dollars["spent_usd"] + dollars["lost_usd"] + 1e-12
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_its_grants_count(cluster: None, tmp_path: Path) -> None:
     """The governor and the lane die together, as with their driver: the next start asks the rest, the cap holds."""
     with serving(600, latency_s=0.1) as server:
@@ -419,6 +435,7 @@ def test_a_killed_run_goes_on_and_its_grants_count(cluster: None, tmp_path: Path
     assert dollars["stranded_usd"] > 0
 
 
+@pytest.mark.slow
 def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path) -> None:
     per_minute, rows = 1200, 160  # slow enough that a busy machine keeps up
     with serving(rows, requests_per_minute=per_minute, burst=40, latency_s=0.05) as server:
@@ -442,6 +459,7 @@ def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path) ->
     assert 0.9 * per_minute / 60 <= rate <= 1.05 * per_minute / 60
 
 
+@pytest.mark.slow
 def test_as_many_in_flight_as_allowed_all_the_time(cluster: None, tmp_path: Path) -> None:
     """benchmarks/api_lane.py measures 256 in flight; this is what a busy machine can still show."""
     rows, in_flight = 288, 32
@@ -479,6 +497,7 @@ def test_the_key_stays_in_the_process(cluster: None, tmp_path: Path) -> None:
         assert KEY not in repr((job.state, blocks, asking.Endpoint("http://x", KEY)))
 
 
+@pytest.mark.slow
 def test_a_key_that_the_workers_lack_is_named(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADGATE_TEST_LATE_KEY", KEY)
     with serving(30) as server:
@@ -488,6 +507,7 @@ def test_a_key_that_the_workers_lack_is_named(cluster: None, tmp_path: Path, mon
     assert "$HEADGATE_TEST_LATE_KEY is set where the job was started" in job.state["models"]["gpt"]["stopped"]
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_stops_the_lane_and_loses_nothing(cluster: None, tmp_path: Path) -> None:
     """Segments cannot be written any more: sending ends, the local logs keep what was paid, the next start has it."""
     run = tmp_path / "run"

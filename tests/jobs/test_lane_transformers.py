@@ -142,6 +142,7 @@ def test_a_model_on_object_storage(s3_moto: Any, tmp_path: Path, monkeypatch: py
     assert not TransformersLane().check(replace(context, model=nowhere)).ok
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.parametrize("name", ["weak"])
 def test_greedy_answers_equal_vllm_s(ray_local: None, tmp_path: Path, name: str) -> None:

@@ -120,6 +120,7 @@ def test_bad_rows_cost_only_themselves(tmp_path, ray_local, replay):
     assert code == EXIT_OPEN
 
 
+@pytest.mark.slow
 def test_gold_sample_and_pgr(tmp_path, ray_local, replay):
     # Small outcomes: the weak model is right on even rows; gold here says what the strong one says.
     write_input(tmp_path, [f"question {i}" for i in range(200)], answer=[f"strong says {i}" for i in range(200)])
@@ -150,6 +151,7 @@ def test_the_cap_holds_by_the_servers_own_count(tmp_path, ray_local):
         assert server.stats()["repeated"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("on_budget", "code", "open_rows"), [("weak", EXIT_DONE, False), ("stop", EXIT_OPEN, True)])
 def test_when_the_dollars_are_gone_rows_go_to_the_weak_model_or_stay_open(
     tmp_path, ray_local, replay, on_budget, code, open_rows
@@ -210,6 +212,7 @@ def test_a_wrong_key_is_refused_and_a_second_run_is_too(tmp_path, ray_local, mon
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_held_output_is_refused(tmp_path, ray_local, replay):
     from jobs import lease
     from jobs.store import Store
@@ -223,6 +226,7 @@ def test_a_held_output_is_refused(tmp_path, ray_local, replay):
     assert run(job(replay, tmp_path))[0] == EXIT_DONE
 
 
+@pytest.mark.slow
 def test_a_lane_that_goes_down_leaves_its_rows_open_and_the_same_command_goes_on(tmp_path, ray_local, replay):
     write_input(tmp_path, [f"question {i}" for i in range(100)])
     with thread_replay([small_outcomes(300)], ReplayOptions(latency_s=0.01, faults={"quota": 0.2})) as broke:
@@ -238,6 +242,7 @@ def test_a_lane_that_goes_down_leaves_its_rows_open_and_the_same_command_goes_on
     assert code == EXIT_DONE and report["open"] == 0 and report["requests"] >= done and (rows.error == "").all()
 
 
+@pytest.mark.slow
 def test_a_rehearsal_asks_n_rows_and_the_run_goes_on_from_there(tmp_path, ray_local, replay):
     write_input(tmp_path, [f"question {i}" for i in range(150, 200)])
     before = sum(asked(replay).values())
