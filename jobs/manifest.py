@@ -70,7 +70,7 @@ def router_fingerprint(spec: JobSpec) -> str:
             names = ", ".join(UNTRAINED_ROUTERS)
             raise SpecError(
                 f"router: {spec.router} is neither an artifact directory (no router.json there) nor one of: {names}; "
-                "train one with `headgate train`"
+                "the README says how to train one"
             )
         digest = hashlib.blake2b(digest_size=16)
         for name in store.list():

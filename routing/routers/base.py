@@ -174,7 +174,7 @@ def read_card(directory: str | Path) -> dict[str, Any]:
             raise TypeError("hyperparameters")
     except (FileNotFoundError, NotADirectoryError):
         raise RoutingError(
-            f"router artifact {directory}: no router.json there; train one with `headgate train`"
+            f"router artifact {directory}: no router.json there; the README says how to train one"
         ) from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise RoutingError(f"router artifact {path}: not readable as a router card ({type(error).__name__})") from None
