@@ -62,23 +62,10 @@ def run_account(
     items = []
     for number, part in enumerate(parts):
         low, high = np.searchsorted(buckets, [part["bucket"], part["bucket"] + 1])
-        items.append(
-            {"number": number, "name": part["name"], "bucket": part["bucket"], "rows": order[low:high].tolist()}
-        )
+        items.append({"number": number, "name": part["name"], "bucket": part["bucket"], "at": ray.put(order[low:high])})
     shared = ray.put(_gather_shared(store, spec.names, plan))
     plan_ref = ray.put(plan)
-    dataset = ray.data.from_items(
-        [
-            {
-                "number": i["number"],
-                "name": i["name"],
-                "bucket": i["bucket"],
-                "at": ray.put(np.array(i["rows"], np.int64)),
-            }
-            for i in items
-        ],
-        override_num_blocks=max(1, len(items)),
-    ).map(
+    dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items))).map(
         _merge,  # type: ignore[arg-type]
         fn_kwargs={"task": task, "plan_ref": [plan_ref], "shared_ref": [shared]},
         num_cpus=0.5,
@@ -94,12 +81,12 @@ def _gather_shared(store: Store, names: tuple[str, ...], plan: Assignments) -> d
         return {}
     journal = Journal(store)
     wanted = pa.array(leaders)
+    buckets = np.unique(plan.bucket[_position(plan.row_key, leaders)]).tolist()
     tables = {}
     for name in names:
-        table = journal.read(name, np.unique(plan.bucket[_position(plan.row_key, leaders)]).tolist())
+        table = journal.read(name, buckets)
         tables[name] = table.filter(pc.is_in(table["row_key"], wanted))
-    buckets = np.unique(plan.bucket[_position(plan.row_key, leaders)])
-    ids = [store.read_table(f"scored/part-{b:010d}.parquet", columns=["row_key", "id"]) for b in buckets.tolist()]
+    ids = [store.read_table(f"scored/part-{b:010d}.parquet", columns=["row_key", "id"]) for b in buckets]
     joined = pa.concat_tables(ids)
     tables[""] = joined.filter(pc.is_in(joined["row_key"], wanted))
     return tables

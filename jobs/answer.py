@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import ray
 import ray.data
 from numpy.typing import NDArray
@@ -45,13 +46,12 @@ class Settled:
 def settled_keys(store: Store, names: tuple[str, ...]) -> Settled:
     """What the journal holds."""
     journal = Journal(store)
-    answered, rejected = {}, {}
+    answered: dict[str, NDArray[np.int64]] = {}
+    rejected: dict[str, NDArray[np.int64]] = {}
     for name in names:
         table = journal.read(name, None, ["row_key", "kind"])
-        keys = table["row_key"].to_numpy()
-        kinds = np.array([kind == "answered" for kind in table["kind"].to_pylist()], bool)
-        final = np.array([kind == "rejected" for kind in table["kind"].to_pylist()], bool)
-        answered[name], rejected[name] = np.sort(keys[kinds]), np.sort(keys[final])
+        for kind, found in (("answered", answered), ("rejected", rejected)):
+            found[name] = np.sort(table["row_key"].filter(pc.equal(table["kind"], kind)).to_numpy())
     return Settled(answered, rejected)
 
 
@@ -68,13 +68,8 @@ def rows_to_ask(plan: Assignments, settled: Settled, names: tuple[str, ...]) -> 
     return todo
 
 
-def rows_to_move(
-    plan: Assignments, settled: Settled, spec: JobSpec, feasible: NDArray[np.bool_], exhausted: bool
-) -> dict[str, NDArray[np.int64]]:
-    """Second wave. Refused rows go to the next model up; with the dollars gone, unanswered rows go to the weak one.
-
-    feasible: (n, m) in the order of the plan.
-    """
+def rows_to_move(plan: Assignments, settled: Settled, spec: JobSpec, exhausted: bool) -> dict[str, NDArray[np.int64]]:
+    """Second wave. Refused rows go to the next model up; with the dollars gone, unanswered rows go to the weak one."""
     names = spec.names
     todo = {name: np.empty(0, np.int64) for name in names}
     any_answer = np.unique(np.concatenate([settled.answered[name] for name in names]))
@@ -82,12 +77,12 @@ def rows_to_move(
     for index, name in enumerate(names[:-1]):
         refused = lead & (plan.model == index) & np.isin(plan.row_key, settled.rejected[name])
         for upper in range(index + 1, len(names)):
-            free = refused & feasible[:, upper] & ~np.isin(plan.row_key, settled.rejected[names[upper]])
+            free = refused & ~np.isin(plan.row_key, settled.rejected[names[upper]])
             todo[names[upper]] = np.union1d(todo[names[upper]], plan.row_key[free])
             refused &= ~free
     if exhausted and spec.on_budget == "weak":
         for index in range(1, len(names)):
-            stuck = lead & (plan.model == index) & feasible[:, 0] & ~np.isin(plan.row_key, settled.rejected[names[0]])
+            stuck = lead & (plan.model == index) & ~np.isin(plan.row_key, settled.rejected[names[0]])
             todo[names[0]] = np.union1d(todo[names[0]], plan.row_key[stuck])
     return todo
 

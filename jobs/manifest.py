@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.errors import SpecError, StoreError
 from jobs.inputs import InputFile, listing_json
-from jobs.spec import JobSpec
+from jobs.spec import UNTRAINED_ROUTERS, JobSpec
 from jobs.store import Store
 
 FOLDER = "_headgate"
@@ -60,8 +60,6 @@ def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str
 
 def router_fingerprint(spec: JobSpec) -> str:
     """Hash of the artifact's files, or the name of a router that needs no training. Raises SpecError where there is none."""
-    from jobs.spec import UNTRAINED_ROUTERS
-
     if spec.router in UNTRAINED_ROUTERS:
         return spec.router
     try:

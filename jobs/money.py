@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from jobs.answer import Settled
 from jobs.budget import stranded_usd
 from jobs.governor import Governor
 from jobs.journal import Journal
@@ -30,14 +29,11 @@ Todo = Mapping[str, NDArray[Any]]
 class Money:
     """One session's governor and its running totals."""
 
-    def __init__(
-        self, spec: JobSpec, run: Run, session: str, bill: dict[str, Any], settled: Settled, todo: Todo
-    ) -> None:
+    def __init__(self, spec: JobSpec, run: Run, session: str, bill: dict[str, Any], todo: Todo) -> None:
         """`todo`: rows to ask in this session. Starts the governor. Raises StoreError."""
         cap = cap_usd(spec)
         self.spec, self.cap = spec, cap
         self.todo = {name: len(keys) for name, keys in todo.items()}
-        self.before = {name: len(settled.answered[name]) + len(settled.rejected[name]) for name in spec.names}
         self.counts: dict[str, dict[str, float]] = {name: defaultdict(float) for name in spec.names}
         limits = {name: spec.models[name].limits for name in spec.names}
         caps = None

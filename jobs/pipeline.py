@@ -206,7 +206,7 @@ def answer_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, pr
     if not any(len(keys) for keys in todo.values()):
         return {}
     check_lanes(job, tuple(name for name, keys in todo.items() if len(keys)))
-    money = Money(job.spec, run, job.session, plan.bill, settled, todo)
+    money = Money(spec, run, job.session, plan.bill, todo)
     try:
         contexts = {name: lane_context(job, name, money.governor) for name in spec.names}
         show = money.shower(progress, plan.bill)
@@ -218,8 +218,7 @@ def answer_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, pr
         if not job.stopping.is_set():
             recover_on_all_nodes(store.uri, local_dir(store.uri), "", SETTLE_S)
             settled = answer.settled_keys(store, spec.names)
-            feasible = np.ones((len(plan.assignments.row_key), len(spec.names)), bool)
-            moved = answer.rows_to_move(plan.assignments, settled, spec, feasible, money.exhausted())
+            moved = answer.rows_to_move(plan.assignments, settled, spec, money.exhausted())
             moved = limited(moved, plan, job.limit)
             if any(len(keys) for keys in moved.values()):
                 money.more(moved)

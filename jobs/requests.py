@@ -128,16 +128,17 @@ def request_tokens_bound(request: Mapping[str, Any]) -> int:
 
 def content_key(messages: str, body: str) -> bytes:
     """16 bytes that are equal for equal (messages, body) JSON texts, as the score stage wrote them."""
-    return _digest(messages, body)
+    return digest16(messages, body)
 
 
 def answer_key(request: Mapping[str, Any]) -> bytes:
     """16 bytes over all of a request that can change its answer: model, messages, sampling, schema."""
     counted = {name: value for name, value in request.items() if name not in _NOT_IN_ANSWER}
-    return _digest(json.dumps(counted, sort_keys=True, separators=(",", ":")))
+    return digest16(json.dumps(counted, sort_keys=True, separators=(",", ":")))
 
 
-def _digest(*parts: str) -> bytes:
+def digest16(*parts: str) -> bytes:
+    """128-bit key of texts; parts cannot run into each other."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")

@@ -8,7 +8,6 @@ a shard that is written twice (a retried task) is the same file with the same co
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from jobs.errors import InputError
 from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records
 from jobs.prompts import Prompt, PromptReader
-from jobs.requests import prompt_tokens_bound
+from jobs.requests import content_key, digest16, prompt_tokens_bound
 from jobs.spec import UNTRAINED_ROUTERS, JobSpec
 from jobs.store import Store, storage_errors
 from routing import routers
@@ -81,15 +80,6 @@ def row_keys(position: NDArray[np.int64]) -> NDArray[np.int64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (z ^ (z >> np.uint64(31))).view(np.int64)
-
-
-def digest16(*parts: str) -> bytes:
-    """128-bit key of texts; parts cannot run into each other."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        hasher.update(len(raw).to_bytes(8, "little") + raw)
-    return hasher.digest()
 
 
 def shard_schema(plan: ScorePlan) -> pa.Schema:
@@ -159,7 +149,7 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> dict[str
     body = json.dumps(prompt.body, sort_keys=True) if prompt.body and not error else ""
     messages = messages.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate has no UTF-8 form
     return {
-        "row": position, "id": identity, "messages": messages, "body": body, "content_key": digest16(messages, body),
+        "row": position, "id": identity, "messages": messages, "body": body, "content_key": content_key(messages, body),
         "id_key": digest16(str(identity)), "prompt_bytes": prompt_tokens_bound(prompt.messages), "input_error": error,
         "gold": prompt.gold, "keep": keep,
     }  # fmt: skip
