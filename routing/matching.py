@@ -66,6 +66,29 @@ def make_matcher(spec: str, allow_code: bool = False) -> Matcher:
     return lambda answer, gold: matcher(answer, gold) if gold.strip() else math.nan
 
 
+def make_comparer(spec: str, allow_code: bool = False) -> Matcher:
+    """Whether two answers to one prompt say the same, by the rules of `make_matcher(spec)`: (answer, other) -> 0 or 1.
+
+    A letter is compared with a letter, a number with a number, a JSON field with that field; regex and python have no
+    second answer's side, and compare as exact does. An empty answer agrees with nothing.
+    """
+    kind, _, argument = spec.partition(":")
+    matcher = make_matcher("exact" if kind in ("regex", "python") else spec, allow_code)
+
+    def compare(answer: str, other: str) -> float:
+        if kind == "multiple_choice":
+            letters = chosen_letter(answer), chosen_letter(other)
+            if None not in letters:
+                return float(letters[0] == letters[1])
+        if kind == "json":
+            fields = _field(answer, argument.split(".")), _field(other, argument.split("."))
+            return float(_NO_FIELD not in fields and fields[0] == fields[1])
+        found = _exact(answer, other) if kind == "multiple_choice" else matcher(answer, other)
+        return 0.0 if math.isnan(found) else float(found == 1.0)
+
+    return compare
+
+
 # --- exact ---------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +135,7 @@ _MARKS = (
 
 def _numeric(answer: str, gold: str) -> float:
     """Equal to 1e-6; to gold's own decimals where it has two or more (3.14 for 3.14159). 25 % is 25 and .25."""
-    wanted, found = _marked_number(gold), _marked_number(answer)
+    wanted, found = marked_number(gold), marked_number(answer)
     if wanted is None or found is None:
         return 0.0
     (gold_value, gold_percent, decimals), (value, percent, _) = wanted, found
@@ -125,7 +148,7 @@ def _numeric(answer: str, gold: str) -> float:
     return float(any(abs(a - b) <= slack for a, b in candidates))
 
 
-def _marked_number(text: str) -> tuple[float, bool, int] | None:
+def marked_number(text: str) -> tuple[float, bool, int] | None:
     """(value, is a percentage, decimals) of the number behind the strongest, last mark, else of the last number."""
     for mark in _MARKS:
         for segment in reversed(mark.findall(text)):
@@ -177,14 +200,14 @@ def _multiple_choice(answer: str, gold: str) -> float:
     """gold: `B`, `(B)`, `B. text of the option`, or the text alone."""
     option = _OPTION.match(gold)
     letter, text = (option[1].upper(), _normal(option[2])) if option else ("", _normal(gold))
-    chosen = _chosen_letter(answer)
+    chosen = chosen_letter(answer)
     if letter and chosen:
         return float(letter == chosen)
     named = _OPTION.match(answer)
     return float(text != "" and text in (_normal(answer), _normal(named[2]) if named else None))
 
 
-def _chosen_letter(answer: str) -> str | None:
+def chosen_letter(answer: str) -> str | None:
     plain = answer.replace("*", "").replace("\\(", "").replace("\\)", "")
     alone = _normal(plain)
     if len(alone) == 1 and "a" <= alone <= "z":
@@ -219,17 +242,27 @@ def _regex(answer: str, gold: str) -> float:
         return math.nan
 
 
+_NO_FIELD = object()
+
+
 def _json_matcher(path: list[str]) -> Matcher:
     def matcher(answer: str, gold: str) -> float:
-        try:
-            value = _first_json(answer)
-            for name in path:
-                value = value[int(name)] if isinstance(value, list) else value[name]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            return 0.0  # no JSON, or no such field: the answer is wrong, the row is not
-        return float(_json_equal(value, gold))
+        value = _field(answer, path)
+        # No JSON, or no such field: the answer is wrong, the row is not.
+        return 0.0 if value is _NO_FIELD else float(_json_equal(value, gold))
 
     return matcher
+
+
+def _field(text: str, path: list[str]) -> Any:
+    """The value at `path` in the JSON of a text, _NO_FIELD where there is none."""
+    try:
+        value = _first_json(text)
+        for name in path:
+            value = value[int(name)] if isinstance(value, list) else value[name]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return _NO_FIELD
+    return value
 
 
 def _first_json(text: str) -> Any:

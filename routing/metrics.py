@@ -12,7 +12,8 @@ equally good.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -74,9 +75,7 @@ def apgr(
     score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, weights: ArrayLike | None = None
 ) -> Floats | np.float64:
     """Average PGR, the exact integral of PGR over c in [0, 1]; a scalar, or (b,) for (b, n) weights. Random: 0.5."""
-    curve = router_curve(score, q_weak, q_strong, weights)
-    area: Floats | np.float64 = np.trapezoid(_pgr(curve), curve.share, axis=-1)
-    return area
+    return curve_apgr(router_curve(score, q_weak, q_strong, weights))
 
 
 def cpt(
@@ -87,7 +86,17 @@ def cpt(
     Linear inside a block of ties, as its average is. A scalar, or (b,) for (b, n) weights; NaN where no share reaches
     it (`recovered` > 1 or no gap).
     """
-    curve = router_curve(score, q_weak, q_strong, weights)
+    return curve_cpt(router_curve(score, q_weak, q_strong, weights), recovered)
+
+
+def curve_apgr(curve: RouterCurve) -> Floats | np.float64:
+    """`apgr` of a curve already drawn."""
+    area: Floats | np.float64 = np.trapezoid(_pgr(curve), curve.share, axis=-1)
+    return area
+
+
+def curve_cpt(curve: RouterCurve, recovered: float) -> Floats | np.float64:
+    """`cpt` of a curve already drawn."""
     pgr = _pgr(curve)
     reached = pgr >= recovered
     at = reached.argmax(-1, keepdims=True)
@@ -101,38 +110,75 @@ def cpt(
 
 
 def routellm_points(
-    score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, n_bins: int = 10
-) -> tuple[Floats, Floats]:
+    score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, n_bins: int = 10, weights: ArrayLike | None = None
+) -> RouterCurve:
     """(share, quality) at the `n_bins` + 1 quantile edges of the scores, by share, as RouteLLM's evaluator draws them.
 
     Each edge is a threshold (score >= edge; > for the last one), so ties move together and edges may coincide.
+    `weights`: (n,) or (b, n) whole numbers, how often each row counts; a leading b appears in the result.
     """
     score, weak, strong = _checked(score, q_weak, q_strong)
-    edges = np.quantile(score, np.linspace(0, 1, n_bins + 1))
-    ordered = np.sort(score)
-    sent = len(score) - np.append(np.searchsorted(ordered, edges[:-1]), np.searchsorted(ordered, edges[-1], "right"))
-    gain = np.append(0.0, np.cumsum((strong - weak)[np.argsort(-score, kind="stable")]))
-    order = np.argsort(sent, kind="stable")
-    share = sent / len(score)
-    return share[order], (weak.mean() + gain[sent] / len(score))[order]
+    order = np.argsort(score, kind="stable")
+    ordered = score[order]
+    count = (np.ones(len(score)) if weights is None else np.asarray(weights, np.float64))[..., order]
+    zero = np.zeros((*count.shape[:-1], 1))
+    below = np.concatenate([zero, np.cumsum(count, -1)], -1)  # rows before each position
+    gain = np.concatenate([zero, np.cumsum(count * (strong - weak)[order], -1)], -1)
+    total = below[..., -1:]
+    base = (count @ weak[order])[..., None]
+    cut = _quantile_edges(ordered, below, np.linspace(0, 1, n_bins + 1))
+    share = (total - np.take_along_axis(below, cut, -1)) / total
+    quality = (base + gain[..., -1:] - np.take_along_axis(gain, cut, -1)) / total
+    return RouterCurve(share[..., ::-1], quality[..., ::-1])
 
 
-def routellm_apgr(score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, n_bins: int = 10) -> float:
-    """APGR as RouteLLM's code has it: trapezoid over `routellm_points`, divided by the span of shares they cover."""
-    share, quality = routellm_points(score, q_weak, q_strong, n_bins)
-    span = share[-1] - share[0]
-    weak, gap = _ends(q_weak, q_strong)
-    return float(np.trapezoid(quality - weak, share) / (gap * span)) if gap and span else float("nan")
+def routellm_apgr(
+    score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, n_bins: int = 10, weights: ArrayLike | None = None
+) -> Floats | np.float64:
+    """APGR as RouteLLM's code has it: trapezoid over `routellm_points`, divided by the span of shares they cover.
+
+    A scalar, or (b,) for (b, n) weights.
+    """
+    return routellm_figures(score, q_weak, q_strong, n_bins, weights)["apgr"]
 
 
-def routellm_cpt(score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, recovered: float, n_bins: int = 10) -> float:
+def routellm_cpt(
+    score: ArrayLike,
+    q_weak: ArrayLike,
+    q_strong: ArrayLike,
+    recovered: float,
+    n_bins: int = 10,
+    weights: ArrayLike | None = None,
+) -> Floats | np.float64:
     """CPT as RouteLLM's code has it: `np.interp` over `routellm_points`, whose quality need not be monotone.
 
     Where it is not, the value may be far from the smallest share that reaches `recovered`; report `cpt` beside it.
+    A scalar, or (b,) for (b, n) weights.
     """
-    share, quality = routellm_points(score, q_weak, q_strong, n_bins)
-    weak, gap = _ends(q_weak, q_strong)
-    return float(np.interp(weak + recovered * gap, quality, share)) if gap else float("nan")
+    return routellm_figures(score, q_weak, q_strong, n_bins, weights, {"cpt": recovered})["cpt"]
+
+
+def routellm_figures(
+    score: ArrayLike,
+    q_weak: ArrayLike,
+    q_strong: ArrayLike,
+    n_bins: int = 10,
+    weights: ArrayLike | None = None,
+    recovered: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Floats | np.float64]:
+    """`apgr`, and a CPT for every name in `recovered`, from one pass over `routellm_points`."""
+    curve = routellm_points(score, q_weak, q_strong, n_bins, weights)
+    weak, gap = _ends(q_weak, q_strong, weights)
+    area = np.trapezoid(curve.quality - weak[..., None], curve.share, axis=-1)
+    span = gap * (curve.share[..., -1] - curve.share[..., 0])
+    apgr = np.divide(area, span, out=np.full_like(area, np.nan), where=span != 0)
+    figures: dict[str, Floats | np.float64] = {"apgr": apgr[()]}
+    flat = [axis.reshape(-1, n_bins + 1) for axis in (curve.quality, curve.share)]
+    for name, part in recovered.items():
+        wanted = np.where(gap == 0, np.nan, weak + part * gap)
+        found = [np.interp(at, q, c) for at, q, c in zip(wanted.ravel(), *flat, strict=True)]
+        figures[name] = np.array(found, np.float64).reshape(wanted.shape)[()]
+    return figures
 
 
 def bootstrap(
@@ -142,22 +188,32 @@ def bootstrap(
 
     `fn` maps weights (b, n), how often each row was drawn, to b values: `lambda w: apgr(score, weak, strong, w)`, or
     `lambda w: w @ quality / n` for a mean. A statistic that wants row numbers goes through `by_rows`. `mean` is the
-    value on the rows themselves. Replicates run in blocks of about 32 MB.
+    value on the rows themselves. Replicates run in blocks of about 8 MB, which caches hold better than larger ones.
     """
+    return bootstrap_all(lambda weights: {"value": fn(weights)}, n, n_boot, seed, level)["value"]
+
+
+def bootstrap_all(
+    fn: Callable[[Floats], Mapping[str, ArrayLike]], n: int, n_boot: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Interval]:
+    """`bootstrap` of several figures over the same draws; `fn` gives b values per name."""
     if n < 1:
         raise RoutingError("bootstrap: no rows to draw from")
     rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // n)
-    values: list[Floats] = []
+    block = max(1, 1_000_000 // n)
+    values: dict[str, list[Floats]] = {}
     for start in range(0, n_boot, block):
         size = min(block, n_boot - start)
         # One bincount over (replicate, row) cells: a multinomial draw per replicate without a Python loop.
         cells = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         weights = np.bincount(cells.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-        values.append(np.asarray(fn(weights), np.float64).reshape(size))
+        for name, column in fn(weights).items():
+            values.setdefault(name, []).append(np.asarray(column, np.float64).reshape(size))
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
-    return Interval(float(np.asarray(fn(np.ones((1, n)))).reshape(())), float(low), float(high))
+    at_rows = {name: float(np.asarray(v).reshape(())) for name, v in fn(np.ones((1, n))).items()}
+    with np.errstate(invalid="ignore"):  # a ratio may be infinite in some replicates
+        ends = {name: np.quantile(np.concatenate(parts), [tail, 1 - tail]) for name, parts in values.items()}
+    return {name: Interval(mean, *map(float, ends[name])) for name, mean in at_rows.items()}
 
 
 def by_rows(fn: Callable[[NDArray[np.intp]], float]) -> Callable[[Floats], Floats]:
@@ -179,10 +235,37 @@ def _pgr(curve: RouterCurve) -> Floats:
     return result
 
 
-def _ends(q_weak: ArrayLike, q_strong: ArrayLike) -> tuple[float, float]:
-    """r(weak) and the gap r(strong) - r(weak), the latter exactly 0 where it is rounding alone."""
-    weak, strong = float(np.asarray(q_weak, np.float64).mean()), float(np.asarray(q_strong, np.float64).mean())
-    return weak, strong - weak if abs(strong - weak) > 1e-12 else 0.0
+def _quantile_edges(ordered: Floats, below: Floats, probabilities: Floats) -> NDArray[np.intp]:
+    """Position in `ordered` (n,) of the first row at or above each quantile edge; past the edge for the last one.
+
+    Edges interpolate between neighbours as `np.quantile` does, for the sample in which row i stands
+    `below[i + 1] - below[i]` times; `below` (..., n + 1), result (..., len(probabilities)).
+    """
+    flat = below.reshape(-1, below.shape[-1])
+    cut = np.empty((len(flat), len(probabilities)), np.intp)
+    for row, until in zip(cut, flat, strict=True):
+        at = (until[-1] - 1) * probabilities
+        low, fraction = np.floor(at), at - np.floor(at)
+        a, b = (
+            ordered[np.searchsorted(until[1:], position, "right")]
+            for position in (low, np.minimum(low + 1, until[-1] - 1))
+        )
+        # From the nearer end, so that an edge that falls on a score is that score to the bit.
+        edge = np.where(fraction < 0.5, a + (b - a) * fraction, b - (b - a) * (1 - fraction))
+        row[:-1] = np.searchsorted(ordered, edge[:-1])
+        row[-1] = np.searchsorted(ordered, edge[-1], "right")
+    return cut.reshape(*below.shape[:-1], -1)
+
+
+def _ends(q_weak: ArrayLike, q_strong: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
+    """r(weak) and the gap r(strong) - r(weak), the latter exactly 0 where it is rounding alone; () or (b,) each."""
+    weak, strong = (
+        np.asarray(np.asarray(q, np.float64).mean())
+        if weights is None
+        else np.asarray(weights, np.float64) @ np.asarray(q, np.float64) / np.asarray(weights, np.float64).sum(-1)
+        for q in (q_weak, q_strong)
+    )
+    return weak, np.where(np.abs(strong - weak) > 1e-12, strong - weak, 0.0)
 
 
 def _checked(score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike) -> tuple[Floats, Floats, Floats]:

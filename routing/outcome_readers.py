@@ -1,4 +1,4 @@
-"""Readers behind `routing.outcomes.read_outcomes`: own wide Parquet, RouterBench, RouteLLM.
+"""Readers behind `routing.outcomes.read_outcomes`: own wide Parquet, RouterBench, RouteLLM; JSON in `outcome_json`.
 
 Every file becomes an Arrow table (a CSV one of text columns, so that no number is guessed into a prompt), its columns
 tell the format, and one function per format makes `Outcomes` of it. All in memory: RouterBench's 36,497 rows take
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,10 +24,11 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from routing.errors import RoutingError
+from routing.outcome_json import read_contaminated, read_json
 from routing.outcomes import NUMBERS, OPTIONAL, Outcomes, concat
 from routing.pandas_pickle import load_table
 
-PARQUET, CSV, PICKLE = (".parquet",), (".csv",), (".pkl", ".pickle")
+PARQUET, CSV, PICKLE, JSON = (".parquet",), (".csv",), (".pkl", ".pickle"), (".json", ".jsonl")
 
 
 def read_path(path: str | Path, filesystem: FileSystem | None, drop_contaminated: bool) -> Outcomes:
@@ -39,7 +39,7 @@ def read_path(path: str | Path, filesystem: FileSystem | None, drop_contaminated
         read = [_read_file(file, fs) for file in files]
         outcomes = concat([table for _, table in read])
         if drop_contaminated:
-            barred = _contaminated(str(PurePosixPath(files[0]).parent / "contaminated_prompts.jsonl"), fs)
+            barred = read_contaminated(str(PurePosixPath(files[0]).parent / "contaminated_prompts.jsonl"), fs)
             outcomes = outcomes.select(np.array([prompt not in barred for prompt in outcomes.prompts], np.bool_))
     except OSError as error:
         raise RoutingError(f"outcomes {path}: not readable ({error})") from error
@@ -59,8 +59,15 @@ def _files(path: str, fs: FileSystem) -> list[str]:
     shown = [file for file in found if not PurePosixPath(file).name.startswith((".", "_"))]
     by_kind = [[f for f in shown if f.lower().endswith(kind)] for kind in (PARQUET, CSV, PICKLE)]
     kinds = [files for files in by_kind if files]
+    if not kinds:
+        # Many folders hold JSON beside their tables, so it is read only where there is none, and by its known names.
+        notes = ("question.jsonl", "contaminated_prompts.jsonl", "default_query_")
+        named = [f for f in shown if f.lower().endswith(JSON) and not PurePosixPath(f).name.startswith(notes)]
+        kinds = [named] if named else []
     if len(kinds) != 1:
-        what = "Parquet, CSV and pickle files are mixed in it" if kinds else "no .parquet, .csv or .pkl file in it"
+        what = (
+            "Parquet, CSV and pickle files are mixed in it" if kinds else "no .parquet, .csv, .pkl or .json file in it"
+        )
         raise RoutingError(f"outcomes {path}: {what}; name one file, or a folder of files of one kind")
     return kinds[0]
 
@@ -68,6 +75,10 @@ def _files(path: str, fs: FileSystem) -> list[str]:
 def _read_file(path: str, fs: FileSystem) -> tuple[str, Outcomes]:
     """The form of a file and its outcomes."""
     try:
+        if path.lower().endswith(JSON):
+            form, outcomes = read_json(path, fs)
+            _check(outcomes)
+            return form, outcomes
         table = _table(path, fs)
         names = table.column_names
         repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -112,7 +123,7 @@ def _table(path: str, fs: FileSystem) -> pa.Table:
             quoted_strings_can_be_null=False,
         )
         return pa.csv.read_csv(io.BytesIO(data), read, parse, convert)
-    raise RoutingError("unknown kind of file; .parquet, .csv and .pkl are read")
+    raise RoutingError("unknown kind of file; .parquet, .csv, .pkl, .json and .jsonl are read")
 
 
 def _own(table: pa.Table) -> Outcomes:
@@ -278,14 +289,3 @@ def _merge_split_rows(outcomes: Outcomes) -> Outcomes:
         for value in arrays.values():
             value[target, added] = value[row, added]
     return replace(outcomes, **arrays).select(keep)
-
-
-def _contaminated(path: str, fs: FileSystem) -> set[str]:
-    if fs.get_file_info(path).type != FileType.File:
-        raise RoutingError(f"drop_contaminated: {path} is not there; it lists the prompts to leave out")
-    with fs.open_input_stream(path) as stream:
-        lines = stream.read().decode().splitlines()
-    try:
-        return {json.loads(line)["eval_prompt"] for line in lines if line.strip()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise RoutingError(f"drop_contaminated: {path} must have a JSON object with `eval_prompt` per line") from error

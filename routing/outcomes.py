@@ -1,8 +1,9 @@
 """Outcomes: what each of several models did with each of many prompts. Legend: n prompts, m models.
 
 The table behind training, evaluation and replay. `read_outcomes` takes Headgate's own wide Parquet, RouterBench's wide
-table and RouteLLM's CSVs (readers: `routing.outcome_readers`); `write_outcomes` writes the own form. Held in memory as
-plain sequences and (n, m) arrays; all functions here are O(n m).
+table, RouteLLM's CSVs and MT-Bench judgements, and LLMRouter's lists (readers: `routing.outcome_readers`,
+`outcome_json`); `write_outcomes` writes the own form. Held in memory as plain sequences and (n, m) arrays; all
+functions here are O(n m).
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def read_outcomes(
     (CSV, Parquet, or a pickled pandas table read without executing it): `sample_id, prompt, eval_name, <model>`,
     `<model>|model_response`, `<model>|total_cost`; its prompts are joined from stringified lists and its split
     duplicates merged. RouteLLM (CSV): `prompt` and a true/false column per model, optionally `<model>_response`;
-    dataset = file stem. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
+    dataset = file stem. MT-Bench judgements (`.jsonl`, quality = score / 10) and LLMRouter's score lists (`.json`): see
+    `routing.outcome_json`. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
     `eval_prompt`s listed in `contaminated_prompts.jsonl` beside the files, as RouteLLM's evaluation does. Raises
     RoutingError for a missing or unreadable file, missing or repeated columns, no rows, or quality outside 0..1.
     """

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from routing.errors import RoutingError
-from routing.matching import make_matcher, match
+from routing.matching import make_comparer, make_matcher, match
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
@@ -220,3 +220,18 @@ def test_multiple_choice_agrees_with_the_recorded_correctness_of_mmlu_pro():
         pairs = zip(table[f"{model}|response"], table["answer"], table[f"{model}|quality"], strict=True)
         agreed = [matcher(answer or "", gold) == quality for answer, gold, quality in pairs]
         assert sum(agreed) / len(agreed) >= 0.97, model
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "same"),
+    [
+        ("exact", "Yes.", "yes", 1), ("exact", "yes", "no", 0), ("exact", "", "", 0),
+        ("numeric", "so it is 1,000", "#### 1000", 1), ("numeric", "no number", "none here", 0),
+        ("multiple_choice", "The answer is (B).", "B", 1), ("multiple_choice", "The answer is (B).", "C", 0),
+        ("multiple_choice", "maybe", "Maybe!", 1), ("multiple_choice", "maybe", "(A)", 0),
+        ("json:label", '{"label": "x", "why": 1}', '```{"label": "x"}```', 1), ("json:label", "{}", "{}", 0),
+    ],
+)  # fmt: skip
+def test_two_answers_are_compared_by_what_they_say(kind, one, other, same):
+    compare = make_comparer(kind)
+    assert compare(one, other) == same == compare(other, one)

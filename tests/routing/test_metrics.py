@@ -12,6 +12,7 @@ from routing.errors import RoutingError
 from routing.metrics import (
     apgr,
     bootstrap,
+    bootstrap_all,
     by_rows,
     cpt,
     pgr_at,
@@ -85,16 +86,28 @@ def test_invariants(data):
             assert pgr_at(score, weak, strong, share) == pytest.approx(recovered) or share == 0
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(rows, st.integers(0, 2**32 - 1))
 def test_weights_are_resampled_rows(data, seed):
     score, weak, strong = map(np.array, data)
     drawn = np.random.default_rng(seed).integers(len(score), size=(3, len(score)))
     weights = np.stack([np.bincount(draw, minlength=len(score)) for draw in drawn])
-    for fn in (apgr, lambda *a, **k: cpt(*a, 0.5, **k)):
+    for fn in (apgr, lambda *a, **k: cpt(*a, 0.5, **k), routellm_apgr, lambda *a, **k: routellm_cpt(*a, 0.5, **k)):
         together = fn(score, weak, strong, weights=weights)
         one_by_one = [fn(score[d], weak[d], strong[d]) for d in drawn]
         np.testing.assert_allclose(together, one_by_one, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows)
+def test_routellm_points_are_thresholds_at_the_quantiles(data):
+    score, weak, strong = map(np.array, data)
+    share, quality = routellm_points(score, weak, strong)
+    edges = np.quantile(score, np.linspace(0, 1, 11))
+    for i, edge in enumerate(edges):
+        sent = score > edge if i == 10 else score >= edge
+        assert share[10 - i] == pytest.approx(sent.mean())
+        assert quality[10 - i] == pytest.approx(np.where(sent, strong, weak).mean())
 
 
 def test_constant_scores_give_exactly_one_half():
@@ -118,6 +131,13 @@ def test_bootstrap_of_a_mean_is_the_normal_interval():
     assert interval.high == pytest.approx(x.mean() + 1.96 * x.std() / 50, abs=0.01)
     assert bootstrap(by_rows(lambda r: float(x[r].mean())), len(x), 2000, seed=1) == pytest.approx(interval)
     assert bootstrap(lambda w: w @ x / len(x), len(x), 2000, seed=1) == interval
+
+
+def test_figures_of_one_bootstrap_share_their_draws():
+    x = np.random.default_rng(0).normal(3, 2, 300)
+    both = bootstrap_all(lambda w: {"mean": w @ x / 300, "less": w @ x / 300 - 1}, 300, 200, seed=1)
+    assert both["mean"] == bootstrap(lambda w: w @ x / 300, 300, 200, seed=1)
+    np.testing.assert_allclose(np.array(both["mean"]) - 1, both["less"])
 
 
 def test_refuses_what_it_cannot_measure():
@@ -149,3 +169,12 @@ def test_routellm_figures(name, n, weak, strong, length_apgr):
     share, _ = routellm_points(*pair)
     assert len(share) == 11
     assert (share[0], share[-1]) == (0, 1)
+
+
+def test_mt_bench_figures():
+    if not ROUTELLM.is_dir():
+        pytest.skip("shared RouteLLM data not present")
+    models = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")
+    outcomes = read_outcomes(ROUTELLM / "mt_bench", drop_contaminated=True).with_models(models)
+    assert len(outcomes) == 72
+    np.testing.assert_allclose(10 * outcomes.quality.mean(0, np.float64), [8.2813, 9.2118], atol=5e-5)

@@ -189,6 +189,66 @@ def test_routellm(tmp_path):
     assert list(read_outcomes(tmp_path / "maths.csv", drop_contaminated=True).prompts) == ["2+2,\n?"]
 
 
+def mt_bench_files(folder):
+    questions = [
+        {"question_id": 81, "category": "writing", "turns": ["Write\u2028a poem.", "Shorter."]},
+        {"question_id": 82, "category": "math", "turns": ["1 + 1?", "And 1?"]},
+    ]
+    first = "[Question]\nx\n\n[The Start of Assistant's Answer]\nRoses [B]\n[The End of Assistant's Answer]"
+    judgements = [
+        {"question_id": 81, "model": "s", "turn": 1, "score": 9, "user_prompt": first},
+        {"question_id": 81, "model": "s", "turn": 2, "score": 4, "user_prompt": "### Assistant A:\nno\n\n### User:"},
+        {"question_id": 81, "model": "w", "turn": 1, "score": 3},
+        {"question_id": 81, "model": "w", "turn": 1, "score": 5},  # judged again
+        {"question_id": 82, "model": "s", "turn": 1, "score": -1},  # the judge gave no score
+    ]
+    for name, lines in (("question.jsonl", questions), ("judgements.jsonl", judgements)):
+        (folder / name).write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n")
+    return judgements
+
+
+def test_mt_bench(tmp_path):
+    judgements = mt_bench_files(tmp_path)
+    (tmp_path / "contaminated_prompts.jsonl").write_text(json.dumps({"eval_prompt": "1 + 1?"}) + "\n")
+    outcomes = read_outcomes(tmp_path)
+    assert (list(outcomes.ids), list(outcomes.datasets)) == (["81", "82"], ["writing", "math"])
+    assert list(outcomes.prompts) == ["Write\u2028a poem.", "1 + 1?"]
+    assert outcomes.models == ("s", "w")
+    np.testing.assert_array_equal(outcomes.quality, np.array([[0.65, 0.5], [np.nan, np.nan]], np.float32))
+    assert outcomes.responses.tolist() == [["Roses [B]", None], [None, None]]
+    assert list(read_outcomes(tmp_path, drop_contaminated=True).ids) == ["81"]
+    for wrong, message in (
+        ({**judgements[0], "score": 11}, "at most 10"),
+        ({**judgements[0], "question_id": 5}, "question 5 is judged"),
+        ({"question_id": 81}, "MT-Bench judgements"),
+    ):
+        (tmp_path / "judgements.jsonl").write_text(json.dumps(wrong))
+        with pytest.raises(RoutingError, match=message):
+            read_outcomes(tmp_path)
+    mt_bench_files(tmp_path)
+    (tmp_path / "question.jsonl").unlink()
+    with pytest.raises(RoutingError, match=r"question\.jsonl is not there"):
+        read_outcomes(tmp_path / "judgements.jsonl")
+
+
+def test_llmrouter(tmp_path):
+    items = [{"question": "a", "scores": {"m": 1.0, "n": 0.5}}, {"question": "b", "scores": {"m": 0}, "cluster_id": 3}]
+    (tmp_path / "train.json").write_text(json.dumps(items))
+    (tmp_path / "default_query_train.jsonl").write_text(json.dumps({"query": "b", "task_name": "gsm8k"}))
+    outcomes = read_outcomes(tmp_path)
+    assert list(outcomes.ids) == ["train-0", "train-1"]
+    assert list(outcomes.datasets) == ["train", "gsm8k"]
+    assert outcomes.models == ("m", "n")
+    np.testing.assert_array_equal(outcomes.quality, np.array([[1, 0.5], [0, np.nan]], np.float32))
+    for content in ("[]", "{", '[{"question": 1, "scores": {}}]', '[{"question": "a", "scores": {"m": "good"}}]'):
+        (tmp_path / "train.json").write_text(content)
+        with pytest.raises(RoutingError, match=r"train\.json"):
+            read_outcomes(tmp_path)
+    # JSON beside tables is somebody's note, not outcomes.
+    wide(tmp_path)
+    assert read_outcomes(tmp_path).models == ("m",)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -296,7 +356,13 @@ def test_split_sizes(full):
 
 @pytest.mark.parametrize(
     ("path", "n", "m", "n_datasets"),
-    [("mmlu_pro/outcomes.parquet", 12012, 5, 1), ("routerbench", 3529, 11, 61), ("routellm/mmlu", 14042, 2, 57)],
+    [
+        ("mmlu_pro/outcomes.parquet", 12012, 5, 1),
+        ("routerbench", 3529, 11, 61),
+        ("routellm/mmlu", 14042, 2, 57),
+        ("routellm/mt_bench", 80, 2, 8),
+        ("llmrouter", 6108, 9, 14),
+    ],
 )
 def test_real_tables(path, n, m, n_datasets):
     if not (DATA / path).exists():
