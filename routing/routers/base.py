@@ -1,5 +1,7 @@
 """The contract of a router: expected quality per model, for a batch of prompts.
 
+`fit` takes outcomes or preferences. A regressor starts with `outcomes = as_outcomes(data)` (a battle becomes a row that
+knows its two sides), a pairwise router with `battles = self._start_pairs(data)` (golden labels of outcomes).
 Legend: n prompts, m models.
 """
 
@@ -20,6 +22,10 @@ from safetensors.numpy import load, save_file
 
 from routing.errors import RoutingError
 from routing.outcomes import Outcomes
+from routing.preferences import Preferences, TrainingData, as_outcomes, as_preferences, relabelled
+from routing.tiers import make_tiers, ratings, weakest_first
+
+__all__ = ["FORMAT_VERSION", "Router", "TrainingData", "as_outcomes", "as_preferences", "check_models", "read_card"]
 
 FORMAT_VERSION = 1
 
@@ -37,11 +43,18 @@ class Router(ABC):
     needs_training: ClassVar[bool] = True
     """False for baselines that a job can name without an artifact (`random`, `length`)."""
 
+    pairwise: ClassVar[bool] = False
+    """True where `predict` gives win rates (1 - p and p of a pair; with more models the mean rate of beating another)
+    instead of qualities: their order is meant, their size is not, before a calibration."""
+
     models_: tuple[str, ...]
 
     @abstractmethod
-    def fit(self, outcomes: Outcomes) -> Self:
-        """Learn from `outcomes`. Raises RoutingError for no rows, or a model without a single known quality."""
+    def fit(self, data: TrainingData) -> Self:
+        """Learn from outcomes or preferences, whichever is given.
+
+        Raises RoutingError for no rows, or a model without a single known quality.
+        """
 
     @abstractmethod
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
@@ -118,6 +131,34 @@ class Router(ABC):
         self.completion_tokens_ = _mean_tokens(outcomes)
         means: NDArray[np.float64] = np.nanmean(outcomes.quality.astype(np.float64), axis=0)
         return means
+
+    def _start_pairs(self, data: TrainingData, models: Sequence[str] = (), n_tiers: int = 10) -> Preferences:
+        """All battles of `data` (golden labels of outcomes); sets `models_` and the fingerprint.
+
+        `models_` are `models`, or else the columns of the outcomes, or all models of the battles, weakest first by
+        Bradley-Terry strength. A name "tier-0" (the strongest) to "tier-9" among `models` groups the models of the
+        data into `n_tiers` tiers first; then all are tiers. Raises RoutingError for no rows, a model that is not
+        there, a model without a single known quality, and outcomes in which no row knows two models.
+        """
+        if isinstance(data, Outcomes):
+            self._start_fit(data)
+        elif not len(data):
+            raise RoutingError(f"router {self.name!r}: nothing to fit on (no battles)")
+        battles = as_preferences(data)
+        if not len(battles) and len(getattr(data, "models", ())) > 1:
+            raise RoutingError(f"router {self.name!r}: nothing to fit on (no row knows two models)")
+        known = data.models
+        if any(name.startswith("tier-") and name not in known for name in models):
+            tiers = make_tiers(ratings(battles), n_tiers)
+            battles, known = relabelled(battles, tiers.names()), tuple(dict.fromkeys(tiers.names().values()))
+        missing = [name for name in models if name not in known]
+        if missing:
+            raise RoutingError(
+                f"router {self.name!r}: no model {missing[0]!r} in the data, which has {', '.join(known)}"
+            )
+        self.models_ = tuple(models) or (known if isinstance(data, Outcomes) else weakest_first(battles))
+        self.training_fingerprint_ = data.fingerprint()
+        return battles
 
     def _require_models(self) -> tuple[str, ...]:
         """`models_`, or a RoutingError that says how to come by them."""

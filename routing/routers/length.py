@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.outcomes import Outcomes
-from routing.routers.base import Router, check_models
+from routing.routers.base import Router, TrainingData, as_outcomes, check_models
 
 HALF_LENGTH = 400.0
 """Characters at which the unfitted router sees no difference: between the means of GSM8K (240) and MMLU (466)."""
@@ -32,7 +31,8 @@ class LengthRouter(Router):
         if self.models:
             self.models_ = tuple(self.models)
 
-    def fit(self, outcomes: Outcomes) -> Self:
+    def fit(self, data: TrainingData) -> Self:
+        outcomes = as_outcomes(data)
         means = self._start_fit(outcomes)
         x = np.log1p(_lengths(outcomes.prompts))
         # (2, m): intercept and slope. Rows a model has no quality for do not count for it.

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.outcomes import Outcomes
-from routing.routers.base import Router, check_models
+from routing.routers.base import Router, TrainingData, as_outcomes, check_models
 
 
 class RandomRouter(Router):
@@ -32,9 +31,9 @@ class RandomRouter(Router):
         if self.models:
             self.models_ = tuple(self.models)
 
-    def fit(self, outcomes: Outcomes) -> Self:
-        """Take over the models of `outcomes`; there is nothing to learn."""
-        self._start_fit(outcomes)
+    def fit(self, data: TrainingData) -> Self:
+        """Take over the models of `data`; there is nothing to learn."""
+        self._start_fit(as_outcomes(data))
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -1,0 +1,180 @@
+"""Similarity-weighted ranking: a Bradley-Terry model of tiers per prompt, battles weighted by similarity to the prompt.
+
+RouteLLM (arXiv 2406.18665, section 4.2.1): battle i weighs gamma^(1 + S(q, q_i)), gamma = 10; P(strong beats weak) = sigmoid(R_s -
+R_w) in natural units, = 1 / (1 + 10^((Elo_w - Elo_s) / 400)). RouteLLM refits a logistic regression over all battles
+for every query. Only the weighted tier-by-tier win counts matter to it, so here a block of queries costs one matrix
+product with the N distinct prompts, one sparse product with their wins, and a few Newton steps on k coefficients:
+O(n (N d + battles + k^3)), 14,000 queries against 7,000 prompts in seconds. Prefer it for battles of many models;
+for outcomes of a few models kNN says the same more sharply. Legend: n queries, N distinct training prompts, d
+dimensions, k tiers, m models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from routing.errors import RoutingError
+from routing.preferences import Preferences
+from routing.routers.base import Router, TrainingData, check_models
+from routing.routers.space import TextSpace
+from routing.tiers import Tiers, bradley_terry, make_tiers, ratings, win_rates
+
+BLOCK = 32
+"""Queries per matrix product; short blocks are padded to it, so that a query's sums do not depend on its batch."""
+SOLVED = 1024
+"""Queries whose Bradley-Terry models are solved side by side."""
+NORMALISE = ("code", "paper")
+
+
+class SimilarityRouter(Router):
+    """Win rates from tiers whose strengths are fitted anew for every prompt.
+
+    `models`: the models to give win rates for, weakest first; by default all of the training data. A name "tier-0"
+    (the strongest) to "tier-9" stands for a whole tier. `n_tiers`: tiers the models of the data are grouped in; with
+    no more models than that each is its own. `gamma`: how much more the most similar battle weighs than one of
+    similarity 0. `normalise`: "code" divides the cosine by its maximum over the training prompts, for this query;
+    "paper" by the training prompt's own maximum over the set, which is its cosine with itself, so that S is the plain
+    cosine. `structure_weight` 0 compares the texts alone.
+    """
+
+    name: ClassVar[str] = "similarity"
+    pairwise: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        models: Sequence[str] = (),
+        gamma: float = 10.0,
+        normalise: str = "code",
+        n_tiers: int = 10,
+        features: Mapping[str, Any] | None = None,
+        n_components: int = 128,
+        structure_weight: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if normalise not in NORMALISE:
+            raise RoutingError(f"router 'similarity': normalise is {normalise!r}; it must be one of {NORMALISE}")
+        # Weights are gamma^(S - 1), which is gamma^(1 + S) up to a factor: 1e-24 at gamma = 1e12 still is a float32.
+        if not 1 <= gamma <= 1e12 or not isinstance(n_tiers, int) or n_tiers < 2:
+            raise RoutingError(
+                f"router 'similarity': gamma is {gamma!r} and n_tiers {n_tiers!r}; they must be 1 to 1e12 and at least 2"
+            )
+        self.models, self.gamma, self.normalise, self.n_tiers = list(check_models(models)), gamma, normalise, n_tiers
+        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
+        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
+        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+
+    def fit(self, data: TrainingData) -> Self:
+        battles = self._start_pairs(data, self.models, self.n_tiers)
+        tiers = make_tiers(ratings(battles), self.n_tiers) if len(battles) else Tiers(((self.models_[0],),))
+        self.tier_of_ = np.array([tiers.tier_of(name) for name in self.models_], np.int32)
+        self.k_ = len(tiers.groups)
+        position = {prompt: row for row, prompt in enumerate(dict.fromkeys(battles.prompts or data.prompts))}
+        # Half precision: half the artifact, and rounded now so that a loaded router has the same similarities.
+        self.vectors_ = _unit(self._space.fit(list(position))).astype(np.float16)
+        rows = np.array([position[prompt] for prompt in battles.prompts], np.intp)
+        self.wins_ = _wins(battles, tiers, rows, len(position))
+        self._prepare()
+        return self
+
+    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        self._require_models()
+        n, k = len(prompts), self.k_
+        if not n:
+            return np.empty((0, len(self.models_)), np.float32)
+        queries = _unit(self._space.transform(prompts))
+        result = np.empty((n, len(self.models_)), np.float32)
+        for first in range(0, n, SOLVED):
+            some = queries[first : first + SOLVED]
+            wins = np.concatenate([self._weighted(some[at : at + BLOCK]) for at in range(0, len(some), BLOCK)])
+            strength = bradley_terry(wins.reshape(-1, k, k), start=self._overall)
+            result[first : first + SOLVED] = win_rates(strength[:, self.tier_of_])
+        return result
+
+    def _weighted(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Weighted tier-by-tier wins, (up to BLOCK, k * k)."""
+        padded = np.zeros((queries.shape[1], BLOCK), np.float32)
+        padded[:, : len(queries)] = queries.T
+        similarity = self._dense @ padded
+        if self.normalise == "code":
+            highest = similarity.max(axis=0)
+            # A query like nothing seen (highest <= 0, as for an empty prompt) would turn the order round: all alike.
+            similarity *= np.where(highest > 1e-6, 1 / np.maximum(highest, 1e-6), 0)
+        # Far below the maximum a negative cosine over a tiny one would overflow; S is a cosine, so it is kept in -1..1.
+        np.clip(similarity, -1, 1, out=similarity)
+        similarity -= 1
+        similarity *= np.float32(math.log(self.gamma))
+        weights = np.exp(similarity, out=similarity)
+        wins: NDArray[np.float64] = (self._cells @ weights)[:, : len(queries)].T
+        # To as many battles as there are: no maximum moves, and the ridge means the same for every query and gamma.
+        total = wins.sum(axis=1, keepdims=True)
+        return wins * (self._n_battles / np.where(total > 0, total, 1))
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {
+            "models": self.models,
+            "gamma": self.gamma,
+            "normalise": self.normalise,
+            "n_tiers": self.n_tiers,
+            "features": self.features,
+            "n_components": self.n_components,
+            "structure_weight": self.structure_weight,
+            "seed": self.seed,
+        }
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        self._require_models()
+        own: dict[str, NDArray[Any]] = {
+            "vectors": self.vectors_,
+            "tier_of": self.tier_of_,
+            "n_tiers": np.array([self.k_], np.int32),
+            "cells": self.wins_.row.astype(np.int32),
+            "rows": self.wins_.col.astype(np.int32),
+            "wins": self.wins_.data,
+        }
+        return {**own, **self._space.state(projection=True)}
+
+    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._space.load_state(arrays, projection=True)
+        self.tier_of_ = arrays["tier_of"].reshape(len(self.models_))
+        self.k_ = int(arrays["n_tiers"][0])
+        self.vectors_ = arrays["vectors"]
+        size = (self.k_**2, len(self.vectors_))
+        self.wins_ = sp.coo_array((arrays["wins"], (arrays["cells"], arrays["rows"])), shape=size)
+        if self.tier_of_.max() >= self.k_ or self.tier_of_.min() < 0:
+            raise ValueError("a model's tier is out of range")
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._dense = self.vectors_.astype(np.float32)
+        # In double precision: 100,000 weights of up to gamma^2 are summed one after another.
+        self._cells = sp.csr_array(self.wins_, dtype=np.float64)
+        self._n_battles = float(self._cells.sum())
+        self._overall = bradley_terry(np.asarray(self._cells.sum(axis=1)).reshape(self.k_, self.k_))
+
+
+def _wins(battles: Preferences, tiers: Tiers, rows: NDArray[np.intp], n_prompts: int) -> sp.coo_array:
+    """(k * k, N): how often tier i beat tier j on each prompt, at cell i k + j; a tie is half a win for both.
+
+    Battles inside a tier say nothing about its strength and are left out; their prompts stay, for the maximum of S.
+    """
+    k = len(tiers.groups)
+    tier = {name: number for number, group in enumerate(tiers.groups) for name in group}
+    a, b = (np.array([tier[name] for name in names], np.intp) for names in (battles.model_a, battles.model_b))
+    cells = np.concatenate([a * k + b, b * k + a])
+    share = np.concatenate([battles.winner, 1 - battles.winner]).astype(np.float32)
+    keep = (cells // k != cells % k) & (share > 0)
+    table = sp.coo_array((share[keep], (cells[keep], np.tile(rows, 2)[keep])), shape=(k * k, n_prompts))
+    table.sum_duplicates()
+    return table
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+    unit: NDArray[np.float32] = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return unit
