@@ -87,15 +87,19 @@ def least_usd(steps: Steps) -> float:
     return steps.base_cost_usd + float(steps.cost_usd[: steps.n_free].sum())
 
 
-def require_base_paid(steps: Steps, usd: float, field: str) -> None:
-    """RoutingError, naming `field` and the sum it needs, where `usd` does not pay for every row's base model."""
-    needed = least_usd(steps)
+def require_base_paid(steps: Steps, usd: float, field: str, gone_usd: float = 0.0) -> None:
+    """RoutingError, naming `field` and the sum it needs, where `usd` does not pay for every row's base model.
+
+    gone_usd: dollars of `usd` that are spent already, or set aside.
+    """
+    needed = least_usd(steps) + gone_usd
     if needed <= usd * (1 + 1e-12):
         return
     # Rounded up, so that the figure shown is enough when it is typed in.
     digits = 2 if needed >= 1 else 2 - math.floor(math.log10(needed))
     shown = math.ceil(needed * 10**digits) / 10**digits
+    also = f", what is spent or set aside ({gone_usd:.{digits}f}) included" if gone_usd else ""
     raise RoutingError(
         f"{field} is {usd:g} dollars, but the cheapest model alone costs {shown:.{digits}f} for all "
-        f"{steps.total_weight} rows: set {field} to at least {shown:.{digits}f}, or answer fewer rows"
+        f"{steps.total_weight} rows{also}: set {field} to at least {shown:.{digits}f}, or answer fewer rows"
     )

@@ -207,6 +207,11 @@ def cut(steps: Steps, limits: Limits) -> Cut:
     return _take(steps, taken)
 
 
+def cut_at(steps: Steps, n_steps: int) -> Cut:
+    """The cut after the first `n_steps` steps."""
+    return _take(steps, n_steps)
+
+
 def row_scores(steps: Steps) -> NDArray[np.float32]:
     """(n,) score of each row's first step, for a pair the win rate; NaN where the row has no choice."""
     scores = np.full(steps.n_rows, np.nan, np.float32)
