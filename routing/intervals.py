@@ -145,8 +145,8 @@ def ratio_interval(
 ) -> Interval | None:
     """Ratio of the means of two paired differences in [-1, 1] (Fieller 1954); None where the denominator may be 0.
 
-    numerator, denominator: (n,); covariates as in `assisted_interval`. One pair of pseudo-rows, (1, 1) and (-1, -1),
-    keeps an interval from collapsing where no sampled row has a numerator.
+    numerator, denominator: (n,); covariates as in `assisted_interval`. Four pseudo-rows, gaps of either sign recovered and not,
+    keep the interval from collapsing where no sampled row has a numerator.
     """
     a, b = (_checked(column, n_total, (-1.0, 1.0)) for column in (numerator, denominator))
     variates = target = None
@@ -174,10 +174,13 @@ def ratio_ends(
             estimate, residual[column] = _assist((a, b)[column], covariates, target, n_total)
             means[column] = estimate.mean(-1)
     first, second = (r - r.mean(-1, keepdims=True) for r in residual)
-    size = n + 2
+    # Pseudo-rows (a, b): a gap of either sign, recovered and not: with the recovered alone a sample in which all of it was
+    # recovered would leave no doubt.
+    pseudo = np.array([(1.0, 1.0), (0.0, 1.0), (0.0, -1.0), (-1.0, -1.0)])
+    size = n + len(pseudo)
     v_aa, v_ab, v_bb = (
-        ((u * v).sum(-1) + 2.0) / (size - 1) / size * (1 - f)
-        for u, v in ((first, first), (first, second), (second, second))
+        ((u * v).sum(-1) + float(pseudo[:, i] @ pseudo[:, j])) / (size - 1) / size * (1 - f)
+        for u, v, i, j in ((first, first, 0, 0), (first, second, 0, 1), (second, second, 1, 1))
     )
     t2 = _quantile(level, size - 1) ** 2
     # The pseudo-rows pull both means to 0 by the same factor, for the test though not for the ratio.
@@ -217,9 +220,9 @@ def total_interval(
 def combine_known(rest: Interval | None, n_rest: int, known_sum: float, n_known: int) -> Interval | None:
     """Mean over n_rest rows that `rest` estimates and n_known rows whose values are known and sum to `known_sum`.
 
-    None where there are rows to estimate and no estimate.
+    None where there are rows to estimate and no estimate, and where there is no row at all.
     """
-    if n_rest and rest is None:
+    if (n_rest and rest is None) or not n_rest + n_known:
         return None
     share = n_rest / (n_rest + n_known)
     known = known_sum / (n_rest + n_known)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 
-from routing.outcomes import Outcomes
-from routing.routers.base import Router
+from routing.routers.base import Router, TrainingData, as_outcomes
 from routing.routers.space import TextSpace
 
 ALPHAS = np.logspace(-3, 3, 13)
@@ -38,7 +37,8 @@ class LinearRouter(Router):
         self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
         self._space = TextSpace(self.features, n_components, structure_weight, seed)
 
-    def fit(self, outcomes: Outcomes) -> Self:
+    def fit(self, data: TrainingData) -> Self:
+        outcomes = as_outcomes(data)
         means = self._start_fit(outcomes)
         vectors = self._space.fit(outcomes.prompts).astype(np.float64)
         weights = np.zeros((vectors.shape[1], len(means)))

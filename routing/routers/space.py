@@ -1,10 +1,11 @@
 """The vector space that kNN and linear work in: weighted n-grams projected to few dimensions, or an encoder, plus
 structure.
 
-Hashed n-grams are weighted by rarity (idf), scaled to unit length and projected on their leading singular vectors
-(latent semantic analysis; Halko's randomised SVD on at most `FIT_ROWS` rows); standardised structure counts follow,
-scaled by `structure_weight`, which sets how much less they are shrunk than words. Sparse products sum each row on its
-own, so a row's vector does not depend on its batch, to the bit. Legend: n prompts, d hashed features, k components, s
+Lines that recur in many training prompts (few-shot examples, instructions) are left out first. Hashed n-grams are
+weighted by rarity (idf), scaled to unit length and projected on their leading singular vectors (latent semantic
+analysis; Halko's randomised SVD on at most `FIT_ROWS` rows); standardised structure counts follow, scaled by
+`structure_weight`, which sets how much less they are shrunk than words. Sparse products sum each row on its own, so a
+row's vector does not depend on its batch, to the bit. Legend: n prompts, d hashed features, k components, s
 structure counts.
 """
 
@@ -18,6 +19,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
+from routing.boilerplate import find_boilerplate, without_boilerplate
 from routing.errors import RoutingError
 from routing.features import STRUCTURE, make_features
 
@@ -35,7 +37,9 @@ class TextSpace:
         self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
 
     def fit(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Learn weights and projection; the vectors of `prompts`, (n, k + s)."""
+        """Learn boilerplate, weights and projection; the vectors of `prompts`, (n, k + s)."""
+        self.boilerplate_ = find_boilerplate(prompts)
+        prompts = self.inner(prompts)
         counts = self.features.structure(prompts).astype(np.float64)
         spread = counts.std(axis=0)
         self.structure_mean_ = counts.mean(axis=0)
@@ -57,8 +61,13 @@ class TextSpace:
             self.components_ = components.astype(np.float16)
         return self._joined(self._projected(weighted), counts)
 
+    def inner(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts without the boilerplate of the training prompts: what features are made of."""
+        return without_boilerplate(prompts, self.boilerplate_)
+
     def transform(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """(n, k + s) float32."""
+        prompts = self.inner(prompts)
         counts = self.features.structure(prompts).astype(np.float64)
         vectors = self.features.transform(prompts)
         if not self.features.sparse:
@@ -67,6 +76,7 @@ class TextSpace:
 
     def linear(self, prompts: Sequence[str], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """`transform(prompts) @ weights` (n, m) for `collapse`d weights, without ever making the k dimensions."""
+        prompts = self.inner(prompts)
         counts = self.features.structure(prompts).astype(np.float64)
         vectors = self.features.transform(prompts)
         structure = sp.csr_matrix((counts - self.structure_mean_) * self.structure_scale_)
@@ -84,7 +94,12 @@ class TextSpace:
 
     def state(self, projection: bool) -> dict[str, NDArray[Any]]:
         """Fitted arrays; without the (k, d) projection where the user of the space has collapsed it."""
-        arrays = {"structure_mean": self.structure_mean_, "structure_scale": self.structure_scale_}
+        arrays: dict[str, NDArray[Any]] = {
+            "structure_mean": self.structure_mean_,
+            "structure_scale": self.structure_scale_,
+        }
+        if len(self.boilerplate_):
+            arrays["boilerplate"] = self.boilerplate_
         if self.features.sparse:
             arrays["idf"] = self.idf_
             if projection:
@@ -93,6 +108,7 @@ class TextSpace:
 
     def load_state(self, arrays: Mapping[str, NDArray[Any]], projection: bool) -> None:
         """Inverse of `state`. Raises KeyError or ValueError where arrays are missing or misshapen."""
+        self.boilerplate_ = arrays.get("boilerplate", np.zeros(0, np.uint64)).reshape(-1).astype(np.uint64)
         self.structure_mean_ = arrays["structure_mean"].reshape(len(STRUCTURE))
         self.structure_scale_ = arrays["structure_scale"].reshape(len(STRUCTURE))
         if self.features.sparse:

@@ -194,3 +194,7 @@ def test_twenty_thousand_draws_are_covered_at_945_permille():
         for record in coverage(case, n, 20_000):
             if record["method"] not in ("Wald", "bootstrap"):
                 assert record["coverage"] >= 0.945, record
+
+
+def test_no_row_at_all_has_no_mean() -> None:
+    assert combine_known(None, 0, 0.0, 0) is None

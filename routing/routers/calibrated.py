@@ -1,0 +1,300 @@
+"""Pilot-calibrated: any router, recalibrated or refitted on a small sample (pilot) of the set at hand.
+
+Four heads compete by cross-validation inside the pilot (exact APGR for a pair of models, squared error otherwise):
+the base router as it is; isotonic and Platt maps of its scores, per model (`routing.calibration`); and a ridge on its
+scores together with text vectors and structure counts of the prompt, which learns what the base router gets wrong
+here. The base router is asked once for the pilot's prompts; a fit adds a ridge per fold and model, seconds for a
+thousand rows. Predict: the base router, plus the linear router's 0.5 ms a prompt where the ridge won. Legend: n
+prompts, m models of the pilot, b models of the base router, d dimensions of text and structure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+
+from routing.calibration import METHODS, Calibration, fit_calibration
+from routing.errors import RoutingError
+from routing.metrics import apgr
+from routing.outcomes import Outcomes, split_by_prompt
+from routing.routers.base import Router, TrainingData, as_outcomes, read_card
+from routing.routers.space import TextSpace
+
+HEADS = ("none", *METHODS, "ridge")
+"""In order of how little they change; the first of the best ones is taken."""
+ALPHAS = np.logspace(-2, 4, 13)
+MIN_PILOT = 20
+"""Rows below which a pilot cannot choose between heads; the base router then stays as it is."""
+
+
+class CalibratedRouter(Router):
+    """A base router under a head fitted on a pilot.
+
+    `fit_pilot(base, pilot)` takes a fitted router of any class. `fit` makes both from one table: it fits `base` (a
+    registry name, `base_hyperparameters` its arguments) on a share 1 - `pilot_share` of the prompts and the head on
+    the rest. `head`: "auto" to choose, or one of `HEADS`. The artifact holds the base router's own in the folder
+    `base`.
+    """
+
+    name: ClassVar[str] = "calibrated"
+
+    base_: Router
+    head_: str
+    calibration_: Calibration | None
+    """Of the heads isotonic and platt."""
+    pilot_scores_: dict[str, float]
+    """Head → what it scored in cross-validation (APGR, or minus the squared error); empty where none was compared."""
+
+    def __init__(
+        self,
+        base: str = "linear",
+        base_hyperparameters: Mapping[str, Any] | None = None,
+        head: str = "auto",
+        pilot_share: float = 0.3,
+        n_folds: int = 5,
+        features: Mapping[str, Any] | None = None,
+        n_components: int = 128,
+        structure_weight: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        if head not in ("auto", *HEADS):
+            raise RoutingError(f"router 'calibrated': head is {head!r}; known are auto, {', '.join(HEADS)}")
+        if not 0 < pilot_share < 1 or n_folds < 2:
+            raise RoutingError("router 'calibrated': pilot_share must be between 0 and 1, n_folds at least 2")
+        self.base, self.base_hyperparameters = base, dict(base_hyperparameters or {})
+        self.head, self.pilot_share, self.n_folds = head, pilot_share, n_folds
+        self.features = dict(features or {"kind": "hashed", "n_features": 2**13})
+        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
+        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._base_digest = b""
+
+    def fit(self, data: TrainingData) -> Self:
+        from routing.routers import create  # the registry imports this module
+
+        outcomes = as_outcomes(data)
+        self._start_fit(outcomes)
+        base = create(self.base, **self.base_hyperparameters)
+        try:
+            rest, held = split_by_prompt(outcomes, fraction=1 - self.pilot_share, seed=self.seed)
+        except RoutingError:
+            rest = held = np.arange(len(outcomes))  # one distinct prompt: no split, and nothing to calibrate either
+        learnt, pilot, head = outcomes.select(rest), outcomes.select(held), self.head
+        # Every model has to be known on both sides, and a head that is fitted needs rows.
+        if len(pilot) < MIN_PILOT or not all(_all_known(part.quality) for part in (learnt, pilot)):
+            learnt, pilot, head = outcomes, outcomes, "none"
+        self._fit_head(base.fit(learnt), pilot, head)
+        self._start_fit(outcomes)  # the artifact's card is about all of the data, not the pilot alone
+        return self
+
+    def fit_pilot(self, base: Router, pilot: TrainingData) -> Self:
+        """Fit the head for a fitted `base` on the pilot, rows that `base` has not been trained on.
+
+        The models are the pilot's. Each is matched to the base router's model of that name; a pair to another pair in
+        its order (weak, strong), unless a name that both share says otherwise. Raises RoutingError for no rows, a
+        model without known quality, or models that cannot be matched with a head that needs it.
+        """
+        outcomes = as_outcomes(pilot)
+        self._start_fit(outcomes)
+        self._fit_head(base, outcomes, self.head)
+        self.completion_tokens_ = {**base.completion_tokens_, **self.completion_tokens_}
+        return self
+
+    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        self._require_models()
+        if not len(prompts):
+            return np.empty((0, len(self.models_)), np.float32)
+        return self.predict_from(self.base_.predict(prompts), prompts)
+
+    def predict_from(self, scores: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
+        """`predict` where the base router has been asked already: scores (n, b), its predictions for the prompts."""
+        if not len(prompts):
+            return np.empty((0, len(self.models_)), np.float32)
+        if self.head_ != "ridge":
+            own: NDArray[np.float32] = scores[:, self.columns_]
+            return own if self.calibration_ is None else self.calibration_.apply(own)
+        fitted = self._space.linear(prompts, self.weights_.astype(np.float64)) + self.intercept_
+        standard = (scores.astype(np.float64) - self.score_mean_) * self.score_scale_
+        # Summed score by score: a matrix product would sum in another order for another number of prompts.
+        for i in range(standard.shape[1]):
+            fitted += standard[:, i, None] * self.score_weights_[i]
+        result: NDArray[np.float32] = np.clip(fitted, 0, 1).astype(np.float32)
+        return result
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {
+            "base": self.base,
+            "base_hyperparameters": self.base_hyperparameters,
+            "head": self.head,
+            "pilot_share": self.pilot_share,
+            "n_folds": self.n_folds,
+            "features": self.features,
+            "n_components": self.n_components,
+            "structure_weight": self.structure_weight,
+            "seed": self.seed,
+        }
+
+    def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
+        """Write the base router's artifact into `base`, then this one, which seals it by its digest."""
+        self._require_models()
+        self.base_.save(Path(directory) / "base")
+        self._base_digest = _digest(Path(directory) / "base")
+        super().save(directory, {"head": self.head_, "pilot": self.pilot_scores_, **(metrics or {})})
+
+    @property
+    def pairwise(self) -> bool:  # type: ignore[override]
+        """Win rates only where those of the base router are passed on as they are."""
+        return getattr(self, "head_", "none") == "none" and bool(getattr(self, "base_", Router).pairwise)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read both artifacts. Raises RoutingError where one is missing, damaged, or not of the other."""
+        from routing.routers import load  # the registry imports this module
+
+        router = super().load(directory)
+        router.base_ = load(Path(directory) / "base")
+        if _digest(Path(directory) / "base") != router._base_digest:
+            raise RoutingError(f"router artifact {directory}: base/ is another router's; copy the whole folder again")
+        router.pilot_scores_ = dict(read_card(directory)["metrics"].get("pilot") or {})
+        return router
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        self._require_models()
+        arrays: dict[str, NDArray[Any]] = {
+            "base_digest": np.frombuffer(self._base_digest, np.uint8),
+            "head": np.array([HEADS.index(self.head_)], np.int32),
+        }
+        if self.head_ == "ridge":
+            own = {"weights": self.weights_, "intercept": self.intercept_, "score_weights": self.score_weights_}
+            scaling = {"score_mean": self.score_mean_, "score_scale": self.score_scale_}
+            return {**arrays, **own, **scaling, **self._space.state(projection=False)}
+        return {**arrays, "columns": self.columns_, **(self.calibration_.arrays() if self.calibration_ else {})}
+
+    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        m = len(self.models_)
+        self._base_digest = arrays["base_digest"].tobytes()
+        self.head_ = HEADS[int(arrays["head"].reshape(1)[0])]
+        self.calibration_ = None
+        if self.head_ != "ridge":
+            self.columns_ = arrays["columns"].reshape(m)
+            if self.head_ != "none":
+                self.calibration_ = Calibration.from_arrays(self.head_, arrays)
+            return
+        self._space.load_state(arrays, projection=False)
+        self.weights_ = arrays["weights"].reshape(-1, m)
+        self.intercept_ = arrays["intercept"].reshape(m)
+        self.score_mean_ = arrays["score_mean"].reshape(-1)
+        self.score_scale_ = arrays["score_scale"].reshape(len(self.score_mean_))
+        self.score_weights_ = arrays["score_weights"].reshape(len(self.score_mean_), m)
+
+    def _fit_head(self, base: Router, pilot: Outcomes, head: str) -> None:
+        """Choose a head where asked to, and fit it on all of the pilot."""
+        self.base_ = base
+        scores = base.predict(pilot.prompts).astype(np.float64)
+        columns = _columns(base.models_, pilot.models)
+        matched = HEADS if columns is not None else ("ridge",)
+        candidates = matched if head == "auto" else (head,)
+        if not set(candidates) <= set(matched):
+            raise RoutingError(
+                f"router 'calibrated': the base router knows {', '.join(base.models_)}, the pilot"
+                f" {', '.join(pilot.models)}; head {head!r} needs the same models (`with_models`), head 'ridge' does not"
+            )
+        self.columns_ = np.array(columns if columns is not None else [0] * len(pilot.models), np.int32)
+        spread = scores.std(axis=0)
+        self.score_mean_ = scores.mean(axis=0)
+        self.score_scale_ = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
+        vectors = np.zeros((len(pilot), 0))
+        if "ridge" in candidates:
+            vectors = self._space.fit(pilot.prompts).astype(np.float64)
+        inputs = np.hstack([(scores - self.score_mean_) * self.score_scale_, vectors])
+        own = scores[:, self.columns_]
+        self.pilot_scores_ = self._compared(candidates, own, inputs, pilot) if len(candidates) > 1 else {}
+        # `max` keeps the first of equals: the head that changes least.
+        self.head_ = max(self.pilot_scores_, key=self.pilot_scores_.__getitem__, default=candidates[0])
+        self.calibration_ = None
+        if self.head_ == "ridge":
+            weights, self.intercept_ = _ridge(inputs, pilot.quality)
+            b = scores.shape[1]
+            self.score_weights_ = weights[:b]
+            self.weights_ = self._space.collapse(weights[b:]).astype(np.float32)
+        elif self.head_ != "none":
+            self.calibration_ = fit_calibration(own, pilot.quality, self.head_)
+
+    def _compared(
+        self, heads: Sequence[str], own: NDArray[np.float64], inputs: NDArray[np.float64], pilot: Outcomes
+    ) -> dict[str, float]:
+        """Head → cross-validated score (higher is better); empty where the pilot is too small to tell."""
+        numbers: dict[str, int] = {}
+        group = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in pilot.prompts], np.intp)
+        if len(pilot) < MIN_PILOT or len(numbers) < self.n_folds:
+            return {}
+        fold = np.random.default_rng(self.seed).permutation(len(numbers))[group] % self.n_folds
+        quality = pilot.quality
+        if not all(_all_known(quality[fold != f]) for f in range(self.n_folds)):
+            return {}
+        result = {}
+        for head in heads:
+            fitted = own.copy()
+            for f in range(self.n_folds) if head != "none" else ():
+                train, test = fold != f, fold == f
+                if head == "ridge":
+                    weights, intercept = _ridge(inputs[train], quality[train])
+                    fitted[test] = np.clip(inputs[test] @ weights + intercept, 0, 1)
+                else:
+                    fitted[test] = fit_calibration(own[train], quality[train], head).apply(own[test])
+            result[head] = _criterion(fitted, quality)
+        return result
+
+
+def _ridge(
+    inputs: NDArray[np.float64], quality: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (b + d, m) and intercepts (m,), a ridge per model on its known rows, penalty by leave-one-out."""
+    m = quality.shape[1]
+    weights, intercept = np.zeros((inputs.shape[1], m)), np.zeros(m)
+    for j in range(m):
+        known = ~np.isnan(quality[:, j])
+        y = quality[known, j].astype(np.float64)
+        intercept[j] = y.mean()
+        if len(y) >= 3 and np.ptp(y) > 0:
+            model = RidgeCV(ALPHAS).fit(inputs[known], y)
+            weights[:, j], intercept[j] = model.coef_, model.intercept_
+    return weights, intercept
+
+
+def _criterion(fitted: NDArray[np.float64], quality: NDArray[np.float32]) -> float:
+    """Exact APGR of a pair, stronger by mean quality; else, or where both are equally good, minus the squared error."""
+    both = ~np.isnan(quality).any(axis=1)
+    if quality.shape[1] == 2 and both.any():
+        weak, strong = np.argsort(quality[both].mean(axis=0), kind="stable")
+        gain = fitted[both, strong] - fitted[both, weak]
+        value = float(apgr(gain, quality[both, weak], quality[both, strong]))
+        if not np.isnan(value):
+            return value
+    return -float(np.nanmean(np.square(fitted - quality)))
+
+
+def _columns(base: Sequence[str], models: Sequence[str]) -> list[int] | None:
+    """Column of the base router for each model; None where they cannot be matched."""
+    if set(models) <= set(base):
+        return [base.index(name) for name in models]
+    if len(base) != 2 or len(models) != 2:
+        return None
+    # A pair by its order, unless the one name that both share says otherwise.
+    crossed = base[0] == models[1] or base[1] == models[0]
+    return [1, 0] if crossed else [0, 1]
+
+
+def _all_known(quality: NDArray[np.float32]) -> bool:
+    """Whether every model has a known quality."""
+    return bool((~np.isnan(quality)).any(axis=0).all())
+
+
+def _digest(folder: Path) -> bytes:
+    """Of a router card, which in turn holds the digest of its weights."""
+    return hashlib.sha256((folder / "router.json").read_bytes()).digest()
