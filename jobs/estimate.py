@@ -7,21 +7,19 @@ data, an assumption. The bill names the source, and assumptions are marked as su
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import SpecError
 from jobs.journal import Journal
+from jobs.prices import Rates, model_rates
 from jobs.requests import prompt_tokens_bound
 from jobs.spec import JobSpec
 from jobs.store import Store
-from routing.errors import RoutingError
-from routing.pricing import Price, default_price
+from routing.pricing import Price
 
 MEASURED_ROWS = 30
 """Fewer answers than this say too little about a mean."""
@@ -31,6 +29,10 @@ ASSUMED_COMPLETION_TOKENS = 256
 ASSUMED_GPU_TOKENS_PER_S = 1500.0
 """Output tokens a second of one GPU, an 8B model in bf16 under load."""
 HOUR_S = 3600.0
+JUDGE_PROMPT_TOKENS = 220
+"""Of a request to the judge beside question and answers: its rules, the marks around each part, the schema."""
+JUDGE_COMPLETION_TOKENS = 60
+"""A sentence or two and the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class Estimate:
     sources: tuple[str, ...]
     """One line per number, for the bill."""
     latency_s: float = 1.0
+    measured: bool = False
+    """The sizes are those of this run's own answers."""
+    bound_price: Price | None = None
+    """Most that a call may cost, where that is more than `price`: flex that is served in the standard tier."""
+    rates: Mapping[str, Price] = field(default_factory=dict)
+    """`standard`, `flex`, `batch` → what calls made that way would cost, where known."""
 
     def cost_usd(self, prompt_bytes: NDArray[Any], completion_tokens: float | None = None) -> NDArray[np.float64]:
         """Expected dollars per call, shape of `prompt_bytes`."""
@@ -61,34 +69,41 @@ class Estimate:
         """Worst case per call: every byte a token, the whole of max_tokens used."""
         if self.price.gpu_hour_usd is not None:
             return np.zeros(prompt_bytes.shape)
-        total = prompt_bytes * self.price.input_usd_per_million + self.max_tokens * self.price.output_usd_per_million
+        price = self.bound_price or self.price
+        total = prompt_bytes * price.input_usd_per_million + self.max_tokens * price.output_usd_per_million
         return np.asarray(total / 1e6, np.float64)
 
+    def usd_by_rate(self, prompt_bytes: NDArray[Any]) -> dict[str, float]:
+        """Expected dollars of all these calls, by how they are made."""
+        return {
+            rate: float(replace(self, price=price).cost_usd(prompt_bytes).sum()) for rate, price in self.rates.items()
+        }
 
-def resolve_prices(spec: JobSpec) -> dict[str, tuple[Price, str]]:
-    """Price and its source per model of the ladder. Raises SpecError for a metered model whose price nobody knows."""
-    prices: dict[str, tuple[Price, str]] = {}
-    for name in spec.names:
-        model = spec.models[name]
-        if model.price and model.price.per_million:
-            own = model.price.per_million
-            prices[name] = Price(own.input, own.output, own.cached_input), "job file"
-        elif model.price:
-            prices[name] = Price(0.0, 0.0, gpu_hour_usd=model.price.gpu_hour_usd), "job file"
-        elif model.engine in ("vllm", "transformers"):
-            prices[name] = Price(0.0, 0.0), "none given: counted as free"
-        else:
-            try:
-                found = default_price(model.model or name, model.base_url, date.today())
-            except RoutingError:
-                found = None
-            if found is None:
-                raise SpecError(
-                    f"models.{name}.price: no known price for {model.model or name!r}; "
-                    "give price: {per_million: {input: …, output: …}}"
-                )
-            prices[name] = found, "genai-prices"
-    return prices
+
+def resolve_prices(spec: JobSpec) -> dict[str, Rates]:
+    """Prices per model of the ladder. Raises SpecError for a metered model whose price nobody knows."""
+    return {name: model_rates(spec, name) for name in spec.names}
+
+
+def judge_usd(spec: JobSpec, estimates: dict[str, Estimate], prompt_bytes: NDArray[Any]) -> NDArray[np.float64]:
+    """Expected dollars of having every model's answer to a row judged, shape of `prompt_bytes`; 0 without a judge, or by the hour.
+
+    Counts every row: which of them a gold answer spares the judge shows when they are answered.
+    """
+    judge = spec.quality.judge
+    price = None if judge is None else model_rates(spec, judge.model).used
+    if judge is None or price is None or price.gpu_hour_usd is not None:
+        return np.zeros(prompt_bytes.shape)
+    question = prompt_bytes / ASSUMED_BYTES_PER_TOKEN + JUDGE_PROMPT_TOKENS
+    said = [estimates[name].completion_tokens for name in spec.names]
+    calls = (
+        [2 * [output + said[-1]] for output in said[:-1]] if judge.mode == "pairwise" else [[output] for output in said]
+    )
+    total = np.zeros(prompt_bytes.shape)
+    for answers in (tokens for pair in calls for tokens in pair):
+        total += (question + answers) * price.input_usd_per_million
+        total += JUDGE_COMPLETION_TOKENS * price.output_usd_per_million
+    return total / 1e6
 
 
 def estimate_all(
@@ -107,7 +122,7 @@ def estimate_all(
     sample = _sample_messages(store, parts[0]) if parts else []
     known = router_card.get("completion_tokens") or {}
     estimates = {}
-    for column, (name, (price, price_source)) in zip(router_columns, resolve_prices(spec).items(), strict=True):
+    for column, (name, rates) in zip(router_columns, resolve_prices(spec).items(), strict=True):
         ratio, completion, spread, sources, latency = 1 / ASSUMED_BYTES_PER_TOKEN, 0.0, 0.0, [], 1.0
         measured = _measured(store, name, measured_bytes)
         counter = count_tokens(name) if measured is None else None
@@ -129,7 +144,11 @@ def estimate_all(
         elif not measured:
             completion, spread = min(ASSUMED_COMPLETION_TOKENS, max_tokens), 0.5
             sources.append(f"{name}: output tokens assumed, {completion:.0f} a row")
-        estimates[name] = Estimate(price, price_source, ratio, completion, spread, max_tokens, tuple(sources), latency)
+        sources += [rates.assumed] if rates.assumed else []
+        estimates[name] = Estimate(
+            rates.used, rates.source, ratio, completion, spread, max_tokens, tuple(sources), latency,
+            measured is not None, rates.full, rates.known(),
+        )  # fmt: skip
     return estimates
 
 

@@ -1,14 +1,16 @@
 """One row as an OpenAI chat-completions request, and what came back as a `Completion`. No network.
 
 The body sent is exactly `build_request`'s. A row's own parameters (OpenAI batch lines) win over the job's, except the
-model. Before sending, a request is bounded from above: a token is at least one byte of UTF-8, plus `MESSAGE_TOKENS` a
-message for roles and separators. Dollars are reserved by that bound; what is paid is what the provider's `usage` says.
+model and the service tier, which say what it costs. Before sending, a request is bounded from above: a token is at
+least one byte of UTF-8, plus `MESSAGE_TOKENS` a message for roles and separators. Dollars are reserved by that bound;
+what is paid is what the provider's `usage` says.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +24,8 @@ from routing.pricing import prompt_tokens_bound as text_tokens_bound
 
 IMAGE_TOKENS = 50_000
 """Bound for one part that is not text: the most tiles at the highest price per tile of OpenAI's vision models."""
-_NOT_IN_ANSWER = ("service_tier", "user", "metadata", "store", "safety_identifier", "prompt_cache_key")
-_NOT_SENT = ("model", "messages", "stream", "stream_options")
+_NOT_IN_ANSWER = ("service_tier", "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "logprobs")
+_NOT_SENT = ("model", "messages", "stream", "stream_options", "service_tier")
 _INT32_MAX = 2**31 - 1
 
 
@@ -61,8 +63,12 @@ class Completion:
     """ "" where the model said nothing."""
     finish_reason: str
     usage: Usage
+    tier: str = ""
+    """The service tier it was served in, and is charged at; "" where the provider does not tell."""
     refusal: str = ""
     """What the model said instead of answering, where the provider tells refusals apart."""
+    logprobs: tuple[float, float] | None = None
+    """Mean and least log-probability of its tokens, where the provider tells."""
 
 
 def build_request(
@@ -180,7 +186,28 @@ def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
     text = content if content is not None else refusal or (json.dumps(calls) if calls else "")
     if usage is None:
         usage = Usage(_estimate(json.dumps(request["messages"])), _estimate(text) * len(choices), source="estimated")
-    return Completion(text, reason, usage, refusal)
+    tier = body.get("service_tier")
+    return Completion(text, reason, usage, tier if isinstance(tier, str) else "", refusal, _logprobs(choice))
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Mean and least of a choice's `logprobs.content`; None where there is none, or a token without a number."""
+    found = choice.get("logprobs")
+    content = found.get("content") if isinstance(found, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    values: list[Any] = [token.get("logprob") if isinstance(token, dict) else None for token in content]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return None
+    return mean_and_least(values)
+
+
+def mean_and_least(logprobs: Sequence[float]) -> tuple[float, float] | None:
+    """Of an answer's tokens; None without any. Never below -1e4, which is how some servers write minus infinity."""
+    if not logprobs:
+        return None
+    bounded = [max(float(value), -1e4) for value in logprobs]
+    return math.fsum(bounded) / len(bounded), min(bounded)
 
 
 def _usage(value: Any) -> Usage | None:

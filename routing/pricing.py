@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, overload
@@ -135,6 +135,29 @@ def default_price(provider_model: str, base_url: str | None, on: date, service_t
         source = f"genai-prices {genai_prices.__version__}: {found.provider.id}/{found.model.id}"
         return _price(rates.input_mtok, rates.output_mtok, rates.cache_read_mtok, source)
     return None
+
+
+def tier_price(provider_model: str, base_url: str | None, on: date, tier: str) -> Price | None:
+    """The list price in a cheaper tier (`batch`, `flex`); None where the package has no rate of that tier's own."""
+    standard = default_price(provider_model, base_url, on)
+    found = default_price(provider_model, base_url, on, tier)
+    return None if found is None or found == standard else found
+
+
+def half_price(price: Price) -> Price:
+    """Half of a metered price: what providers charge for batches and slow tiers.
+
+    Cached tokens stay at their rate where that is less: not every provider halves it, and a bill may say too much.
+    """
+    input_usd, cached = price.input_usd_per_million / 2, price.cached_input_usd_per_million
+    return replace(
+        price,
+        input_usd_per_million=input_usd,
+        output_usd_per_million=price.output_usd_per_million / 2,
+        cached_input_usd_per_million=None if cached is None else min(cached, input_usd),
+        long_prompt=None if price.long_prompt is None else half_price(price.long_prompt),
+        source=f"half of {price.source}",
+    )
 
 
 Rate = Decimal | TieredPrices

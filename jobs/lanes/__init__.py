@@ -9,6 +9,7 @@ from jobs.lanes.base import Lane
 
 _LANES = {
     "openai": "jobs.lanes.openai:OpenAILane",
+    "openai_batch": "jobs.lanes.openai_batch:OpenAIBatchLane",
     "vllm": "jobs.lanes.vllm:VLLMLane",
     "transformers": "jobs.lanes.transformers:TransformersLane",
 }

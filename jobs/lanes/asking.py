@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +23,14 @@ from jobs.journal import JournalWriter
 from jobs.lanes.base import LaneContext
 from jobs.lanes.exchange import Exchange, Reply, Row
 from jobs.lanes.slots import Slots
-from jobs.replies import Verdict, judge, read_error
+from jobs.replies import Verdict, judge, read_error, stated_limits
 from jobs.requests import Completion, ReplyError, max_completion_tokens, parse_completion, request_tokens_bound
 from routing.pricing import tokens_cost_usd
 
 SAME_REFUSALS = 20
 """Equal 400 or 422 replies in a row that mean the form of the requests is wrong, not the rows."""
+FIRST = 4
+"""Requests under way before any has ended."""
 FAILED_IN_A_ROW = 20
 """Rows given up one after the other, none answered between, that mean the endpoint is not working."""
 
@@ -68,10 +72,22 @@ class Asker:
         self._failed_in_a_row = 0
         self._refusal, self._n_refusals = "", 0
         self._held: list[Answer] = []
+        self._opened, self._n_first = asyncio.Event(), 0
 
     async def ask(self, row: Row) -> Answer | None:
         """Settle one row. None where it stays open and cost nothing: lane stopped, or no dollars left for it."""
         return await Exchange(self, row).run()
+
+    @asynccontextmanager
+    async def opening(self) -> AsyncIterator[None]:
+        """Around the sending of a request: until one is over, FIRST are under way and no more. Its headers tell the limits."""
+        if not self._opened.is_set() and self._n_first >= FIRST:
+            await self._opened.wait()
+        self._n_first += 1
+        try:
+            yield
+        finally:
+            self._opened.set()
 
     async def send(self, payload: bytes, request: dict[str, Any]) -> Reply:
         """One HTTP exchange, judged."""
@@ -94,6 +110,7 @@ class Asker:
         except aiohttp.ClientError as error:
             return Reply(verdict=Verdict("retry", f"connection lost ({type(error).__name__})"), lost_usd=None)
         self.replied_at = time.monotonic()
+        self.allowance.state(stated_limits(response.headers))
         if response.status != 200:
             name = model.model or self.context.alias
             said, alias = read_error(raw), self.context.alias
@@ -103,13 +120,26 @@ class Asker:
         except ReplyError as unusable:
             usage = unusable.usage
             if usage is not None:
-                lost = self.price(usage.prompt_tokens, usage.completion_tokens)
+                lost = self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
             else:  # no more tokens than bytes came
-                lost = self.price(self.bound(request), min(max_completion_tokens(request), len(raw)))
+                lost = self.worst_usd(self.bound(request), min(max_completion_tokens(request), len(raw)))
             return Reply(verdict=Verdict("retry", str(unusable)), lost_usd=lost)
 
-    def price(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> float:
-        return tokens_cost_usd(self.context.price, prompt_tokens, completion_tokens, cached_tokens or 0)
+    def cost_usd(self, completion: Completion) -> float:
+        """What an answer costs, in the tier it was served in."""
+        usage, price = completion.usage, self.context.price
+        if self.at_full_rate(completion):
+            price = self.context.full_price or price
+        return tokens_cost_usd(price, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)
+
+    def at_full_rate(self, completion: Completion) -> bool:
+        """The flex tier was asked for, and the provider says that it served another."""
+        return self.context.full_price is not None and completion.tier not in ("", self.context.model.service_tier)
+
+    def worst_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Most that these tokens may cost: in whatever tier they are served."""
+        prices = (self.context.price, self.context.full_price or self.context.price)
+        return max(tokens_cost_usd(price, prompt_tokens, completion_tokens) for price in prices)
 
     def bound(self, request: dict[str, Any]) -> int:
         """Most prompt tokens of a request."""

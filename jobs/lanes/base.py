@@ -30,6 +30,7 @@ class LaneContext:
     response_format: dict[str, Any] | None
     """{"json_schema": schema} or None."""
     price: Price
+    """What its calls cost, as they are made: at once, in the flex tier, or in batches."""
     output: str
     """URI of the run."""
     session: str
@@ -41,6 +42,10 @@ class LaneContext:
     num_cpus: float = 1.0
     """CPUs each actor of the lane may ask Ray for."""
     rows_per_block: int = 512
+    full_price: Price | None = None
+    """What a call costs that is served in the standard tier although the flex tier was asked for; None without flex."""
+    logprobs: bool = False
+    """The journal wants the mean and least log-probability of each answer's tokens, from engines that can tell."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -105,13 +105,13 @@ class Exchange:
     async def _attempt(self) -> Reply | None:
         """Reserve, send, book. None where nothing may be sent. Raises RequestError for a row that makes no request."""
         asker, allowance = self.asker, self.asker.allowance
-        async with asker.slots.hold(first=self.attempts > 0):
+        async with asker.slots.hold(first=self.attempts > 0), asker.opening():
             if allowance.stopped:
                 return None
             if not self.payload:
                 self._make_request()
             bound = asker.bound(self.request)
-            worst_usd = asker.price(bound, max_completion_tokens(self.request))
+            worst_usd = asker.worst_usd(bound, max_completion_tokens(self.request))
             tokens = asker.expected_tokens(len(self.payload))
             try:
                 await allowance.take(worst_usd, tokens)
@@ -128,7 +128,8 @@ class Exchange:
             self.latency_s = time.monotonic() - begun
             if reply.completion is not None:
                 usage = reply.completion.usage
-                self.cost_usd = asker.price(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+                self.cost_usd = asker.cost_usd(reply.completion)
+                allowance.add(full_rate=int(asker.at_full_rate(reply.completion)))
                 used = usage.prompt_tokens + usage.completion_tokens
                 allowance.settle(worst_usd, self.cost_usd, 0.0, used - tokens)
                 asker.learn(len(self.payload), bound, reply.completion)
@@ -145,6 +146,8 @@ class Exchange:
             raise
         except (ValueError, RecursionError):
             raise RequestError("messages or body is not valid JSON") from None
+        if self.asker.context.logprobs:
+            self.request.setdefault("logprobs", True)
         self.payload = json.dumps(self.request, separators=(",", ":")).encode("ascii")
         self.started_at = time.monotonic()
 
@@ -155,7 +158,7 @@ class Exchange:
         self.limited_since = self.limited_since or now
         pause_s = verdict.retry_after_s
         if pause_s is None:
-            pause_s = _backoff_s(self.n_limited)
+            pause_s = backoff_s(self.n_limited)
         self.asker.allowance.add(limited=1)
         if now - self.limited_since + pause_s > self.asker.context.model.retries.limited_s:
             return None
@@ -171,7 +174,7 @@ class Exchange:
             self.billed += 1
         if self.unbilled + self.billed >= retries.attempts or self.billed >= BILLED_ATTEMPTS:
             return None
-        return max(_backoff_s(self.unbilled + self.billed), verdict.retry_after_s or 0.0)
+        return max(backoff_s(self.unbilled + self.billed), verdict.retry_after_s or 0.0)
 
     async def _leave(self, error: str) -> Answer | None:
         """The row stays open; what it lost is kept."""
@@ -198,6 +201,8 @@ class Exchange:
             latency_s=self.latency_s,
             attempts=self.attempts,
             purpose="shadow" if self.row.sample else "answer",
+            mean_logprob=completion.logprobs and completion.logprobs[0],
+            min_logprob=completion.logprobs and completion.logprobs[1],
         )
 
     def _unanswered(self, kind: Kind, error: str) -> Answer:
@@ -220,6 +225,6 @@ class Exchange:
         return "\n".join(content if isinstance(content, str) else json.dumps(content) for content in contents)
 
 
-def _backoff_s(n: int) -> float:
+def backoff_s(n: int) -> float:
     """Full jitter: between 0 and a limit that doubles with every attempt (n from 1)."""
     return random.uniform(0, min(BACKOFF_LIMIT_S, BACKOFF_S * 2.0**n))

@@ -186,14 +186,16 @@ class AnswerWriter:
         self.journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
 
     def answered(
-        self, head: Head, text: str, finish_reason: str, n_prompt: int, n_completion: int, latency_s: float
-    ) -> Answer:
-        """An answer, priced by its tokens."""
+        self, head: Head, text: str, finish_reason: str, n_prompt: int, n_completion: int, latency_s: float,
+        logprobs: tuple[float, float] | None = None,
+    ) -> Answer:  # fmt: skip
+        """An answer, priced by its tokens. logprobs: their mean and least log-probability, where known."""
         price = self.context.price
         cost = 0.0 if price.gpu_hour_usd is not None else tokens_cost_usd(price, n_prompt, n_completion)
         return Answer(
             *_start(head, "answered"), text, finish_reason, n_prompt, n_completion, token_source="provider",
             cost_usd=cost, latency_s=latency_s, purpose="shadow" if head[2] else "answer",
+            mean_logprob=logprobs and logprobs[0], min_logprob=logprobs and logprobs[1],
         )  # fmt: skip
 
     def refused(self, head: Head, error: str, kind: Kind, attempts: int) -> Answer:

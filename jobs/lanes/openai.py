@@ -53,7 +53,8 @@ def base_url_of(model: ModelSpec) -> str:
     return (model.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
 
 
-def _key(model: ModelSpec) -> str:
+def key_of(model: ModelSpec) -> str:
+    """The provider's key, from this process's environment; "" where there is none."""
     return os.environ.get(model.api_key_env, "").strip()
 
 
@@ -65,7 +66,7 @@ class OpenAILane:
     def check(self, context: LaneContext) -> LaneCheck:
         """GET /models with the key. An endpoint without such a list passes: the first request will tell."""
         model, alias = context.model, context.alias
-        url, name, key = base_url_of(model), model.model or alias, _key(model)
+        url, name, key = base_url_of(model), model.model or alias, key_of(model)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return LaneCheck(False, f"models.{alias}.base_url: {url!r} is no http(s) address; write https://host/v1")
@@ -75,7 +76,7 @@ class OpenAILane:
             )
         if key and parts.scheme == "http" and not _is_private(parts.hostname):
             return LaneCheck(False, f"models.{alias}.base_url: {url} would send the key unencrypted; use https://")
-        status, raw = _get(f"{url}/models", key)
+        status, raw = get(f"{url}/models", key)
         error = clean(read_error(raw).message, key)
         if status in (401, 403) and not key:
             return LaneCheck(False, f"models.{alias}: {url} wants a key and ${model.api_key_env} is not set; export it")
@@ -106,7 +107,7 @@ class OpenAILane:
         n_blocks = min(MAX_BLOCKS, max(MIN_BLOCKS, n_blocks))
         return rows.map_batches(
             ApiActor,
-            fn_constructor_args=(context, base_url_of(context.model), in_flight, _key(context.model) != ""),
+            fn_constructor_args=(context, base_url_of(context.model), in_flight, key_of(context.model) != ""),
             compute=ActorPoolStrategy(
                 size=replicas,
                 max_tasks_in_flight_per_actor=n_blocks + 2,
@@ -124,7 +125,7 @@ class ApiActor:
 
     def __init__(self, context: LaneContext, base_url: str, in_flight: int, needs_key: bool) -> None:
         """`needs_key`: the driver has a key, so this process must have one too: keys do not travel with the work."""
-        self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, _key(context.model)), in_flight
+        self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, key_of(context.model)), in_flight
         self._needs_key = needs_key
         self._node_id = ray.get_runtime_context().get_node_id()
         self._journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
@@ -212,8 +213,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _get(url: str, key: str) -> tuple[int, bytes]:
-    """(status, body); status 0 where no reply came, the body then says why."""
+def get(url: str, key: str) -> tuple[int, bytes]:
+    """GET with the key: (status, body); status 0 where no reply came, the body then says why."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:

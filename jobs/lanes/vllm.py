@@ -34,6 +34,7 @@ from jobs.lanes.local import (
     with_absolute_source,
 )
 from jobs.lanes.local_rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+from jobs.requests import mean_and_least
 
 BATCH_ROWS = 32
 CPU_SEQUENCES, GPU_SEQUENCES = 64, 256
@@ -77,6 +78,8 @@ class VLLMLane:
         context = with_absolute_source(context)
         source = str(context.model.source)
         extras = job_extras(context, EXTRAS)[0]
+        if context.logprobs:
+            extras = extras | {"logprobs": 1}
         processor = build_processor(
             engine_config(context, source),
             preprocess=lambda row: {"sampling_params": json.loads(row["sampling"]) | extras},
@@ -190,7 +193,26 @@ def _result(row: dict[str, Any], source: str) -> dict[str, Any]:
         "n_prompt": int(row["num_input_tokens"]),
         "n_completion": len(generated),
         "latency_s": float(row["time_taken_llm"]),
+        "logprobs": token_logprobs(generated, row.get("logprobs")),
     }
+
+
+def token_logprobs(generated: list[int], told: Any) -> list[float]:
+    """Mean and least log-probability of the tokens generated, [] where not told.
+
+    told: per token {token id: {"logprob": …}}, which Ray Data may have made a list of pairs of, its keys texts, or a mapping with
+    None for the tokens of other rows.
+    """
+    if told is None or len(told) != len(generated):
+        return []
+    values = []
+    for token, entry in zip(generated, told, strict=True):
+        pairs = dict(entry)
+        found = pairs.get(token, pairs.get(str(token)))
+        if not found or found.get("logprob") is None:
+            return []
+        values.append(float(found["logprob"]))
+    return list(mean_and_least(values) or ())
 
 
 def finish_reason(generated: list[int], max_tokens: int, stop: list[str], source: str) -> str:
@@ -216,8 +238,9 @@ class _Writer(AnswerWriter):
         error = row[ERROR]
         if not error:
             return self.answered(
-                head, row["text"], row["finish_reason"], row["n_prompt"], row["n_completion"], row["latency_s"]
-            )
+                head, row["text"], row["finish_reason"], row["n_prompt"], row["n_completion"], row["latency_s"],
+                tuple(row["logprobs"]) if row["logprobs"] else None,
+            )  # fmt: skip
         kind, _, text = error.partition(": ")
         if kind == REJECTED:
             return self.refused(head, one_line(text), "rejected", attempts=0)

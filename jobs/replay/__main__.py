@@ -22,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 host=args.host,
                 latency_s=args.latency_s,
                 faults=parse_faults(args.fault),
+                batch_latency_s=args.batch_latency_s,
+                batch_faults=parse_faults(args.batch_fault, "batch-fault"),
+                enqueued_tokens=args.enqueued_tokens,
+                flex_default_share=args.flex_default_share,
                 retry_after_s=args.retry_after_s,
                 requests_per_minute=args.requests_per_minute,
                 burst=args.burst,
@@ -54,6 +58,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=P,…",
         help="probability of each fault: an HTTP status, 429_bare, quota, hang, cut, bad_json, empty",
     )
+    add("--batch-latency-s", type=float, default=default.batch_latency_s, help="seconds a batch takes (%(default)s)")
+    add(
+        "--batch-fault",
+        action="append",
+        default=[],
+        metavar="NAME=P,…",
+        help="of a batch: failed, lost_reply; of each of its rows: expired, missing, empty, an HTTP status",
+    )
+    add("--enqueued-tokens", type=int, metavar="N", help="prompt tokens of a model that may wait in batches")
+    add("--flex-default-share", type=float, default=0.0, metavar="P", help="share of flex served in the default tier")
     add("--retry-after-s", type=float, default=default.retry_after_s, help="of a drawn 429 (default %(default)s)")
     add("--requests-per-minute", type=int, metavar="N", help="over it: 429; the bucket starts full")
     add("--burst", type=int, metavar="N", help="size of that bucket (default: a minute's worth)")

@@ -3,7 +3,8 @@
 An answer counts when it is handed to a connection that is still open. One whose client left before that (a killed
 process, a time-out) is `abandoned`, with its tokens: a provider might bill it, so it is no answer, yet not forgotten.
 `requests` = answered + abandoned + sum of faults + sum of refused + the open ones. Memory: about 100 bytes for each
-distinct (model, messages).
+distinct (model, messages). Rows of a batch are requests and answers like others; `batches` counts the batches, and
+`by_tier` the answers' tokens by model and by what is charged for them: default, flex or batch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from jobs.replay.options import NAMED_FAULTS, STATUS_FAULTS
+
+BATCH_COUNTS = ("created", "completed", "failed", "expired", "cancelled", "peak_enqueued_tokens")
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
@@ -33,6 +36,8 @@ class Counts:
         self._in_flight = 0
         self._seen: set[bytes] = set()
         self._by_model = {model: _usage() for model in models}
+        self.batches: Counter[str] = Counter(dict.fromkeys(BATCH_COUNTS, 0))
+        self._by_tier: dict[str, dict[str, dict[str, int]]] = {}
         self._abandoned: dict[str, dict[str, int]] = {}
 
     @contextmanager
@@ -47,13 +52,17 @@ class Counts:
         finally:
             self._in_flight -= 1
 
-    def answer(self, model: str, messages: Any, prompt_tokens: int, completion_tokens: int) -> None:
+    def answer(
+        self, model: str, messages: Any, prompt_tokens: int, completion_tokens: int, tier: str = "default"
+    ) -> None:
         """Counts one answer, and whether the same (model, messages) was answered before."""
         key = _key(model, messages)
         self.repeated += key in self._seen
         self._seen.add(key)
         self.answered += 1
         _add(self._by_model[model], prompt_tokens, completion_tokens)
+        of_tier = self._by_tier.setdefault(model, {}).setdefault(tier, _usage())
+        _add(of_tier, prompt_tokens, completion_tokens)
 
     def abandon(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Counts one answer that had nobody left to go to."""
@@ -71,6 +80,8 @@ class Counts:
             "in_flight": self._in_flight,
             "refused": dict(self.refused),
             "abandoned": self._abandoned,
+            "batches": dict(self.batches),
+            "by_tier": self._by_tier,
         }
 
 

@@ -15,11 +15,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from aiohttp import web
 
 from jobs.errors import SpecError
 from jobs.replay import wire
+from jobs.replay.batches import BatchService
 from jobs.replay.counts import Counts
 from jobs.replay.faults import FaultPlan
 from jobs.replay.limits import RequestLimit
@@ -52,6 +54,9 @@ class ReplayServer:
         self._models = frozenset(table.models)
         self._faults = FaultPlan(options.faults, options.seed)
         per_minute = options.requests_per_minute
+        # Of requests for flex only; a draw of its own, so that the other faults stay what they are.
+        self._full_rate = FaultPlan({"default": options.flex_default_share}, options.seed + 1)
+        self.batches = BatchService(self._find, self._check_key, self.counts, options)
         self._limit = None if per_minute is None else RequestLimit(per_minute, options.burst)
 
     def app(self) -> web.Application:
@@ -60,7 +65,9 @@ class ReplayServer:
         for prefix in ("/v1", ""):
             app.router.add_post(f"{prefix}/chat/completions", self.completions)
             app.router.add_get(f"{prefix}/models", self.models)
+            self.batches.add_routes(app, prefix)
         app.router.add_get("/stats", self.stats)
+        app.on_shutdown.append(self.batches.close)
         return app
 
     async def models(self, request: web.Request) -> web.Response:
@@ -84,7 +91,7 @@ class ReplayServer:
                     self.counts.faults["429"] += 1
                     return self._status_fault(429, self._limit.retry_headers())
                 chat = wire.parse_request(await request.read())
-                answer = self._find(chat)
+                answer = self._in_tier(chat, self._find(chat), ordinal)
             except wire.ApiError as refused:
                 self.counts.refused[refused.code] += 1
                 return _json(refused.body(), refused.status, self._headers())
@@ -111,6 +118,11 @@ class ReplayServer:
             )
         return _cut_to_limit(chat, found)
 
+    def _in_tier(self, chat: wire.ChatRequest, answer: wire.ChatAnswer, ordinal: int) -> wire.ChatAnswer:
+        """The tier that was asked for, but for some requests for flex."""
+        tier = "default" if chat.tier == "auto" else chat.tier
+        return replace(answer, tier=(self._full_rate.draw(ordinal) or "flex") if tier == "flex" else tier)
+
     async def _answer(
         self, request: web.Request, chat: wire.ChatRequest, answer: wire.ChatAnswer, ordinal: int
     ) -> web.StreamResponse:
@@ -126,14 +138,14 @@ class ReplayServer:
                 for part in parts:
                     await response.write(part)
                 # Counted before its last byte, so that whoever has read the answer finds it in /stats.
-                self.counts.answer(chat.model, chat.messages, *usage)
+                self.counts.answer(chat.model, chat.messages, *usage, tier=answer.tier or "default")
                 await response.write_eof(last)
                 return response
             response = _json(wire.completion_body(chat, answer, ordinal), headers=self._headers())
         except (asyncio.CancelledError, ConnectionError):
             self.counts.abandon(chat.model, *usage)
             raise
-        self.counts.answer(chat.model, chat.messages, *usage)
+        self.counts.answer(chat.model, chat.messages, *usage, tier=answer.tier or "default")
         return response
 
     async def _fail(

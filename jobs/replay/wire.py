@@ -39,6 +39,8 @@ class ChatRequest:
     n: int
     stream: bool
     stream_usage: bool
+    tier: str = ""
+    """The service tier asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class ChatAnswer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    tier: str = ""
+    """The service tier it is served in; "" where none was asked for."""
 
 
 def parse_request(raw: bytes) -> ChatRequest:
@@ -79,7 +83,10 @@ def parse_request(raw: bytes) -> ChatRequest:
         raise _bad("invalid_value", f"Invalid 'n': give an integer from 1 to {MAX_COPIES}.")
     stream_options = body.get("stream_options")
     usage = isinstance(stream_options, dict) and stream_options.get("include_usage") is True
-    return ChatRequest(model, messages, max_tokens, n, body.get("stream") is True, usage)
+    tier = body.get("service_tier")
+    return ChatRequest(
+        model, messages, max_tokens, n, body.get("stream") is True, usage, tier if isinstance(tier, str) else ""
+    )
 
 
 def completion_body(request: ChatRequest, answer: ChatAnswer, ordinal: int) -> bytes:
@@ -93,7 +100,10 @@ def completion_body(request: ChatRequest, answer: ChatAnswer, ordinal: int) -> b
         }
         for index in range(request.n)
     ]
-    return _dump(_head(request.model, ordinal, "chat.completion") | {"choices": choices, "usage": _usage(answer)})
+    head = _head(request.model, ordinal, "chat.completion")
+    if answer.tier:
+        head["service_tier"] = answer.tier
+    return _dump(head | {"choices": choices, "usage": _usage(answer)})
 
 
 def empty_body(request: ChatRequest, answer: ChatAnswer, ordinal: int) -> bytes:

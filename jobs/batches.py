@@ -1,0 +1,91 @@
+"""What a run remembers of the provider batches it made, on its store: enough to settle their rows without the input.
+
+    ledger/batch-<nonce>/grant-000000.json   before all else: dollars and nonce (jobs.reservations)
+    batches/model=ALIAS/batch-<nonce>.parquet  the file's rows, before the upload
+    batches/model=ALIAS/batch-<nonce>.json     the provider's ids, once it has told them
+    ledger/batch-<nonce>/close.json          all rows are in the journal
+
+A driver that dies between any two of these leaves a batch that the next start can tell apart: without rows nothing was
+uploaded; without ids the batch is looked for by its nonce; with them it is polled; closed, it is done with. 40 bytes a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+
+from jobs.manifest import read_json
+from jobs.reservations import unfinished
+from jobs.store import Store
+
+ROWS_SCHEMA = pa.schema(
+    [
+        pa.field("row_key", pa.int64(), nullable=False),
+        pa.field("bucket", pa.int32(), nullable=False),
+        pa.field("sample", pa.bool_(), nullable=False),
+        pa.field("answer_key", pa.binary(16), nullable=False),
+        pa.field("bound", pa.int64(), nullable=False),
+        pa.field("max_tokens", pa.int64(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One request of a batch's file. Field for field a row of ROWS_SCHEMA."""
+
+    row_key: int
+    """Its decimal text is the request's custom_id."""
+    bucket: int
+    sample: bool
+    answer_key: bytes
+    bound: int
+    """Most prompt tokens."""
+    max_tokens: int
+    """Most completion tokens."""
+    attempts: int = 1
+    """This one included; of those that no journal row tells yet."""
+
+
+class Manifest:
+    """The batches of one model in one run."""
+
+    def __init__(self, store: Store, alias: str) -> None:
+        self._store, self._folder = store, f"batches/model={alias}"
+
+    def write_rows(self, name: str, rows: Sequence[FileRow]) -> None:
+        """Before the upload."""
+        columns = [
+            pa.array([getattr(row, each.name) for row in rows], ROWS_SCHEMA.field(each.name).type)
+            for each in fields(FileRow)
+        ]
+        self._store.write_table(f"{self._folder}/{name}.parquet", pa.table(columns, schema=ROWS_SCHEMA))
+
+    def rows(self, name: str) -> list[FileRow]:
+        """The rows of a batch's file; none where it came to no upload."""
+        path = f"{self._folder}/{name}.parquet"
+        if not self._store.exists(path):
+            return []
+        return [FileRow(**row) for row in self._store.read_table(path).to_pylist()]
+
+    def record(self, name: str, batch_id: str) -> None:
+        """The provider has created the batch."""
+        self._store.create(f"{self._folder}/{name}.json", json.dumps({"batch_id": batch_id}).encode())
+
+    def recorded(self, name: str) -> str:
+        """The provider's id of the batch; "" where it was not told."""
+        found = read_json(self._store, f"{self._folder}/{name}.json")
+        return "" if found is None else str(found["batch_id"])
+
+
+def stopped_line(store: Store) -> str:
+    """What a run that was stopped says: batches go on at the provider, and how to come back to them."""
+    n = len(unfinished(store))
+    if not n:
+        return "stopped; what was answered is kept, run the same command to go on"
+    what = "1 batch runs on" if n == 1 else f"{n} batches run on"
+    return f"stopped; what was answered is kept; {what} at the provider: the same command re-attaches"

@@ -1,0 +1,214 @@
+"""OpenAI's files and batches API as one batch lane sees it: upload, create once, find again, poll, read results.
+
+Creating a batch costs money and the API takes no idempotency key. So the batch carries a nonce in its metadata, and
+whenever a creation's outcome is not known (no reply, an error of the server, a driver that was killed), batches are
+listed and the one with the nonce is adopted; only where none is there after `ADOPT_S` it is created. All other calls may
+be repeated at will: they are retried with full jitter until `retries.limited_s` has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+
+from jobs.errors import LaneDown
+from jobs.lanes.asking import Endpoint
+from jobs.lanes.exchange import backoff_s
+from jobs.replies import Verdict, clean, judge, read_error
+from jobs.spec import ModelSpec
+
+NONCE = "headgate_nonce"
+ADOPT_S = 15.0
+"""How long a creation may be under way at the provider after its sender has gone."""
+CALL_TIMEOUT_S, FILE_TIMEOUT_S = 60.0, 900.0
+PAGE = 100
+ENDPOINT = "/v1/chat/completions"
+MAX_LINE_BYTES = 64 * 2**20
+
+
+class BatchApi:
+    """Calls of one model's endpoint. Raises LaneDown, one line with the fix, where a call cannot succeed."""
+
+    def __init__(
+        self, endpoint: Endpoint, session: aiohttp.ClientSession, model: ModelSpec, alias: str, adopt_s: float = ADOPT_S
+    ) -> None:
+        self._endpoint, self._session, self._model, self._alias = endpoint, session, model, alias
+        self._adopt_s = adopt_s
+
+    async def upload(self, name: str, data: bytes) -> str:
+        """POST /files. The file's id."""
+
+        def form() -> aiohttp.FormData:
+            fields = aiohttp.FormData()
+            fields.add_field("purpose", "batch")
+            fields.add_field("file", io.BytesIO(data), filename=name, content_type="application/jsonl")
+            return fields
+
+        return _text(await self._retried("POST", "/files", form, FILE_TIMEOUT_S), "id")
+
+    async def create(self, file_id: str, nonce: str) -> dict[str, Any]:
+        """POST /batches, so that there is one batch with this nonce whatever happens to replies. The batch."""
+        body = {
+            "input_file_id": file_id,
+            "endpoint": ENDPOINT,
+            "completion_window": "24h",
+            "metadata": {NONCE: nonce, "headgate_model": self._alias},
+        }
+        patience = _Patience(self._model.retries.limited_s)
+        while True:
+            reply = await self._once("POST", "/batches", lambda: json.dumps(body), CALL_TIMEOUT_S)
+            if isinstance(reply, dict):
+                return reply
+            if reply.kind != "limited":  # a 429 was turned away; anything else may have been taken
+                found = await self.adopt(nonce)
+                if found is not None:
+                    return found
+            await self._pause(patience, reply)
+
+    async def adopt(self, nonce: str) -> dict[str, Any] | None:
+        """The batch with this nonce, if it was created; looked for again after the time a creation may take."""
+        found = await self._find(nonce)
+        if not found:
+            await asyncio.sleep(self._adopt_s)
+            found = await self._find(nonce)
+        for extra in found[1:]:  # created by a request that was given up, and by the next one too
+            await self._once("POST", f"/batches/{_text(extra, 'id')}/cancel", None, CALL_TIMEOUT_S)
+        return found[0] if found else None
+
+    async def _find(self, nonce: str) -> list[dict[str, Any]]:
+        """All batches with this nonce, the oldest first. Reads the list to its end: 100 batches a call."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = await self._retried("GET", f"/batches?limit={PAGE}{after}", None, CALL_TIMEOUT_S)
+            listed = [each for each in page.get("data") or [] if isinstance(each, dict)]
+            found += [each for each in listed if (each.get("metadata") or {}).get(NONCE) == nonce]
+            if not page.get("has_more") or not listed:
+                return found[::-1]
+            after = f"&after={_text(listed[-1], 'id')}"
+
+    async def get(self, batch_id: str) -> dict[str, Any]:
+        """GET /batches/{id}."""
+        return await self._retried("GET", f"/batches/{batch_id}", None, CALL_TIMEOUT_S)
+
+    async def lines(self, file_id: str) -> AsyncIterator[bytes]:
+        """The lines of a file, each at least once: a connection that is cut starts it anew."""
+        patience = _Patience(self._model.retries.limited_s)
+        while True:
+            try:
+                async with (
+                    asyncio.timeout(FILE_TIMEOUT_S),
+                    self._session.get(
+                        f"{self._endpoint.url}/files/{file_id}/content", headers=self._headers(), allow_redirects=False
+                    ) as response,
+                ):
+                    if response.status == 200:
+                        rest = b""
+                        async for chunk in response.content.iter_any():
+                            *lines, rest = (rest + chunk).split(b"\n")
+                            for line in lines:
+                                yield line
+                            if len(rest) > MAX_LINE_BYTES:
+                                raise LaneDown(
+                                    f"models.{self._alias}: file {file_id} has a line of {len(rest):,} bytes"
+                                )
+                        if rest:
+                            yield rest
+                        return
+                    verdict = self._judge(response.status, response.headers, await response.read())
+            except (aiohttp.ClientError, TimeoutError) as error:
+                verdict = Verdict("retry", f"connection lost ({type(error).__name__})")
+            await self._pause(patience, verdict)
+
+    # One call -------------------------------------------------------------------------------------------------------
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._endpoint.key}"} if self._endpoint.key else {}
+
+    def _judge(self, status: int, headers: Any, raw: bytes) -> Verdict:
+        error = read_error(raw)
+        if status == 404:
+            message = (
+                f"{error.code or 'HTTP 404'}: not known to {self._endpoint.url} with this key; is it another account's?"
+            )
+            return Verdict("lane", f"models.{self._alias}: {message}")
+        name = self._model.model or self._alias
+        return judge(status, headers, error, self._alias, name, self._model.api_key_env)
+
+    async def _once(
+        self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
+    ) -> dict[str, Any] | Verdict:
+        """One exchange: the JSON object, or what to make of it."""
+        headers = self._headers() | ({"Content-Type": "application/json"} if path == "/batches" else {})
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    method,
+                    f"{self._endpoint.url}{path}",
+                    data=data() if data else None,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return Verdict("retry", f"no reply ({type(error).__name__})")
+        if response.status != 200:
+            return self._judge(response.status, response.headers, raw)
+        try:
+            reply = json.loads(raw)
+        except (ValueError, RecursionError):
+            reply = None
+        return reply if isinstance(reply, dict) else Verdict("retry", "the reply is not a JSON object")
+
+    async def _retried(
+        self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
+    ) -> dict[str, Any]:
+        patience = _Patience(self._model.retries.limited_s)
+        while True:
+            reply = await self._once(method, path, data, timeout_s)
+            if isinstance(reply, dict):
+                return reply
+            await self._pause(patience, reply)
+
+    async def _pause(self, patience: _Patience, verdict: Verdict) -> None:
+        """Wait before another try. Raises LaneDown where none makes sense."""
+        said = clean(verdict.message, self._endpoint.key)
+        if verdict.kind in ("lane", "row"):
+            raise LaneDown(said if said.startswith("models.") else f"models.{self._alias}: batch API: {said}")
+        delay_s = max(patience.next_s(), verdict.retry_after_s or 0.0)
+        if patience.over(delay_s):
+            raise LaneDown(
+                f"models.{self._alias}: {self._endpoint.url} has not answered for {patience.limit_s:.0f} s ({said}); "
+                "batches run on there, the same command re-attaches to them"
+            )
+        await asyncio.sleep(delay_s)
+
+
+class _Patience:
+    """Growing waits within a limit of time."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._n, self._since = 0, time.monotonic()
+
+    def next_s(self) -> float:
+        self._n += 1
+        return backoff_s(self._n)
+
+    def over(self, delay_s: float) -> bool:
+        return time.monotonic() - self._since + delay_s > self.limit_s
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise LaneDown(f"batch API: a reply has no {name!r}; the endpoint does not speak OpenAI's batch API")
+    return value

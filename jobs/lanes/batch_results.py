@@ -1,0 +1,180 @@
+"""What a batch that has ended came to, row by row: answers as they are read, refusals and second tries once all is read.
+
+Answers are settled while the files are read, in any order; each row counts once, however often a cut download repeats
+it. Refusals are held back until it is clear whether the rows or the form of all requests is at fault. O(rows) memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jobs.answer_rows import Answer
+from jobs.batches import FileRow
+from jobs.lanes.asking import SAME_REFUSALS
+from jobs.lanes.base import LaneContext
+from jobs.lanes.batch_api import BatchApi
+from jobs.lanes.batch_rows import Line, Pending, judge_line, read_line, unanswered
+from jobs.lanes.exchange import BILLED_ATTEMPTS
+from jobs.replies import Verdict, clean, judge
+
+QUEUE_FULL = "token_limit_exceeded"
+_TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Of one batch, or of a block's part of one."""
+
+    answers: list[Answer] = field(default_factory=list)
+    """Settled in the journal: answered, rejected, and failed for good."""
+    again: list[Pending] = field(default_factory=list)
+    """To be sent once more."""
+    done: list[int] = field(default_factory=list)
+    """Keys that need not be sent again in this session: those of `answers`, and what earlier processes settled."""
+    fault: str = ""
+    """The lane's own, with the fix: nothing more should be sent."""
+    error: str = ""
+    """What a failed batch said."""
+    queue_full: bool = False
+
+
+@dataclass(slots=True)
+class _Unanswered:
+    """A row without an answer: why, and what it cost."""
+
+    row: FileRow
+    verdict: Verdict
+    error: str
+    lost_usd: float = 0.0
+
+
+class Results:
+    """Reads the results of one batch that has ended."""
+
+    def __init__(
+        self,
+        context: LaneContext,
+        key: str,
+        rows: Mapping[int, FileRow],
+        pending: Mapping[int, Pending],
+        journaled: set[int],
+    ) -> None:
+        """`pending`: those of the rows that can be sent again; `journaled`: those that are settled already."""
+        self._context, self._key, self._rows, self._pending = context, key, rows, pending
+        self._journaled = journaled
+        self._seen = set(journaled)
+        self._outcome = Outcome(done=sorted(journaled))
+
+    def of_failed(self, batch: dict[str, Any]) -> Outcome:
+        """A batch that was refused whole: nothing of it was executed or charged."""
+        errors = (batch.get("errors") or {}).get("data") or [{}]
+        code, said = str(errors[0].get("code") or ""), str(errors[0].get("message") or "no reason given")
+        where = f", line {errors[0]['line']}" if errors[0].get("line") else ""
+        outcome, alias = self._outcome, self._context.alias
+        outcome.error = clean(f"{code}{where}: {said}", self._key)
+        outcome.queue_full = code == QUEUE_FULL
+        if outcome.queue_full:
+            for pending in self._pending.values():  # the provider never looked at them
+                pending.tries -= 1
+                pending.file_row = replace(pending.file_row, attempts=pending.file_row.attempts - 1)
+        elif code not in _TRANSIENT:
+            outcome.fault = (
+                f"models.{alias}: the provider refused batch {batch.get('id')}; mend what it says ({outcome.error})"
+            )
+        outcome.again = list(self._pending.values())
+        return outcome
+
+    async def of_files(self, batch: dict[str, Any], api: BatchApi, settle: Callable[[Answer], None]) -> Outcome:
+        """Settle what the output and error files of a completed, expired or cancelled batch hold, by `settle`."""
+        latency_s = _latency_s(batch)
+        failed: list[_Unanswered] = []
+        for name in ("output_file_id", "error_file_id"):
+            if not batch.get(name):
+                continue
+            async for raw in api.lines(str(batch[name])):
+                line = read_line(raw)
+                if line is None or line.row_key not in self._rows or line.row_key in self._seen:
+                    continue
+                self._seen.add(line.row_key)
+                row = self._rows[line.row_key]
+                attempt = judge_line(line, row, self._context, latency_s)
+                if attempt.answer is not None:
+                    self._keep(attempt.answer, settle)
+                elif attempt.verdict is not None:
+                    failed.append(
+                        _Unanswered(row, attempt.verdict, self._clean(attempt.verdict, line), attempt.lost_usd)
+                    )
+        cancelled = batch["status"] == "cancelled"
+        if cancelled:
+            self._outcome.fault = (
+                f"models.{self._context.alias}: batch {batch.get('id')} was cancelled at the provider; "
+                "run the same command again to ask its other rows"
+            )
+        for row_key, row in self._rows.items():
+            if row_key not in self._seen:
+                verdict = Verdict("retry", "missing from the results of its batch")
+                failed.append(_Unanswered(row, verdict, verdict.message))
+        self._unanswered(failed, settle, latency_s)
+        return self._outcome
+
+    def _keep(self, answer: Answer, settle: Callable[[Answer], None]) -> None:
+        settle(answer)
+        self._outcome.answers.append(answer)
+        self._outcome.done.append(answer.row_key)
+
+    def _unanswered(self, failed: list[_Unanswered], settle: Callable[[Answer], None], latency_s: float) -> None:
+        """Rejected rows are settled, the others go on or are given up; the lane's own faults leave their rows open."""
+        refusals = Counter(each.verdict.message for each in failed if each.verdict.repeated_means_lane)
+        answered = bool(self._outcome.answers or self._journaled)
+        for each in failed:
+            verdict = each.verdict
+            if verdict.kind == "lane":
+                self._outcome.fault = self._outcome.fault or each.error
+            elif verdict.kind == "row":
+                if not answered and verdict.repeated_means_lane and refusals[verdict.message] >= SAME_REFUSALS:
+                    self._outcome.fault = self._outcome.fault or (
+                        f"models.{self._context.alias}: refused {refusals[verdict.message]} requests of a batch; "
+                        f"mend what it says ({each.error})"
+                    )
+                else:
+                    self._keep(unanswered("rejected", each.row, each.error, latency_s), settle)
+            else:
+                self._try_again(each, settle, latency_s)
+
+    def _try_again(self, each: _Unanswered, settle: Callable[[Answer], None], latency_s: float) -> None:
+        """Another batch, unless the row has had its tries. What was charged is journaled at once, under this batch."""
+        pending = self._pending.get(each.row.row_key)
+        entry = unanswered("failed", each.row, each.error, latency_s, each.lost_usd)
+        if pending is not None:
+            pending.billed += each.lost_usd > 0
+            if pending.tries >= self._context.model.retries.attempts or pending.billed >= BILLED_ATTEMPTS:
+                self._keep(entry, settle)
+                return
+        if each.lost_usd:
+            settle(entry)
+        if pending is not None and not self._outcome.fault:
+            pending.file_row = replace(pending.file_row, attempts=0 if each.lost_usd else each.row.attempts)
+            self._outcome.again.append(pending)
+
+    def _clean(self, verdict: Verdict, line: Line) -> str:
+        """The verdict's message without key and prompt; without the provider's words where the prompt is not at hand."""
+        pending = self._pending.get(line.row_key)
+        if pending is not None:
+            return clean(verdict.message, self._key, pending.row.block["messages"][pending.row.place].as_py())
+        if line.status == 0:
+            return clean(line.error.code or "not executed")
+        model = self._context.model
+        bare = replace(line.error, message="")
+        name = model.model or self._context.alias
+        return clean(judge(line.status, {}, bare, self._context.alias, name, model.api_key_env).message, self._key)
+
+
+def _latency_s(batch: dict[str, Any]) -> float:
+    """From creation to end, as the provider tells; 0 where it does not."""
+    ends = [batch.get(f"{status}_at") for status in ("completed", "expired", "cancelled", "finalizing")]
+    end = next((at for at in ends if isinstance(at, int | float)), None)
+    created = batch.get("created_at")
+    return max(0.0, float(end - created)) if end is not None and isinstance(created, int | float) else 0.0

@@ -1,0 +1,165 @@
+"""Rows as lines of a batch file, and the lines of its output and error files as what became of the rows. No network.
+
+The rules for one reply are `jobs.replies.judge`'s, as in the synchronous lane. What is a batch's own: an expired or
+missing row was not charged and is asked again; a status other than 200 stands inside a line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobs.answer_rows import Answer, Kind
+from jobs.batches import FileRow
+from jobs.lanes.base import LaneContext
+from jobs.lanes.batch_api import ENDPOINT
+from jobs.lanes.exchange import Row
+from jobs.replies import ProviderError, Verdict, clean, judge, read_error
+from jobs.requests import (
+    ReplyError,
+    RequestError,
+    Usage,
+    answer_key,
+    max_completion_tokens,
+    parse_completion,
+    request_tokens_bound,
+)
+from routing.pricing import Price, tokens_cost_usd
+
+MAX_REQUESTS, MAX_FILE_BYTES = 50_000, 200 * 10**6
+"""OpenAI's limits of one file."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """A row to be sent. Its texts stay in the block until its file is written: many rows wait."""
+
+    row: Row
+    file_row: FileRow
+    worst_usd: float
+    n_bytes: int
+    """Of its line."""
+    tries: int = 0
+    billed: int = 0
+    """Tries that may have been charged."""
+
+
+def prepare(row: Row, context: LaneContext, extra_tokens: int) -> Pending | str:
+    """A row ready to be sent, or why it makes no request. extra_tokens: beyond the bound, as seen so far."""
+    try:
+        request = row.request(context)
+    except RequestError as wrong:
+        return clean(str(wrong))
+    except (ValueError, RecursionError):
+        return "messages or body is not valid JSON"
+    n_bytes = len(_line(row.row_key, request))
+    if n_bytes > MAX_FILE_BYTES:
+        return f"the request has {n_bytes:,} bytes; a batch file takes {MAX_FILE_BYTES:,}"
+    bound, max_tokens = request_tokens_bound(request) + extra_tokens, max_completion_tokens(request)
+    of_file = FileRow(row.row_key, row.bucket, bool(row.sample), answer_key(request), bound, max_tokens, 0)
+    return Pending(row, of_file, tokens_cost_usd(context.price, bound, max_tokens), n_bytes)
+
+
+def file_line(pending: Pending, context: LaneContext) -> bytes:
+    """The row's line, made anew: 50,000 of them are held in memory only while they are sent."""
+    return _line(pending.row.row_key, pending.row.request(context))
+
+
+def _line(row_key: int, request: dict[str, Any]) -> bytes:
+    item = {"custom_id": str(row_key), "method": "POST", "url": ENDPOINT, "body": request}
+    return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an output or error file."""
+
+    row_key: int
+    status: int
+    """0: the request was never executed; `error` says why then."""
+    body: bytes
+    error: ProviderError
+
+
+def read_line(raw: bytes) -> Line | None:
+    """None for what is no result of a row: an empty or torn line, an unknown shape."""
+    try:
+        item = json.loads(raw)
+        key = int(item["custom_id"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    response = item.get("response")
+    if isinstance(response, dict) and isinstance(response.get("status_code"), int):
+        body = json.dumps(response.get("body")).encode()
+        return Line(key, response["status_code"], body, read_error(body))
+    return Line(key, 0, b"", read_error(json.dumps({"error": item.get("error")}).encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a line came to: an answer, or a verdict about the attempt."""
+
+    answer: Answer | None = None
+    verdict: Verdict | None = None
+    lost_usd: float = 0.0
+
+
+def judge_line(line: Line, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
+    """An answer priced by the provider's usage, or the verdict. `row` is the request's."""
+    if line.status == 200:
+        return _completion(line.body, row, context, latency_s)
+    if line.status == 0:
+        said = f"{line.error.code or 'not executed'}: {line.error.message}".rstrip(": ")
+        return Attempt(verdict=Verdict("retry", said))
+    name = context.model.model or context.alias
+    return Attempt(verdict=judge(line.status, {}, line.error, context.alias, name, context.model.api_key_env))
+
+
+def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
+    try:
+        completion = parse_completion(body, {"messages": []})
+    except ReplyError as unusable:
+        usage = unusable.usage or Usage(row.bound, min(row.max_tokens, len(body)))
+        return Attempt(verdict=Verdict("retry", str(unusable)), lost_usd=_price(context.price, usage))
+    usage = completion.usage
+    if usage.source == "estimated":  # the request's own text is not at hand
+        usage = replace(usage, prompt_tokens=row.bound // 4 + 1)
+    answer = Answer(
+        row.row_key,
+        row.bucket,
+        "answered",
+        row.answer_key,
+        generated_text=completion.text,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        token_source=usage.source,
+        cost_usd=_price(context.price, usage),
+        latency_s=latency_s,
+        attempts=row.attempts,
+        purpose="shadow" if row.sample else "answer",
+    )
+    return Attempt(answer=answer)
+
+
+def unanswered(kind: Kind, row: FileRow, error: str, latency_s: float = 0.0, lost_usd: float = 0.0) -> Answer:
+    """A row's journal entry without an answer."""
+    return Answer(
+        row.row_key,
+        row.bucket,
+        kind,
+        row.answer_key,
+        token_source="bound" if lost_usd else "",
+        lost_usd=lost_usd,
+        latency_s=latency_s,
+        attempts=row.attempts,
+        error=error,
+        purpose="shadow" if row.sample else "answer",
+    )
+
+
+def _price(price: Price, usage: Usage) -> float:
+    return tokens_cost_usd(price, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)

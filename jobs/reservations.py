@@ -1,0 +1,118 @@
+"""Dollars of provider batches: reserved as a whole before a batch exists, and held for as long as it runs, across starts.
+
+A request of the synchronous lane is paid under its session's grants. A batch outlives its session, so each has a folder
+of its own in the ledger, as if it were a session: `ledger/batch-<nonce>/grant-000000.json` is created before anything is
+uploaded, holds the worst case of all its rows, and is at the same time the run's record of the nonce; its answers are
+journaled under the session `batch-<nonce>`; `close.json` is written when all its rows are on the store and says what
+they came to. `jobs.budget.stranded_usd` counts a batch that is not closed like a session that was killed: so a running
+one weighs its worst case on the cap of every start. Cost: two small files a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.budget import LEDGER, Account, Budget
+from jobs.errors import StoreError
+from jobs.journal import Journal, Spent
+from jobs.store import Store
+
+PREFIX = "batch-"
+GRANT, CLOSE = "grant-000000.json", "close.json"
+LEAST_SHARE = 0.005
+"""A batch takes up to a day: one that could spend less than this share of the cap is not made, unless all rows fit."""
+_EPSILON = 1e-12
+
+
+def new_name() -> str:
+    """A batch's name, new in the world: its nonce with PREFIX before it."""
+    return PREFIX + secrets.token_hex(12)
+
+
+def nonce_of(name: str) -> str:
+    """What the batch's metadata carries."""
+    return name.removeprefix(PREFIX)
+
+
+def unfinished(store: Store, alias: str = "") -> list[str]:
+    """Names of the batches (of one model, or of all) that were granted dollars and are not closed, oldest first."""
+    files: dict[str, set[str]] = {}
+    for path in store.list(LEDGER):
+        folder, file = path.split("/")[1:3]
+        if folder.startswith(PREFIX):
+            files.setdefault(folder, set()).add(file)
+    found = []
+    for name, of_batch in files.items():
+        if GRANT in of_batch and CLOSE not in of_batch:
+            grant = json.loads(store.read(f"{LEDGER}/{name}/{GRANT}"))
+            if alias in ("", grant["model"]):
+                found.append((grant["at"], name))
+    return [name for _, name in sorted(found)]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Answer to a request for the dollars of a batch."""
+
+    rows: int
+    """How many of its rows, from the first, are paid for; 0: nothing is reserved."""
+    exhausted: bool = False
+    """Not one row will be affordable later either."""
+
+
+class Reservations:
+    """The batches' part of a budget. Not thread-safe; the governor owns it."""
+
+    def __init__(self, budget: Budget, store: Store, journal: Journal) -> None:
+        self._budget, self._store, self._journal = budget, store, journal
+        self._before: dict[str, Spent] = {}
+
+    def take(self, alias: str, name: str, worst_usd: NDArray[np.float64]) -> Taken:
+        """Reserve the worst case of the first rows of a batch to be made, as many as the caps allow. Durable on return.
+
+        worst_usd: (k,) dollars, one per row. Raises StoreError where the ledger cannot be written.
+        """
+        sums = np.cumsum(worst_usd)
+        available_usd = self._budget.available_usd(alias)
+        n = int(np.searchsorted(sums, available_usd + _EPSILON, side="right"))
+        least_usd = min(float(sums[-1]), max(float(sums[0]), LEAST_SHARE * (self._budget.cap_usd or 0.0)))
+        if available_usd + _EPSILON < least_usd:
+            # Refused there too, and so the senders of other lanes give back what they do not need.
+            grant = self._budget.grant(alias, name, least_usd)
+            self._budget.accounts.pop(name, None)
+            return Taken(0, grant.exhausted)
+        usd = float(sums[n - 1])
+        record = {"model": alias, "sender": name, "usd": usd, "rows": n, "at": time.time()}
+        if not self._store.create(f"{LEDGER}/{name}/{GRANT}", json.dumps(record).encode()):
+            raise StoreError(f"{self._store.url(LEDGER)}/{name}: stands already; is another run writing there?")
+        self._budget.accounts[name] = Account(alias, granted_usd=usd, own_ledger=True)
+        self._before[name] = Spent()
+        return Taken(n)
+
+    def adopt(self, alias: str, name: str) -> None:
+        """Take over a batch of an earlier start: what counted as lost with it is reserved again. Twice does no harm."""
+        if name in self._budget.accounts or self._store.exists(f"{LEDGER}/{name}/{CLOSE}"):
+            return
+        granted_usd = float(json.loads(self._store.read(f"{LEDGER}/{name}/{GRANT}"))["usd"])
+        before = self._journal.spent(alias, session=name)
+        rest_usd = max(0.0, granted_usd - (before.by_session or {}).get(name, 0.0))
+        self._budget.unstrand(alias, rest_usd)
+        self._budget.accounts[name] = Account(alias, granted_usd=rest_usd, own_ledger=True)
+        self._before[name] = before
+
+    def close(self, alias: str, name: str) -> None:
+        """All that will ever come of a batch is on the store: book it, give back the rest. Twice does no harm."""
+        spent = self._journal.spent(alias, session=name)
+        kept_usd = (spent.by_session or {}).get(name, 0.0)
+        self._store.create(f"{LEDGER}/{name}/{CLOSE}", json.dumps({"kept": {alias: kept_usd}}).encode())
+        account, before = self._budget.accounts.get(name), self._before.get(name)
+        if account is not None and before is not None:
+            account.cost_usd = spent.cost_usd - before.cost_usd
+            account.lost_usd = spent.lost_usd - before.lost_usd
+            account.returned_usd = account.outstanding_usd + account.returned_usd

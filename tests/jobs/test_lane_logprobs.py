@@ -1,0 +1,72 @@
+"""Log-probabilities of answers as local engines tell them: the model's own, of the tokens that were drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray.data
+import torch
+
+from jobs.lanes.transformers import _Model
+from jobs.lanes.vllm import VLLMLane, token_logprobs
+from tests.tiny_models import answers_by_key, ask_rows, lane_context, tiny_checkpoint
+
+PROMPTS = ["What is 3?", "a", "Hello, hello", "x" * 60]
+
+
+def by_forward_pass(model: _Model, table: pa.Table) -> list[list[float]]:
+    """Of each answer's tokens, greedy, one prompt at a time, without generate."""
+    found = []
+    for request in model.reader.read(table.to_pylist()):
+        ids, logprobs = list(request.token_ids), []
+        for _ in range(request.max_tokens):
+            with torch.inference_mode():
+                scores = model.model(torch.tensor([ids])).logits[0, -1].float().log_softmax(0)
+            ids.append(int(scores.argmax()))
+            logprobs.append(float(scores.max()))
+            if ids[-1] in model.ends:
+                break
+        found.append(logprobs)
+    return found
+
+
+def test_transformers_tells_the_models_own_log_probabilities(tmp_path: Path) -> None:
+    context = lane_context("transformers", tiny_checkpoint(tmp_path / "model"), tmp_path)
+    table = ask_rows(PROMPTS)
+    silent, model = _Model(context), _Model(replace(context, logprobs=True))
+    without, told = silent(table).to_pylist(), model(table).to_pylist()
+    assert [row["text"] for row in told] == [row["text"] for row in without]
+    assert all(row["mean_logprob"] is None for row in without)
+    for row, logprobs in zip(told, by_forward_pass(model, table), strict=True):
+        assert row["n_completion"] == len(logprobs)
+        assert row["mean_logprob"] == pytest.approx(np.mean(logprobs), abs=1e-3)
+        assert row["min_logprob"] == pytest.approx(np.min(logprobs), abs=1e-3)
+
+
+def test_token_logprobs_takes_what_ray_data_makes_of_a_mapping() -> None:
+    entry = {"logprob": -0.5, "rank": 1, "decoded_token": "a"}
+    for told in ([{5: entry}, {6: entry}], [{"5": entry}, {"6": entry}], [[(5, entry)], [(6, entry), (7, entry)]]):
+        assert token_logprobs([5, 6], told) == [-0.5, -0.5]
+    assert token_logprobs([5, 6], None) == [] and token_logprobs([5, 6], [{5: entry}]) == []
+    assert token_logprobs([5], [{"5": None, "6": entry}]) == [] and token_logprobs([], []) == []
+
+
+@pytest.mark.slow
+def test_vllm_and_transformers_tell_the_same(ray_local: None, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "model")
+    context = replace(lane_context("vllm", checkpoint, tmp_path), logprobs=True)
+    table = ask_rows(PROMPTS)
+    for _ in VLLMLane().answer(ray.data.from_arrow(table), context).iter_batches(batch_size=None):
+        pass
+    rows = answers_by_key(context, len(PROMPTS))
+    model = _Model(replace(lane_context("transformers", checkpoint, tmp_path), logprobs=True))
+    for expected in model(table).to_pylist():
+        row = rows[expected["row_key"]]
+        if row["generated_text"] == expected["text"]:  # rounding may decide between two tokens
+            assert row["mean_logprob"] == pytest.approx(expected["mean_logprob"], abs=0.01)
+            assert row["min_logprob"] == pytest.approx(expected["min_logprob"], abs=0.05)
+        assert row["mean_logprob"] is not None and row["min_logprob"] <= row["mean_logprob"] <= 0
