@@ -7,7 +7,7 @@ PYTEST := .venv/bin/python -m pytest --durations=15
 # make test-all SLOW_ONLY=1 leaves out what `make test` has just passed.
 ALL_TESTS := $(if $(SLOW_ONLY),-m slow,)
 
-.PHONY: demo test test-all check format schema install clean
+.PHONY: demo test test-all chaos check format schema results install clean
 
 demo: install
 	@.venv/bin/headgate demo
@@ -17,6 +17,11 @@ test: install
 
 test-all: install
 	@$(PYTEST) $(ALL_TESTS)
+
+# docs/reliability.md: faults of every kind done to real jobs, and what became of them. Within an hour.
+# CHAOS="--results build/chaos.jsonl" keeps what is done, so that a run cut short goes on.
+chaos: install
+	@.venv/bin/python -m tests.chaos --minutes 55 --out docs/reliability.md $(CHAOS)
 
 check: install
 	@.venv/bin/ruff check .
@@ -30,6 +35,10 @@ format: install
 # docs/job-schema.json is made from jobs/spec.py; a test says when it is old.
 schema: install
 	@.venv/bin/python -m jobs.schema > docs/job-schema.json
+
+# docs/results.md: every router beside what was published; needs the recorded outcomes in ../shared/data. 20 minutes.
+results: install
+	@.venv/bin/python -m jobs.results --cache build/embeddings
 
 install:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }

