@@ -5,30 +5,23 @@ commits what has gathered as an immutable Parquet segment every `flush_s` second
 log. The segment's name is made from the log's, so a crash between the two repeats no row: whoever finds the log sees
 that its segment stands. `recover_orphans` commits the logs of dead processes.
 
-`Journal` reads: one row per row_key (`jobs.answer_rows.one_per_key`), `answered` before `rejected` before `failed`, the
-first answered before later ones; what the others cost is added to the winner's `lost_usd`. Segment names carry their
-range of buckets, so that finding the segments of a bucket is one listing. 8 bytes a settled key in memory.
+`jobs.journal_reader.Journal` reads; `jobs.compaction` makes few files of many segments when a run starts.
 """
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from jobs.answer_rows import ANSWER_SCHEMA, DECIDING_COLUMNS, Answer, Kind, answers_table, clean, one_per_key
+from jobs.answer_rows import ANSWER_SCHEMA, Answer, Kind, answers_table, clean, one_per_key
 from jobs.errors import StoreError
+from jobs.journal_reader import Journal, Spent
 from jobs.local_log import LocalLog, local_dir, logs, orphan
+from jobs.segments import Segments, folder_of, segment_name
 from jobs.store import Store
 
 __all__ = [
@@ -42,23 +35,14 @@ __all__ = [
     "local_dir",
     "one_per_key",
     "recover_orphans",
+    "segment_name",
 ]
 
-_SEGMENT_NAME = re.compile(
-    r"seg-(?P<session>.+)--(?P<writer>[0-9a-f]{12})--\d{6}\.b(?P<low>-?\d+)\.\.(?P<high>-?\d+)\.parquet"
-)
 _COMMIT_ATTEMPTS = 4
-_READ_THREADS = 16
-
-
-def _folder(alias: str) -> str:
-    return f"answers/model={alias}"
 
 
 def _commit(store: Store, alias: str, segment: str, rows: Sequence[Answer]) -> None:
-    buckets = [row.bucket for row in rows]
-    name = f"{_folder(alias)}/seg-{segment}.b{min(buckets)}..{max(buckets)}.parquet"
-    store.write_table(name, answers_table(rows))
+    store.write_table(segment_name(alias, segment, [row.bucket for row in rows]), answers_table(rows))
 
 
 class JournalWriter:
@@ -194,7 +178,7 @@ class JournalWriter:
             except StoreError as refused:
                 error = refused
             except Exception as failed:  # noqa: BLE001 - a thread has nobody above it: the next append raises this
-                error = StoreError(f"{_folder(self._alias)}: segment not written: {type(failed).__name__}: {failed}")
+                error = StoreError(f"{folder_of(self._alias)}: segment not written: {type(failed).__name__}: {failed}")
                 break
             else:
                 sealed.remove()
@@ -243,103 +227,8 @@ def _recover(store: Store, path: Path, alias: str, segment: str) -> int | None:
     with orphan(path) as rows:
         if rows is None:
             return None
-        stands = any(f"/seg-{segment}." in name for name in store.list(_folder(alias)))
+        stands = Segments(store).stands(alias, segment)
         if rows and not stands:
             _commit(store, alias, segment, rows)
         path.unlink(missing_ok=True)
         return 0 if stands else len(rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Dollars of one model in the journal."""
-
-    cost_usd: float = 0.0
-    lost_usd: float = 0.0
-    by_purpose: dict[str, float] | None = None
-    """Purpose → cost_usd + lost_usd of its rows."""
-    by_session: dict[str, float] | None = None
-    """Session → cost_usd + lost_usd that its segments hold, duplicates included: all that was paid under its grants."""
-
-
-class Journal:
-    """Reads the committed segments of a run. Keeps nothing: every call looks at the store anew."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def segments(
-        self, model: str, buckets: Iterable[int] | None = None, session: str = "", writer: str = ""
-    ) -> list[str]:
-        """A model's segments in name order: those that may hold one of `buckets`, of one session, of one writer."""
-        wanted = None if buckets is None else np.unique(np.fromiter(buckets, np.int64))
-        names = []
-        for name in self._store.list(_folder(model)):
-            parts = _SEGMENT_NAME.fullmatch(name.rsplit("/", 1)[-1])
-            if parts is None or session not in ("", parts["session"]) or writer not in ("", parts["writer"]):
-                continue
-            if wanted is not None:
-                first = np.searchsorted(wanted, int(parts["low"]))
-                if first == len(wanted) or wanted[first] > int(parts["high"]):
-                    continue
-            names.append(name)
-        return names
-
-    def settled(self, model: str, session: str = "", writer: str = "") -> np.ndarray:
-        """Sorted int64 row keys that are answered or rejected."""
-        return self._keys(model, lambda kinds: pc.not_equal(kinds, "failed"), session, writer)
-
-    def failed(self, model: str) -> np.ndarray:
-        """Sorted int64 row keys that were tried and are open."""
-        failed = self._keys(model, lambda kinds: pc.equal(kinds, "failed"))
-        return np.setdiff1d(failed, self.settled(model), assume_unique=True) if len(failed) else failed
-
-    def _keys(self, model: str, keep: Any, session: str = "", writer: str = "") -> np.ndarray:
-        def read(name: str) -> np.ndarray:
-            table = self._store.read_table(name, columns=["row_key", "kind"])
-            return np.asarray(table["row_key"].filter(keep(table["kind"])).to_numpy(), dtype=np.int64)
-
-        arrays = self._each(read, self.segments(model, session=session, writer=writer))
-        return np.unique(np.concatenate(arrays)) if arrays else np.empty(0, np.int64)
-
-    def spent(self, model: str, session: str = "", writer: str = "") -> Spent:
-        """What the model cost up to now (in one session, by one writer). Memory: 40 bytes a row of the journal."""
-        names = self.segments(model, session=session, writer=writer)
-        columns = ["row_key", "kind", "purpose", "cost_usd", "lost_usd", "attempts", "settled_at"]
-        tables = self._each(lambda name: self._store.read_table(name, columns=columns), names)
-        if not tables:
-            return Spent(by_purpose={}, by_session={})
-        by_session: dict[str, float] = {}
-        for name, table in zip(names, tables, strict=True):
-            parts = _SEGMENT_NAME.fullmatch(name.rsplit("/", 1)[-1])
-            assert parts is not None
-            paid = (pc.sum(table["cost_usd"]).as_py() or 0.0) + (pc.sum(table["lost_usd"]).as_py() or 0.0)
-            by_session[parts["session"]] = by_session.get(parts["session"], 0.0) + paid
-        table = one_per_key(pa.concat_tables(tables))
-        groups = table.group_by("purpose").aggregate([("cost_usd", "sum"), ("lost_usd", "sum")]).to_pylist()
-        return Spent(
-            cost_usd=sum(group["cost_usd_sum"] for group in groups),
-            lost_usd=sum(group["lost_usd_sum"] for group in groups),
-            by_purpose={group["purpose"]: group["cost_usd_sum"] + group["lost_usd_sum"] for group in groups},
-            by_session=by_session,
-        )
-
-    def read(
-        self, model: str, buckets: Iterable[int] | int | None = None, columns: Sequence[str] | None = None
-    ) -> pa.Table:
-        """One row per row_key of the given buckets (None: all), sorted by (bucket, row_key); see `one_per_key`."""
-        buckets = [buckets] if isinstance(buckets, int) else None if buckets is None else list(buckets)
-        wanted = list(columns or ANSWER_SCHEMA.names)
-        needed = [name for name in ANSWER_SCHEMA.names if name in wanted or name in DECIDING_COLUMNS]
-        mask = None if buckets is None else [("bucket", "in", buckets)]
-        names = self.segments(model, buckets)
-        tables = self._each(lambda name: self._store.read_table(name, columns=needed, filters=mask), names)
-        empty = pa.schema([ANSWER_SCHEMA.field(name) for name in needed]).empty_table()
-        table = one_per_key(
-            pa.concat_tables([table.replace_schema_metadata(None) for table in tables]) if tables else empty
-        )
-        return table.sort_by([("bucket", "ascending"), ("row_key", "ascending")]).select(wanted)
-
-    def _each(self, read: Any, names: list[str]) -> list[Any]:
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
-            return list(pool.map(read, names))

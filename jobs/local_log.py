@@ -115,7 +115,9 @@ def decode(data: bytes) -> Iterator[Answer]:
             return
         values = json.loads(payload)
         values[_KEY_AT] = bytes.fromhex(values[_KEY_AT])
-        yield Answer(**dict(zip(FIELDS, values, strict=True)))
+        yield Answer(
+            **dict(zip(FIELDS, values, strict=False))
+        )  # an earlier version's record ends before the newest fields
 
 
 def logs(folder: str, alias: str | None = None, writer: str = "") -> Iterator[tuple[Path, re.Match[str]]]:
