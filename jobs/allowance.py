@@ -69,6 +69,8 @@ class Allowance:
         self._admitted = 0
         self._admitted_at = 0.0
         self._corrected_tokens = 0.0
+        self._stated: tuple[float | None, float | None] = (None, None)
+        self._news: tuple[float | None, float | None] = (None, None)
         self._paused_until = 0.0
         self._queue: deque[_Waiter] = deque()
         self._changed = asyncio.Event()
@@ -113,6 +115,12 @@ class Allowance:
         self.counts = replace(self.counts, in_flight=self.counts.in_flight - 1)
         if self._queue or self._low():
             self._changed.set()
+
+    def state(self, limits: tuple[float | None, float | None]) -> None:
+        """What the provider says it allows: (requests, tokens) a minute. The governor hears of it when it is news."""
+        if limits != self._stated and any(limits):
+            self._stated = self._news = limits
+            self._rated = True
 
     async def limited(self, retry_after_s: float) -> None:
         """A 429: this actor waits at once, the others as soon as they hear of it."""
@@ -236,12 +244,14 @@ class Allowance:
             self._give_back()
         tokens, self._corrected_tokens = self._corrected_tokens, 0.0
         report = replace(self.counts, cost_usd=self._cost_usd, lost_usd=self._lost_usd, returned_usd=self._returned_usd)
-        ask = replace(ask, corrected_tokens=tokens)
+        ask = replace(ask, corrected_tokens=tokens, stated_limits=self._news)
+        self._news = (None, None)
         lease: Lease | None = await self._call(self._governor.lease, self._alias, self._actor_id, ask, report)
         if lease is None:
             return None
         self._free_usd += lease.usd
         self._tight = lease.tight
+        self._rated |= lease.rated
         if lease.requests:
             self._admitted += lease.requests
             self._admitted_at = time.monotonic()

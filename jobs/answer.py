@@ -2,9 +2,9 @@
 
     scored/ → keep the keys to ask → blocks of equal size → the lane (jobs/lanes) → counts
 
-One Ray Data execution per model, side by side in threads, each held to its share of the cluster (two executions at once each
-think they own it: ray#44275). A second wave moves rows: prompts that turned out too long for a model go up the ladder, and rows
-whose dollars ran out go to the weak model.
+One Ray Data execution per model, side by side in threads, each held to its share of the cluster. A last wave moves rows: prompts
+that turned out too long for a model go up the ladder, and rows whose dollars ran out go to the weak model. Where dollars are
+tight, the dear models are asked in bands (jobs/bands.py), best rows first.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import ExecutionResources
 
+from jobs.bill import cap_usd
 from jobs.errors import HeadgateError, LaneDown, find_known
 from jobs.journal import Journal
 from jobs.lanes import lane_of
-from jobs.lanes.base import ASK_COLUMNS, Lane, LaneContext
+from jobs.lanes.base import ASK_COLUMNS, LaneContext
 from jobs.plan import Assignments
-from jobs.scored import scored_rows
+from jobs.scored import is_among, scored_rows
 from jobs.spec import JobSpec
 from jobs.store import Store
 
@@ -45,18 +47,12 @@ class Settled:
 
 def settled_keys(store: Store, names: tuple[str, ...]) -> Settled:
     """What the journal holds."""
-    journal = Journal(store)
-    answered: dict[str, NDArray[np.int64]] = {}
-    rejected: dict[str, NDArray[np.int64]] = {}
-    for name in names:
-        table = journal.read(name, None, ["row_key", "kind"])
-        for kind, found in (("answered", answered), ("rejected", rejected)):
-            found[name] = np.sort(table["row_key"].filter(pc.equal(table["kind"], kind)).to_numpy())
-    return Settled(answered, rejected)
+    found = {name: Journal(store).by_kind(name) for name in names}
+    return Settled({n: keys.answered for n, keys in found.items()}, {n: keys.rejected for n, keys in found.items()})
 
 
 def rows_to_ask(plan: Assignments, settled: Settled, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
-    """First wave: per model the sorted leaders it has to answer and has not settled.
+    """Per model the sorted leaders it has to answer and has not settled.
 
     A row that a dearer model has answered already keeps that answer, whatever today's plan says, unless it is in the sample.
     """
@@ -87,53 +83,96 @@ def rows_to_move(plan: Assignments, settled: Settled, spec: JobSpec, exhausted: 
     return todo
 
 
-def ask(
-    spec: JobSpec,
-    store: Store,
-    parts: list[dict[str, Any]],
-    plan: Assignments,
-    todo: dict[str, NDArray[np.int64]],
-    contexts: dict[str, LaneContext],
-    on_progress: Callable[[dict[str, Any]], None],
-    stopping: threading.Event,
-    on_stop: Callable[[], None],
-    on_lane_down: Callable[[str, str], None],
-) -> None:
-    """One wave: all lanes with rows at once. Returns when every lane is through or has stopped.
+class Asking:
+    """Waves of one session: what lanes need to start, and one place that waits for them.
 
-    Once `stopping` is set: `on_stop` is called, and lanes have STOP_S to settle what is in flight. A lane that breaks down is told
-    to `on_lane_down(model, reason)`; the others go on. Raises HeadgateError for what concerns the whole run (storage).
+    A wave is one Ray Data execution per model that has rows in it. Waves may run side by side, for different models.
     """
-    lanes = {name: lane_of(contexts[name].model.engine) for name, keys in todo.items() if len(keys)}
-    cpus = float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    failures: list[HeadgateError] = []
 
-    def work(name: str, lane: Lane) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        store: Store,
+        parts: list[dict[str, Any]],
+        contexts: dict[str, LaneContext],
+        on_progress: Callable[[dict[str, Any]], None],
+        stopping: threading.Event,
+        on_stop: Callable[[], None],
+        on_lane_down: Callable[[str, str], None],
+    ) -> None:
+        """Once `stopping` is set `on_stop` is called. A lane that breaks down is told to `on_lane_down(model, reason)`."""
+        self.spec, self.store, self.parts, self.contexts = spec, store, parts, contexts
+        self.on_progress, self.stopping, self.on_stop, self.on_lane_down = on_progress, stopping, on_stop, on_lane_down
+        # Two executions at once each think they own the cluster (ray#44275): a model has its share, whoever else runs.
+        cpus = float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        self._share = cpus / len(spec.names)
+        self._failures: list[HeadgateError] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, plan: Assignments, todo: dict[str, NDArray[np.int64]], by_rank: bool = False) -> Wave:
+        """Start the lanes of the models with rows. `by_rank`: rows are sent best first, not in the order of the input."""
+        return self._start(
+            {
+                name: partial(
+                    _dataset, self.store, self.parts, plan, self.spec.names.index(name), keys, self.contexts[name],
+                    by_rank or self._paid_by_the_file(name),
+                ) for name, keys in todo.items() if len(keys)
+            }
+        )  # fmt: skip
+
+    def start_rows(self, name: str, rows: pa.Table) -> Wave:
+        """Start one lane with rows of its own, in their order (columns ASK_COLUMNS)."""
+        blocks = self.contexts[name].rows_per_block
+        return self._start({name: lambda: ray.data.from_arrow(rows).repartition(target_num_rows_per_block=blocks)})
+
+    def _start(self, datasets: dict[str, Callable[[], ray.data.Dataset]]) -> Wave:
+        threads = [
+            threading.Thread(target=self._work, args=(name, make), name=f"lane-{name}", daemon=True)
+            for name, make in datasets.items()
+        ]
+        self._threads += threads
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _paid_by_the_file(self, name: str) -> bool:
+        """Under a cap, a lane that sends whole files gets the best rows first: the last file may not be paid for."""
+        return self.contexts[name].model.engine == "openai_batch" and cap_usd(self.spec) is not None
+
+    def wait(self, wave: Wave) -> None:
+        """Until every lane of the wave is through or has stopped; when `stopping` is set, at most STOP_S more for all waves.
+
+        Raises HeadgateError for what concerns the whole run (storage).
+        """
+        while any(thread.is_alive() for thread in wave):
+            self.on_progress({})
+            if self.stopping.wait(POLL_S):
+                self.on_stop()
+                deadline = time.monotonic() + STOP_S
+                for thread in self._threads:
+                    thread.join(max(0.0, deadline - time.monotonic()))
+                return
+        if self._failures:
+            raise self._failures[0]
+
+    def _work(self, name: str, make_dataset: Callable[[], ray.data.Dataset]) -> None:
         try:
-            dataset = _dataset(store, parts, plan, spec.names.index(name), todo[name], contexts[name])
-            dataset.context.execution_options.resource_limits = ExecutionResources(cpu=cpus / len(lanes))
-            for batch in lane.answer(dataset, contexts[name]).iter_batches(batch_size=None, batch_format="pyarrow"):
-                on_progress({"model": name, "batch": batch})
-        except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again below, or the lane's end
+            lane = lane_of(self.contexts[name].model.engine)
+            dataset = make_dataset()
+            dataset.context.execution_options.resource_limits = ExecutionResources(cpu=self._share)
+            for batch in lane.answer(dataset, self.contexts[name]).iter_batches(
+                batch_size=None, batch_format="pyarrow"
+            ):
+                self.on_progress({"model": name, "batch": batch})
+        except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again by `wait`, or the lane's end
             known = find_known(error)
             if known is None or isinstance(known, LaneDown):
-                on_lane_down(name, str(known) if known else last_words(error))
+                self.on_lane_down(name, str(known) if known else last_words(error))
             else:
-                failures.append(known)
+                self._failures.append(known)
 
-    threads = [threading.Thread(target=work, args=item, name=f"lane-{item[0]}", daemon=True) for item in lanes.items()]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        on_progress({})
-        if stopping.wait(POLL_S):
-            on_stop()
-            deadline = time.monotonic() + STOP_S
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-            return
-    if failures:
-        raise failures[0]
+
+Wave = list[threading.Thread]
 
 
 def last_words(error: BaseException) -> str:
@@ -149,11 +188,18 @@ def _dataset(
     model: int,
     keys: NDArray[np.int64],
     context: LaneContext,
+    by_rank: bool,
 ) -> ray.data.Dataset:
     """The rows of one lane, in blocks of `rows_per_block`."""
-    buckets = set(np.unique(plan.bucket[np.isin(plan.row_key, keys)]).tolist())
+    mine = np.flatnonzero(is_among(plan.row_key, keys))
+    buckets = set(np.unique(plan.bucket[mine]).tolist())
     names = [part["name"] for part in parts if part["bucket"] in buckets]
     shadow = np.setdiff1d(plan.shadow, plan.row_key[plan.model == model])
     columns = [name for name in ASK_COLUMNS if name != "sample"]
-    rows = scored_rows(store, names, columns, keys, shadow)
-    return rows.repartition(target_num_rows_per_block=context.rows_per_block)
+    if not by_rank:
+        rows = scored_rows(store, names, columns, keys, shadow)
+        return rows.repartition(target_num_rows_per_block=context.rows_per_block)
+    place = np.empty(len(mine), np.int64)
+    place[np.argsort(-plan.rank[mine], kind="stable")] = np.arange(len(mine))
+    rows = scored_rows(store, names, columns, keys, shadow, order=place[np.argsort(plan.row_key[mine])])
+    return rows.sort("order").drop_columns(["order"]).repartition(target_num_rows_per_block=context.rows_per_block)

@@ -48,6 +48,8 @@ class Account:
     returned_usd: float = 0.0
     gone: bool = False
     """The sender died: what is outstanding stays so."""
+    own_ledger: bool = False
+    """A batch (jobs.reservations): its grant is not in the session's ledger, and it may outlive the session."""
 
     @property
     def outstanding_usd(self) -> float:
@@ -166,9 +168,30 @@ class Budget:
         least, most = (need_usd + share * base for share in CHUNK_SHARES)
         return max(need_usd, min(max(want_usd, least), most if self.cap_usd is not None else math.inf))
 
+    def retire(self, alias: str) -> None:
+        """All senders of a model have ended in order, and told what they paid: the rest of their dollars is free again.
+
+        Not that of batches: those that are not closed run on at the provider.
+        """
+        for account in self.accounts.values():
+            if account.alias == alias and not account.gone and not account.own_ledger:
+                account.returned_usd += account.outstanding_usd
+
+    def recap(self, cap_usd: float | None, caps_usd: Mapping[str, float]) -> None:
+        """Another cap, and others for the models; what was short before may not be so now."""
+        self.cap_usd = cap_usd
+        self.caps_usd = dict(caps_usd)
+        self._short.clear()
+        self._all_short = False
+
     def tight(self, alias: str) -> bool:
         """Somebody was refused: senders give back what they do not need now, and get no more than that."""
         return self._all_short or alias in self._short
+
+    def unstrand(self, alias: str, usd: float) -> None:
+        """Dollars that an earlier session left stranded are held by somebody again."""
+        self.stranded_usd = max(0.0, self.stranded_usd - usd)
+        self.used_usd = {**self.used_usd, alias: max(0.0, self.used_usd.get(alias, 0.0) - usd)}
 
     def settle(self, sender: str, cost_usd: float, lost_usd: float) -> None:
         """A sender's totals since its start. Totals, so that a report lost or told twice does no harm."""
@@ -196,6 +219,8 @@ class Budget:
         """Write what was kept of the grants, once: of it only what is not journaled counts as lost from now on."""
         kept: dict[str, float] = {}
         for account in self.accounts.values():
+            if account.own_ledger:
+                continue
             back = 0.0 if account.gone else account.outstanding_usd
             usd = account.granted_usd - account.returned_usd - back
             kept[account.alias] = kept.get(account.alias, 0.0) + usd

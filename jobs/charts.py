@@ -1,4 +1,4 @@
-"""The report's two pictures as inline SVG: cost against quality, and the histogram of router scores.
+"""The report's pictures as inline SVG: the frame they share, and cost against quality (scores: jobs/score_charts.py).
 
 Built as an XML tree, so every text is escaped by the serialiser, and styled by classes of the page (`--m0` … for the
 models), so light, dark and print need no second picture. Every mark has a `<title>` (a tooltip, and what a screen
@@ -11,12 +11,11 @@ import math
 import xml.etree.ElementTree as ET  # only written with, never parsed with
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
-from jobs.figures import count, known, measured, percent, usd
+from jobs.figures import count, known, measured, usd
 
 N_COLORS = 8
 """Colours of models in the page's style; more models repeat them."""
@@ -139,13 +138,11 @@ def cost_quality(report: Mapping[str, Any], width: int = 720, height: int = 400)
     None where fewer than two things can be placed: a picture of one point says nothing.
     """
     points = points_of(report)
-    curve = sorted(
-        (p["usd"], p["quality"]) for p in report["curve"] or [] if known(p.get("usd")) and known(p.get("quality"))
-    )
+    curve, best = curve_of(report["curve"]), curve_of(report["oracle"])
     if len(points) + len(curve) < 2:
         return None
     values = [y for p in points for y in (p.quality["mean"], p.quality.get("low"), p.quality.get("high")) if known(y)]
-    values += [quality for _, quality in curve]
+    values += [quality for _, quality in curve + best]
     low, high = min(values), max(values)
     pad = max(high - low, 0.02) * 0.16
     widest = max([p.usd for p in points] + [x for x, _ in curve]) or 1.0
@@ -158,16 +155,15 @@ def cost_quality(report: Mapping[str, Any], width: int = 720, height: int = 400)
     step_digits = 0 if y_range[1] - y_range[0] > 0.08 else 1
     plot.axes(
         [(x, "$0" if x == 0 else usd(x, decimals if decimals != 1 else 2)) for x in x_ticks],
-        [(y, f"{100 * y:.{step_digits}f}%") for y in ticks(*y_range, 5)],
+        [(y, f"{100 * y:.{step_digits}f}%") for y in ticks(*y_range, 7 if height > 350 else 5)],
         "dollars for all rows",
         "quality",
     )
-    mixing = [p for p in points if not p.is_run]
+    mixing = zero_line(points)
     if len(mixing) > 1:
-        ends = [min(mixing, key=lambda p: p.usd), max(mixing, key=lambda p: p.usd)]
-        plot.line(
-            "mixing", [(p.usd, p.quality["mean"]) for p in ends], "random mixing of the cheapest and the dearest model"
-        )
+        plot.line("mixing", mixing, "the Zero router: random mixing of the models")
+    if len(best) > 1:
+        plot.line("oracle", best, "the oracle: every row of the sample on the cheapest model that gets it right")
     if len(curve) > 1:
         plot.line("curve", curve, "the plan's predicted curve")
     marks = [_draw_mark(plot, point) for point in points]
@@ -175,6 +171,28 @@ def cost_quality(report: Mapping[str, Any], width: int = 720, height: int = 400)
     for point, mark in sorted(zip(points, marks, strict=True), key=lambda pair: not pair[0].is_run):
         _draw_label(plot, point, mark, taken)
     return plot.markup()
+
+
+def curve_of(points: Sequence[Mapping[str, Any]] | None) -> list[tuple[float, float]]:
+    """(dollars, quality) in order; dollars as measured where the plan expected others."""
+    found = []
+    for p in points or []:
+        usd = p["measured_usd"] if known(p.get("measured_usd")) else p.get("usd")
+        if known(usd) and known(p.get("quality")):
+            found.append((float(usd), float(p["quality"])))
+    return sorted(found)
+
+
+def zero_line(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """The Zero router (RouterBench, section 4): the upper hull of the single models, along which random mixing moves."""
+    hull: list[tuple[float, float]] = []
+    for x, y in sorted((p.usd, p.quality["mean"]) for p in points if not p.is_run):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (
+            hull[-1][0] - hull[-2][0]
+        ):
+            hull.pop()
+        hull.append((x, y))
+    return hull
 
 
 def _tip(point: Point) -> str:
@@ -218,44 +236,3 @@ def _draw_label(plot: Plot, point: Point, mark: Box, taken: list[Box]) -> None:
 
 def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def score_histogram(report: Mapping[str, Any], width: int = 720, height: int = 260) -> Markup | None:
-    """Rows by router score, stacked by the model that answered them, with the cut; None where there is no histogram."""
-    histogram = report["score_histogram"] or {}
-    edges, counts, cut = histogram.get("edges") or [], histogram.get("counts") or {}, histogram.get("cut")
-    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
-    if len(edges) < 2 or len(totals) != len(edges) - 1 or not any(totals) or edges[0] == edges[-1]:
-        return None
-    if not known(cut) or not edges[0] <= cut <= edges[-1]:  # a cut by gain per dollar is no score
-        cut = None
-    heading = f"Rows by router score, {count(sum(totals))} rows" + (f", cut at {cut:.3g}" if known(cut) else "")
-    plot = Plot(width, height, (edges[0], edges[-1]), (0, max(totals) * 1.16), heading)
-    x_ticks = ticks(*plot.x, 8 if width > 500 else 4)
-    y_ticks = [y for y in ticks(*plot.y, 4) if y == int(y)]
-    plot.axes([(x, f"{x:g}") for x in x_ticks], [(y, _short_rows(y)) for y in y_ticks], "router score", "rows")
-    for k, (left, right) in enumerate(pairwise(edges)):
-        base = 0
-        for name in [*(m for m in report["models"] if m in counts), *(m for m in counts if m not in report["models"])]:
-            rows = counts[name][k]
-            if rows:
-                share = f"{count(rows)} of {count(totals[k])} rows ({percent(rows / totals[k])})"
-                tip = f"{name}: {share} with score {left:.3g} to {right:.3g}"
-                x, y = plot.px(left) + 0.5, plot.py(base + rows)
-                wide, tall = max(plot.px(right) - x - 0.5, 0.5), round(plot.py(base) - y, 2)
-                plot.add(
-                    "rect", f"mark {color(report['models'], name)}", tip, x=x, y=y, width=round(wide, 2), height=tall
-                )
-                base += rows
-    if known(cut):
-        x = plot.px(cut)
-        plot.add("line", "cut", f"the cut: {cut:.4g}", x1=x, x2=x, y1=plot.top, y2=plot.height - plot.bottom)
-        right_side = x > plot.width * 0.7
-        plot.text(
-            f"cut {cut:.3g}", x + (-6 if right_side else 6), plot.top + 10, "label", "end" if right_side else "start"
-        )
-    return plot.markup()
-
-
-def _short_rows(value: float) -> str:
-    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,.0f}"

@@ -71,13 +71,24 @@ def measured(figure: Mapping[str, Any] | None, digits: int = 1) -> str:
 
 
 def bounds(figure: Mapping[str, Any] | None, digits: int = 1) -> str:
-    """The interval alone: [87.0-97.3], "" where there is none; "to" instead of "-" once a bound is negative."""
+    """The interval alone: [87.0-97.3], "" where there is none or it is a point; "to" instead of "-" once a bound is negative."""
     low, high = (figure.get("low"), figure.get("high")) if figure else (None, None)
     if not known(low) or not known(high):
+        return ""
+    if low == high:  # counted on every row, not estimated
         return ""
     low, high = 100 * low, 100 * high
     joint = "-" if low >= 0 else " to "
     return f"[{low:.{digits}f}{joint}{high:.{digits}f}]"
+
+
+def usd_bounds(figure: Mapping[str, Any] | None) -> str:
+    """The interval of an amount: [$0.599-0.612], "" where there is none."""
+    low, high = (figure.get("low"), figure.get("high")) if figure else (None, None)
+    if not known(low) or not known(high) or low == high:
+        return ""
+    decimals = 2 if max(abs(low), abs(high)) >= 100 else usd_decimals([low, high])
+    return f"[{usd(low, decimals)}-{usd(high, decimals).removeprefix('$')}]"
 
 
 def duration(seconds: Any) -> str:

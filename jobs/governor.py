@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,6 +28,7 @@ from jobs.claims import Claims, Keys, Sender
 from jobs.errors import StoreError
 from jobs.journal import Journal, Recovered, local_dir, recover_orphans
 from jobs.rates import RateLimiter
+from jobs.reservations import Reservations, Taken
 from jobs.spec import Limits
 from jobs.store import Store
 
@@ -56,6 +58,8 @@ class Report:
     """429 replies."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    full_rate: int = 0
+    """Answers that were served, and charged, in the standard tier although flex was asked for."""
     in_flight: int = 0
     """Now, not a total."""
 
@@ -73,6 +77,8 @@ class Ask:
     want_usd: float = 0.0
     free_usd: float = 0.0
     """Dollars the sender has and has not reserved."""
+    stated_limits: tuple[float | None, float | None] = (None, None)
+    """Requests and tokens a minute that the provider says it allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class Lease:
     """`need_usd` will never be had in this session."""
     tight: bool = False
     """Give back what is free."""
+    rated: bool = False
+    """Requests have to be asked for, also where the job file sets no limit: the provider does."""
     paused_s: float = 0.0
     stopped: str = ""
     """Why nobody may send any more; "" while all is well."""
@@ -131,6 +139,7 @@ class GovernorService:
         }
         journaled = {alias: self._journal.spent(alias) for alias in limits}
         self._budget = Budget.resume(self._store, session, cap_usd, journaled, caps_usd)
+        self._reservations = Reservations(self._budget, self._store, self._journal)
         self._money = asyncio.Lock()
         self._recovering: dict[str, asyncio.Lock] = {}
         self._started_at = time.time()
@@ -163,8 +172,9 @@ class GovernorService:
                 return  # done by a call that was quicker
             if not await self._recover(alias, sender):
                 return
-            settled = await asyncio.to_thread(self._journal.settled, alias, self._session, sender.unique)
-            spent = await asyncio.to_thread(self._journal.spent, alias, self._session, sender.unique)
+            # By writer alone: the writers of batches have sessions of their own.
+            settled = await asyncio.to_thread(self._journal.settled, alias, "", sender.unique)
+            spent = await asyncio.to_thread(self._journal.spent, alias, "", sender.unique)
             async with self._money:
                 self._budget.bury(sender.unique, spent.cost_usd, spent.lost_usd)
             lane.claims.bury(sender.unique, settled)
@@ -192,6 +202,8 @@ class GovernorService:
         lane = self._lanes[alias]
         self._note(lane, actor_id, report)
         lane.limiter.correct(ask.corrected_tokens)
+        if any(ask.stated_limits):
+            lane.limiter.state(*ask.stated_limits)
         async with self._money:
             self._budget.settle(actor_id, report.cost_usd, report.lost_usd)
             self._budget.give_back(actor_id, report.returned_usd)
@@ -213,6 +225,7 @@ class GovernorService:
             wait_s=admission.wait_s,
             exhausted=grant is not None and grant.exhausted,
             tight=tight,
+            rated=lane.limiter.rated,
             paused_s=lane.limiter.paused_s,
         )
 
@@ -221,9 +234,49 @@ class GovernorService:
         self._note(self._lanes[alias], actor_id, report)
         return self._lanes[alias].stopped
 
+    async def next_wave(
+        self, ended: Sequence[str], caps_usd: Mapping[str, float] | None, cap_usd: float | None
+    ) -> None:
+        """A wave of the models `ended` is through: take back what its senders hold, and set what each model may spend now.
+
+        caps_usd: per model; cap_usd: all of them together.
+        """
+        async with self._money:
+            for alias in ended:
+                self._bury_open(self._lanes[alias])
+                self._budget.retire(alias)
+                self._lanes[alias].short_of_money = False
+            self._budget.recap(cap_usd, caps_usd or {})
+
+    def _bury_open(self, lane: _Lane) -> None:
+        """Senders that ended in the middle: what they had in flight may have been charged."""
+        for claim in lane.claims.open:
+            self._budget.bury(claim.sender.unique, 0.0, 0.0)
+
+    async def reserve(self, alias: str, name: str, worst_usd: NDArray[np.float64]) -> Taken:
+        """Dollars for the first rows of a provider batch, durable before it is made: see jobs.reservations."""
+        lane = self._lanes[alias]
+        async with self._money:
+            if lane.stopped:
+                return Taken(0)
+            taken = await asyncio.to_thread(self._reservations.take, alias, name, worst_usd)
+        lane.short_of_money |= taken.exhausted
+        return taken
+
+    async def adopt_reserved(self, alias: str, name: str) -> None:
+        """The dollars of a batch that an earlier start left running are in use again."""
+        async with self._money:
+            await asyncio.to_thread(self._reservations.adopt, alias, name)
+
+    async def settle_reserved(self, alias: str, name: str) -> None:
+        """All rows of a batch are on the store, or it will never be made: its dollars are booked, the rest is free."""
+        async with self._money:
+            await asyncio.to_thread(self._reservations.close, alias, name)
+
     async def limited(self, alias: str, retry_after_s: float | None) -> None:
         """A sender got a 429: all senders of the model wait."""
-        self._lanes[alias].limiter.pause(retry_after_s)
+        lane = self._lanes[alias]
+        lane.limiter.pause(retry_after_s, _answers_per_s(lane.history))
 
     def _note(self, lane: _Lane, actor_id: str, report: Report) -> None:
         lane.reports[actor_id] = report
@@ -254,11 +307,11 @@ class GovernorService:
             for report in lane.reports.values():
                 for name, value in asdict(report).items():
                     totals[name] += value
-            (first, before), (last, now) = (lane.history[0], lane.history[-1]) if lane.history else ((0.0, 0), (0.0, 0))
             models[alias] = {
                 **{name: value if name.endswith("usd") else int(value) for name, value in totals.items()},
                 "errors": int(totals["rejected"] + totals["failed"]),
-                "rate_per_s": (now - before) / (last - first) if last > first else 0.0,
+                "rate_per_s": _answers_per_s(lane.history) or 0.0,
+                "requests_per_minute": lane.limiter.requests_per_minute,
                 "reserved_usd": reserved.get(alias, 0.0),
                 "paused_s": lane.limiter.paused_s,
                 "open_claims": sum(len(claim.keys) for claim in lane.claims.open),
@@ -272,10 +325,16 @@ class GovernorService:
         """End of the session: what senders have not spent is given back, on the store. Call when no lane runs."""
         async with self._money:
             for lane in self._lanes.values():
-                for claim in lane.claims.open:  # ended in the middle: what it had in flight may have been charged
-                    self._budget.bury(claim.sender.unique, 0.0, 0.0)
+                self._bury_open(lane)
             await asyncio.to_thread(self._budget.close)
         return await self.state()
+
+
+def _answers_per_s(history: deque[tuple[float, int]]) -> float | None:
+    """Answers a second over the window; None before there is a second of it."""
+    if not history or history[-1][0] - history[0][0] < 1.0:
+        return None
+    return (history[-1][1] - history[0][1]) / (history[-1][0] - history[0][0])
 
 
 def recover_on_all_nodes(store_uri: str, local_logs: str, session: str, wait_s: float = 0.0) -> Recovered:

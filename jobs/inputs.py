@@ -158,8 +158,14 @@ def _read_parquet(fs: pafs.FileSystem, path: str, columns: list[str] | None) -> 
             if not lists:
                 yield from (Record({}) for _ in range(batch.num_rows))
             for row in zip(*lists, strict=True):
-                bad = next((c for c, v in zip(wanted, row, strict=True) if isinstance(v, bytes)), None)
-                yield Record(dict(zip(wanted, row, strict=True)), f"column {bad!r} is {NOT_UTF8}" if bad else "")
+                columns_of_row = dict(zip(wanted, row, strict=True))
+                bad = next((c for c, v in columns_of_row.items() if isinstance(v, bytes)), None)
+                error = f"column {bad!r} is {NOT_UTF8}" if bad else ""
+                beyond = [c for c, v in columns_of_row.items() if v is _BEYOND]
+                if beyond:
+                    error = error or f"column {beyond[0]!r} holds a date or time out of range"
+                    columns_of_row |= dict.fromkeys(beyond)
+                yield Record(columns_of_row, error)
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -167,8 +173,22 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return list(column.to_pylist())
+        try:
+            return list(column.to_pylist())
+        except (ValueError, OverflowError):  # one value that Python cannot hold does not fail its batch either
+            return [_value(scalar) for scalar in column]
     return [_text(v) for v in column.cast(pa.large_binary()).to_pylist()]
+
+
+_BEYOND = object()
+"""Stands for a value that Python cannot hold: a date after the year 9999."""
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return _BEYOND
 
 
 def _text(raw: bytes | None) -> str | bytes | None:
@@ -280,12 +300,17 @@ def _type_of(kinds: set[type]) -> pa.DataType:
     return pa.string()
 
 
+def whole(text: str) -> str:
+    """`text` with what UTF-8 cannot hold (half of a surrogate pair, legal in JSON) replaced by a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def fit(value: Any, kind: pa.DataType) -> Any:
     """`value` as a column of type `kind` holds it. Raises ValueError where it cannot."""
     if value is None:
         return None
     if pa.types.is_string(kind):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        return whole(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
     try:
         return pa.scalar(value, type=kind).as_py() if not pa.types.is_nested(kind) else value
     except (pa.ArrowException, OverflowError, TypeError) as error:

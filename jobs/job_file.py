@@ -18,7 +18,7 @@ from jobs.errors import SpecError
 
 MAX_VALUES, MAX_DEPTH = 100_000, 50
 """A job file is a page of text; what holds more is a mistake or a YAML alias that expands without end."""
-POLICIES = ("threshold", "strong_share", "budget_usd", "min_quality")
+POLICIES = ("threshold", "strong_share", "budget_usd", "min_quality", "guarantee")
 
 
 class _Loader(yaml.SafeLoader):

@@ -7,6 +7,7 @@ of several takers can. The holder rewrites its own file every HEARTBEAT_S; nobod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -41,7 +42,9 @@ class Lease:
         """Give the run free for the next start. Idempotent."""
         if not self._stop.is_set():
             self._stop.set()
-            self.store.write(_name(self.generation), json.dumps(_owner(self.session) | {"released": True}).encode())
+            # A store that is full or gone: the lease expires by itself, and what the run came to is what has to be told.
+            with contextlib.suppress(StoreError):
+                self.store.write(_name(self.generation), json.dumps(_owner(self.session) | {"released": True}).encode())
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):

@@ -43,7 +43,7 @@ def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str
             m.source,
             m.model,
             spec.sampling_of(name),
-            m.service_tier,
+            None,  # was the service tier, which does not change an answer
             m.engine_kwargs.get("max_model_len"),
         ]
         for name, m in ((name, spec.models[name]) for name in spec.names)

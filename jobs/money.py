@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.bill import cap_usd
 from jobs.budget import stranded_usd
 from jobs.governor import Governor
 from jobs.journal import Journal
 from jobs.manifest import Run
-from jobs.plan import cap_usd
 from jobs.progress import Progress
-from jobs.spec import JobSpec
+from jobs.spec import JUDGE, SAMPLES, JobSpec, Limits
 from jobs.store import Store
 
 SHOW_S = 0.5
@@ -29,28 +30,43 @@ Todo = Mapping[str, NDArray[Any]]
 class Money:
     """One session's governor and its running totals."""
 
-    def __init__(self, spec: JobSpec, run: Run, session: str, bill: dict[str, Any], todo: Todo) -> None:
-        """`todo`: rows to ask in this session. Starts the governor. Raises StoreError."""
+    def __init__(self, spec: JobSpec, run: Run, session: str) -> None:
+        """Starts the governor. Raises StoreError."""
         cap = cap_usd(spec)
         self.spec, self.cap = spec, cap
-        self.todo = {name: len(keys) for name, keys in todo.items()}
-        self.counts: dict[str, dict[str, float]] = {name: defaultdict(float) for name in spec.names}
-        limits = {name: spec.models[name].limits for name in spec.names}
-        caps = None
-        if cap is not None:
-            # Whatever the dear models use up, every row can still have the weak one.
-            rest = max(0.0, cap - _all_weak_usd(bill, spec.names[0]))
-            caps = dict.fromkeys(spec.names[1:], rest)
-        self.governor: Any = Governor.remote(run.store.uri, session, cap, limits, caps)
+        self.bill: dict[str, Any] = {}
+        """Of the plan that is being asked."""
+        judge = spec.quality.judge
+        more = (*([JUDGE] if judge else []), *([SAMPLES] if spec.cascade else []))
+        self.todo = dict.fromkeys((*spec.names, *more), 0)
+        self.counts: dict[str, dict[str, float]] = {name: defaultdict(float) for name in self.todo}
+        # A judge that the job file names no more has spent dollars all the same.
+        limits = dict.fromkeys(spec.payees, Limits()) | {name: spec.models[name].limits for name in spec.names}
+        if judge:
+            limits[JUDGE] = spec.models[judge.model].limits
+        if spec.cascade:
+            limits[SAMPLES] = spec.models[spec.names[0]].limits
+        # Beside the driver: it has no business on a node that may be lost, or taken back, while the driver lives on.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.governor: Any = Governor.options(scheduling_strategy=here).remote(run.store.uri, session, cap, limits)
         self.state: dict[str, Any] = ray.get(self.governor.state.remote())
         self._shown_s = 0.0
 
-    def more(self, moved: Todo) -> None:
-        """A further wave asks these too."""
-        for name, keys in moved.items():
-            self.todo[name] += len(keys)
+    def next_wave(self, ended: tuple[str, ...], todo: Todo, weak_usd: float, cap_usd: float | None = None) -> None:
+        """Say what comes. Models `ended` have no sender now.
 
-    def shower(self, progress: Progress, bill: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        todo: what is left to ask. weak_usd: what the weak model takes of the cap in all: whatever the dear models use up, every
+        row can still have the weak one. cap_usd: a lower cap than the run's, for this wave.
+        """
+        self.refresh()
+        for name in self.todo:
+            known = self.state["models"][name]
+            self.todo[name] = known["answered"] + known["rejected"] + len(todo.get(name, ()))
+        cap = min((usd for usd in (self.cap, cap_usd) if usd is not None), default=None)
+        caps = None if cap is None else dict.fromkeys(self.spec.names[1:], max(0.0, cap - weak_usd))
+        ray.get(self.governor.next_wave.remote(ended, caps, cap))
+
+    def shower(self, progress: Progress) -> Callable[[dict[str, Any]], None]:
         """What `answer.ask` calls with each batch that a lane settled, and between them; at most SHOW_S apart."""
 
         def show(event: dict[str, Any]) -> None:
@@ -60,8 +76,8 @@ class Money:
                 return
             self._shown_s = time.monotonic()
             self.state = ray.get(self.governor.state.remote())
-            job = {"stage": "answer", "cap_usd": self.cap, "planned_usd": bill["planned_usd"]}
-            progress.update({"job": job, "models": {name: self._model(name) for name in self.spec.names}})
+            job = {"stage": "answer", "cap_usd": self.cap, "planned_usd": self.bill.get("planned_usd")}
+            progress.update({"job": job, "models": {name: self._model(name) for name in self.todo if self.todo[name]}})
 
         return show
 
@@ -85,6 +101,8 @@ class Money:
             "lost_usd": known["lost_usd"],
             "in_flight": known["in_flight"],
             "stopped": known["stopped"],
+            "requests_per_minute": known["requests_per_minute"],
+            "paused_s": known["paused_s"],
         }
         return shown | {"todo": self.todo[name]}
 
@@ -95,6 +113,15 @@ class Money:
         """Some lane wanted dollars that will not come."""
         self.refresh()
         return any(model["short_of_money"] for model in self.state["models"].values())
+
+    def notes(self) -> list[str]:
+        """What happened to the dollars that the figures alone do not say."""
+        self.refresh()
+        served = {name: model["full_rate"] for name, model in self.state["models"].items() if model["full_rate"]}
+        return [
+            f"{name}: {n:,} answers were served in the standard tier, not in flex, and cost the full rate"
+            for name, n in served.items()
+        ]
 
     def stopped(self) -> dict[str, str]:
         """Model → why its lane stopped."""
@@ -107,7 +134,7 @@ class Money:
 
     def stop(self, reason: str) -> None:
         """Nobody sends any more."""
-        ray.get([self.governor.stop.remote(name, reason, "user") for name in self.spec.names])
+        ray.get([self.governor.stop.remote(name, reason, "user") for name in self.todo])
 
     def close(self) -> None:
         """Give back on the ledger what was granted and not spent, and end the governor."""
@@ -116,15 +143,11 @@ class Money:
         finally:
             ray.kill(self.governor)
 
-    @staticmethod
-    def stranded(store: Store, names: tuple[str, ...]) -> float:
-        """Dollars granted to processes that died before they could say what they used: counted as lost."""
-        journal = Journal(store)
-        return sum(stranded_usd(store, {name: journal.spent(name) for name in names}).values())
 
+def stranded(store: Store, names: tuple[str, ...], without: str = "") -> dict[str, float]:
+    """Model → dollars granted to processes that died before they could say what they used: counted as lost.
 
-def _all_weak_usd(bill: dict[str, Any], weak: str) -> float:
-    """Upper end of what the weak model would cost for every row."""
-    entry = bill["by_model"][weak]
-    factor = entry["usd_high"] / entry["usd"] if entry["usd"] else 1.1
-    return float(bill["all_weak_usd"] * factor)
+    without: a session that still runs, whose grants are out on purpose.
+    """
+    journal = Journal(store)
+    return stranded_usd(store, {name: journal.spent(name) for name in names}, without)

@@ -66,9 +66,9 @@ class Progress:
     """Context manager: `with Progress(rows, models) as progress: progress.update(state)`.
 
     `state` is `{"job": {"stage", "cap_usd", "planned_usd", "done"}, "models": {name: {"todo", "settled", "errors",
-    "prompt_tokens", "completion_tokens", "cost_usd", "lost_usd", "in_flight", "reserved_usd"}}}`. Every key may be
-    missing. `todo` counts all rows of the model, settled ones included; `errors` are part of `settled`. Stages without
-    models (score) count their rows in `job.done`.
+    "prompt_tokens", "completion_tokens", "cost_usd", "lost_usd", "in_flight", "reserved_usd", "requests_per_minute",
+    "paused_s", "stopped"}}}`. Every key may be missing. `todo` counts all rows of the model, settled ones included;
+    `errors` are part of `settled`. Stages without models (score) count their rows in `job.done`.
 
     Args:
         total_rows: rows of the job, shown where the models' `todo` are not known; 0 for unknown.
@@ -174,14 +174,19 @@ class Progress:
             if not total:
                 return None
             lanes = {"": total - done}
-        waits: list[float] = [0.0]
-        for name, left in lanes.items():
-            if left > 0:
-                rate = self._rates[name].per_second if name in self._rates else None
-                if rate is None or left / rate > 1e8:
-                    return None
-                waits.append(left / rate)
-        return max(waits)
+        waits = [self._wait_s(name, left) for name, left in lanes.items()]
+        return max((wait for wait in waits if wait is not None), default=0.0) if None not in waits else None
+
+    def lane_eta_s(self, name: str) -> float | None:
+        """Seconds until this lane has answered its rows; None while it has no rate yet."""
+        lane = self._lanes[name]
+        return self._wait_s(name, (lane.get("todo") or 0) - (lane.get("settled") or 0))
+
+    def _wait_s(self, name: str, left: int) -> float | None:
+        if left <= 0:
+            return 0.0
+        rate = self._rates[name].per_second if name in self._rates else None
+        return None if rate is None or left / rate > 1e8 else left / rate
 
     def projected_usd(self) -> float | None:
         """Dollars at the end: each model's cost per settled row times its rows; the plan's word until that is known."""
@@ -210,14 +215,21 @@ class Progress:
         )
         parts = [f"headgate: {self._stage or 'start'}{rows}"]
         if self._lanes:
-            parts.append(f"{usd(self._sum('cost_usd'))} spent")
+            parts += self._dollars()
         if rate := self._rate_text():
             parts.append(rate)
         if total:
             parts.append(f"ETA {duration(self.eta_s())}")
         parts += self._troubles()
-        lanes = [f"{name} {lane.get('settled') or 0}/{lane.get('todo') or 0}" for name, lane in self._lanes.items()]
-        return " | ".join([", ".join(parts), *lanes])
+        return " | ".join([", ".join(parts), *(self._lane_text(name, lane) for name, lane in self._lanes.items())])
+
+    def _lane_text(self, name: str, lane: Mapping[str, Any]) -> str:
+        """`strong 340/900, ETA 0:33, 600 requests/min`; what is through says its rows alone."""
+        done, todo = lane.get("settled") or 0, lane.get("todo") or 0
+        facts = [f"{name} {done}/{todo}"]
+        if done < todo:
+            facts += [f"ETA {duration(self.lane_eta_s(name))}", *_limit(lane)]
+        return ", ".join(facts)
 
     def _print_line(self) -> None:
         line = self.line()
@@ -244,9 +256,11 @@ class Progress:
             share,
             rows,
         )
+        in_flight = int(self._sum("in_flight"))
+        flying = [f"{count(in_flight)} in flight"] * bool(in_flight)
         parts: list[Any] = [
             top,
-            self._facts(self._rate_text(), f"ETA {duration(self.eta_s())}" * bool(total), *self._troubles()),
+            self._facts(self._rate_text(), f"ETA {duration(self.eta_s())}" * bool(total), *flying, *self._troubles()),
         ]
         if self._lanes:
             parts += [self._facts(*self._dollars()), Text(""), self._lane_table(width)]
@@ -281,14 +295,16 @@ class Progress:
     def _lane_table(self, width: int) -> Table:
         """A line per model; columns that do not fit into `width` are left out, least needed first."""
         columns: list[tuple[str, int, Callable[[str, Mapping[str, Any]], str]]] = [
-            ("rows", 0, lambda _, lane: f"{count(lane.get('settled') or 0)}/{count(lane.get('todo') or 0)}"),
-            ("rows/s", 70, lambda name, _: self._lane_rate(name)),
-            ("in flight", 66, lambda _, lane: short_count(lane.get("in_flight") or 0)),
+            ("rows", 0, lambda _, lane: _rows(lane)),
+            ("rows/s", 76, lambda name, _: self._lane_rate(name)),
+            ("in flight", 90, lambda _, lane: short_count(lane.get("in_flight") or 0)),
+            ("limit", 66, lambda _, lane: _limit_cell(lane)),
             ("tokens in/out", 76, lambda _, lane: _tokens(lane)),
             ("spent", 0, lambda _, lane: usd(lane.get("cost_usd") or 0.0)),
+            ("ETA", 0, lambda name, _: duration(self.lane_eta_s(name))),
         ]
         shown = [column for column in columns if column[1] <= width]
-        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table = Table.grid(padding=(0, 1, 0, 0), expand=True)
         table.add_column(ratio=1, min_width=8, no_wrap=True, overflow="ellipsis")
         for _ in shown:
             table.add_column(justify="right", no_wrap=True)
@@ -300,6 +316,28 @@ class Progress:
     def _lane_rate(self, name: str) -> str:
         rate = self._rates[name].per_second if name in self._rates else None
         return "-" if rate is None else short_count(rate) if rate >= 10 else f"{rate:.1f}"
+
+
+def _rows(lane: Mapping[str, Any]) -> str:
+    """340/900; short from a hundred thousand up, so that two models' lines fit 60 columns."""
+    done, todo = lane.get("settled") or 0, lane.get("todo") or 0
+    show = count if todo < 100_000 else short_count
+    return f"{show(done)}/{show(todo)}"
+
+
+def _limit(lane: Mapping[str, Any]) -> list[str]:
+    """The rate limit in force, or that the lane waits or has stopped; nothing where there is none."""
+    if lane.get("stopped"):
+        return ["stopped"]
+    if (lane.get("paused_s") or 0.0) >= 0.5:
+        return [f"paused {duration(lane['paused_s'])}"]
+    limit = lane.get("requests_per_minute")
+    return [] if limit is None else [f"{short_count(limit)} requests/min"]
+
+
+def _limit_cell(lane: Mapping[str, Any]) -> str:
+    """Requests a minute in force, the pause that a 429 asked for, or that the lane stopped."""
+    return (_limit(lane) or ["-"])[0].replace(" requests/min", "/min")
 
 
 def _tokens(lane: Mapping[str, Any]) -> str:

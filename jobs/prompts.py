@@ -17,7 +17,7 @@ import jinja2.meta
 import jinja2.sandbox
 
 from jobs.errors import SpecError
-from jobs.inputs import Record
+from jobs.inputs import Record, whole
 from jobs.spec import JobSpec
 from routing.text import router_text
 
@@ -124,8 +124,7 @@ class PromptReader:
                 error = str(bad)
         if self.spec.system and messages and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": self.spec.system}, *messages]
-        gold_text = None if gold is None else gold if isinstance(gold, str) else json.dumps(gold)
-        return Prompt(_plain(identity), messages, body, gold_text, keep, error)
+        return Prompt(_plain(identity), messages, body, _gold_text(_plain(gold)), keep, error)
 
     def _messages(self, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         if self.kind == "prompt":
@@ -186,6 +185,8 @@ def _chat(value: Any, name: str) -> list[dict[str, Any]]:
         content = clean.get("content")
         if not isinstance(content, str | list) and "tool_calls" not in clean:
             raise _BadRowError(f"{name}[{position}].content is {_kind_of(content)}, not text")
+        if isinstance(content, list) and not all(isinstance(part, dict | str) for part in content):
+            raise _BadRowError(f"{name}[{position}].content has a part that is no object")
         messages.append(clean)
     if not any(m["role"] in ("user", "tool", "function") and m.get("content") for m in messages):
         raise _BadRowError(f"{name} has no user message with content")
@@ -203,6 +204,15 @@ def _kind_of(value: Any) -> str:
         str: "text",
     }
     return kinds.get(type(value), type(value).__name__)
+
+
+def _gold_text(value: Any) -> str | None:
+    """Reference answers are compared as text: numbers, lists and objects as JSON, dates and the like as they print."""
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, default=str)
+    return whole(str(value))
 
 
 def _plain(value: Any) -> Any:

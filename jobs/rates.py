@@ -2,7 +2,10 @@
 
 So small a bucket spreads the sending evenly: the provider's own window, whatever its length, is never overrun by a
 burst. Tokens are taken by estimate and corrected when the answer says how many there were; the level may go below zero
-then and everybody waits. A 429 pauses all senders of the model until its Retry-After has passed. O(1) a call.
+then and everybody waits. Three rates hold at once, the least counts: the job file's, the one the provider states in its
+`x-ratelimit-limit-*` headers, and one found by trying: a 429 pauses all senders of the model until its Retry-After has
+passed, and cuts the rate to CUT of what was being sent, from where it grows by GROWTH_S a second (additive increase,
+multiplicative decrease: Chiu and Jain 1989). O(1) a call.
 """
 
 from __future__ import annotations
@@ -14,6 +17,13 @@ from dataclasses import dataclass
 
 BURST_S = 0.25
 PAUSE_WITHOUT_HEADER_S = 1.0
+CUT = 0.85
+GROWTH_S = 0.01
+"""Growth of a rate found by trying, a second, as a share of the rate at which the 429 came."""
+CUT_AGAIN_S = 3.0
+"""429 replies this soon after a cut were sent before it."""
+STATED_SHARE = 0.99
+"""Of a rate that the provider states: its clock is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +48,19 @@ class _Bucket:
             self.level = min(self.size, self.level + (now - self.filled_at) * self.rate_s)
         self.filled_at = now
 
+    def limit(self, rate_s: float) -> None:
+        """Another rate from now on. Call after `refill`."""
+        if rate_s == self.rate_s:
+            return
+        was_open = self.rate_s == math.inf
+        self.rate_s = rate_s
+        self.size = math.inf if rate_s == math.inf else max(1.0, rate_s * BURST_S)
+        self.level = self.size if was_open else min(self.level, self.size)
+
     def wait_s(self, amount: float) -> float:
         """Seconds until `amount` may go. One larger than the bucket waits until the bucket is full, then overdraws."""
+        if self.rate_s == math.inf:
+            return 0.0
         return max(0.0, (min(amount, self.size) - self.level) / self.rate_s)
 
 
@@ -55,6 +76,10 @@ class RateLimiter:
         self._clock = clock
         now = clock()
         self._requests, self._tokens = _Bucket(requests_per_minute, now), _Bucket(tokens_per_minute, now)
+        self._own = {"requests": self._requests.rate_s, "tokens": self._tokens.rate_s}
+        self._stated = {"requests": math.inf, "tokens": math.inf}
+        self._found_s = self._seen_s = math.inf
+        self._cut_at = -math.inf
         self._paused_until = -math.inf
 
     def admit(self, tokens: Sequence[float]) -> Admission:
@@ -62,8 +87,7 @@ class RateLimiter:
         now = self._clock()
         if now < self._paused_until:
             return Admission(0, self._paused_until - now)
-        self._requests.refill(now)
-        self._tokens.refill(now)
+        self._refill(now)
         admitted = 0
         for need in tokens:
             wait_s = max(self._requests.wait_s(1), self._tokens.wait_s(need))
@@ -78,10 +102,43 @@ class RateLimiter:
         """Tokens used beyond the estimates (below them where negative) since the last correction."""
         self._tokens.level = min(self._tokens.size, self._tokens.level - tokens)
 
-    def pause(self, retry_after_s: float | None) -> None:
-        """A 429 came: nobody sends until this has passed."""
+    def state(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        """What the provider says it allows (None: it does not say)."""
+        for name, per_minute in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
+            if per_minute is not None and per_minute > 0:
+                self._stated[name] = STATED_SHARE * per_minute / 60
+        self._refill(self._clock())
+
+    def pause(self, retry_after_s: float | None, sent_per_s: float | None = None) -> None:
+        """A 429 came: nobody sends until this has passed. `sent_per_s`: the rate at which it came, where that is known."""
+        now = self._clock()
+        if sent_per_s and now - self._cut_at > CUT_AGAIN_S:
+            self._refill(now)
+            self._seen_s = min(sent_per_s, self._requests.rate_s)
+            self._found_s = max(CUT * self._seen_s, 1 / 60)
+        if now - self._cut_at > CUT_AGAIN_S or now < self._paused_until:
+            self._cut_at = now
         pause_s = PAUSE_WITHOUT_HEADER_S if retry_after_s is None else retry_after_s
-        self._paused_until = max(self._paused_until, self._clock() + pause_s)
+        self._paused_until = max(self._paused_until, now + pause_s)
+
+    def _refill(self, now: float) -> None:
+        """Fill the buckets up to now, and set their rates for what comes."""
+        if self._found_s < math.inf:
+            self._found_s += GROWTH_S * self._seen_s * max(0.0, now - max(self._requests.filled_at, self._paused_until))
+        self._requests.refill(now)
+        self._tokens.refill(now)
+        self._requests.limit(min(self._own["requests"], self._stated["requests"], self._found_s))
+        self._tokens.limit(min(self._own["tokens"], self._stated["tokens"]))
+
+    @property
+    def rated(self) -> bool:
+        """Senders have to ask before each request."""
+        return min(self._requests.rate_s, self._tokens.rate_s) < math.inf
+
+    @property
+    def requests_per_minute(self) -> float | None:
+        """The rate in force; None where there is none."""
+        return None if self._requests.rate_s == math.inf else 60 * self._requests.rate_s
 
     @property
     def paused_s(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -97,6 +98,19 @@ def judge(
     if error.code == "context_length_exceeded" or "maximum context length" in error.message:
         return Verdict("row", f"context_length_exceeded: {said}")
     return Verdict("row", said, repeated_means_lane=True)
+
+
+def stated_limits(headers: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """(requests, tokens) a minute that the provider says it allows, from `x-ratelimit-limit-*`; None where it does not say."""
+
+    def number(name: str) -> float | None:
+        try:
+            value = float(headers[name])
+        except (KeyError, ValueError):
+            return None
+        return value if 0 < value < math.inf else None
+
+    return number("x-ratelimit-limit-requests"), number("x-ratelimit-limit-tokens")
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

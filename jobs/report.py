@@ -1,4 +1,4 @@
-"""The run's report: `report.json` for programs, `report.html` for people.
+"""The run's report: `report.json` for programs, `report.html` for people, `report.md` for a chat or a pull request.
 
 The page is one file without scripts or outside resources: it opens from a disk or a mailbox, prints, and follows the
 reader's light or dark setting. Whatever a model or a user wrote is escaped by Jinja's autoescape or by the XML
@@ -16,20 +16,24 @@ from typing import Any
 
 import jinja2
 
-from jobs import charts
-from jobs.figures import bounds, count, known, measured, percent, points, usd, usd_decimals
+from jobs import charts, score_charts
+from jobs.figures import bounds, count, known, measured, percent, points, usd, usd_bounds, usd_decimals
+from jobs.markdown import escaped, report_markdown
 from jobs.store import Store
 from jobs.tables import bill_table, summary_table
 
-__all__ = ["bill_table", "complete_keys", "headline", "json_safe", "render_html", "summary_table", "write_report"]
-
 # fmt: off
+__all__ = [
+    "bill_table", "complete_keys", "headline", "json_safe", "render_html", "render_markdown", "summary_table", "write_report",
+]
 KEYS = (
     "rows", "errors", "open", "by_model", "planned_usd", "spent_usd", "spent_by_purpose", "lost_usd", "unspent_usd",
     "gpu_usd", "all_strong_usd", "all_weak_usd", "saved_usd", "strong_share", "quality", "pgr", "pgr_over_random", "requests",
     "complete", "output", "job", "weak", "strong", "models", "started_at", "finished_at", "policy", "max_usd",
     "quality_by_model", "quality_source", "copied_rows", "score_histogram", "curve", "errors_by_kind",
-    "by_category", "slowest", "provenance", "prices", "next",
+    "by_category", "slowest", "provenance", "prices", "next", "gap", "over_routing", "under_routing", "over_routed", "under_routed",
+    "all_strong_usd_interval", "all_weak_usd_interval", "n_failed", "sample_rows", "calibration", "oracle", "budget_changes",
+    "pilot", "promise", "recuts", "by_length", "drift", "judge",
 )
 # fmt: on
 """Everything a report may say; keys it lacks are null."""
@@ -38,6 +42,7 @@ POLICIES = {
     "budget_usd": lambda v: f"policy: budget {usd(v)}",
     "threshold": lambda v: f"policy: threshold {v:g}",
     "min_quality": lambda v: f"policy: {percent(v)} of the quality gap",
+    "guarantee": lambda v: f"policy: {percent(v)} agreement",
 }
 PHONE_WIDTH, PHONE_HEIGHT = 356, 300
 
@@ -116,6 +121,29 @@ def _model_rows(r: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _promise(r: Mapping[str, Any]) -> dict[str, str]:
+    """What the policy promised, as label and text."""
+    promise = r["promise"]
+    if not promise:
+        return {}
+    share, sure = percent(promise.get("share")), percent(promise.get("confidence"), 0)
+    of = "agreement with the strong model" if promise.get("kind") == "guarantee" else "of the quality gap"
+    facts = {
+        "promised": f"{share} {of}, with {sure} confidence",
+        "kept": "yes" if promise.get("kept") else "no: dollars were short",
+        "rows that vouch for it": count(promise.get("rows")),
+        "share of strong rows": percent(promise.get("strong_share")),
+        "without certainty": f"{percent(promise.get('point_strong_share'))} would do by the sample's own figures",
+        "certainty costs": usd(promise.get("certainty_usd")),
+    }
+    if not promise.get("below_all_strong", True):
+        facts["note"] = "the sample vouches for nothing cheaper than all-strong"
+    if promise.get("best_rows") is not None:
+        pays = "one more row would still pay" if promise.get("one_more_row_pays") else "one more row would not pay"
+        facts["sample size"] = f"best with {count(promise['best_rows'])} rows; {pays}"
+    return facts
+
+
 def _money_decimals(r: Mapping[str, Any]) -> int:
     """One number of decimals for the whole bill, so that its columns line up and visibly add up."""
     return usd_decimals(r[key] for key in ("planned_usd", "spent_usd", "all_strong_usd", "all_weak_usd"))
@@ -145,8 +173,10 @@ def render_html(report: Mapping[str, Any]) -> str:
     pictures = {
         "cost_quality": charts.cost_quality(r),
         "cost_quality_phone": charts.cost_quality(r, PHONE_WIDTH, PHONE_HEIGHT),
-        "histogram": charts.score_histogram(r),
-        "histogram_phone": charts.score_histogram(r, PHONE_WIDTH, 220),
+        "histogram": score_charts.score_histogram(r),
+        "histogram_phone": score_charts.score_histogram(r, PHONE_WIDTH, 220),
+        "calibration": score_charts.calibration(r),
+        "calibration_phone": score_charts.calibration(r, PHONE_WIDTH, 260),
     }
     return (
         _environment()
@@ -163,15 +193,29 @@ def render_html(report: Mapping[str, Any]) -> str:
             pictures=pictures,
             color=lambda name: charts.color(r["models"], name),
             interval=bounds,
+            dollars_between=usd_bounds,
+            figures=lambda value: f"{value:.3g}" if known(value) else str(value),
+            verdict=lambda quality: {1: "right", 0: "wrong"}.get(quality, percent(quality)),
+            promise=_promise(r),
+            category_of=lambda group: group["category"],
+            length_of=lambda group: f"{group['from_bytes']:,} to {group['to_bytes']:,}",
             share_of=lambda figure: percent(figure.get("mean") if isinstance(figure, Mapping) else figure),
         )
     )
 
 
 def write_report(store: Store, report: Mapping[str, Any]) -> None:
-    """Write report.json, then report.html, each whole; texts that are no valid Unicode are made so."""
+    """Write report.json, report.html and report.md, each whole; texts that are no valid Unicode are made so."""
     plain = complete_keys(report)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # A lone surrogate (half an emoji, cut by max_tokens) is legal in JSON as \udXXX, and in no page.
     store.write("report.json", text.encode("utf-8", errors="backslashreplace"))
     store.write("report.html", render_html(plain).encode("utf-8", errors="replace"))
+    store.write("report.md", render_markdown(plain).encode("utf-8", errors="replace"))
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """The report in figures and names alone, as Markdown."""
+    plain = complete_keys(report)
+    strong = plain["strong"]
+    return report_markdown(plain, headline(plain | {"strong": strong and escaped(strong)}))

@@ -23,7 +23,7 @@ import ray.data
 from numpy.typing import NDArray
 
 from jobs.errors import InputError
-from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records
+from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records, whole
 from jobs.prompts import Prompt, PromptReader
 from jobs.requests import content_key, digest16, prompt_tokens_bound
 from jobs.spec import UNTRAINED_ROUTERS, JobSpec
@@ -117,7 +117,7 @@ def read_split(item: dict[str, Any], plan: ScorePlan) -> Iterator[pa.Table]:
             prompt = plan.reader.read(record)
             row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{Path(file.uri).name}:{number_in_file}", plan)
             shard.append(row)
-            texts.append("" if row["input_error"] else plan.frame.inner(prompt.text))
+            texts.append("" if row["input_error"] else whole(plan.frame.inner(prompt.text)))
             size += 2 * len(row["messages"]) + 200
             if len(shard) == SHARD_ROWS or size >= SHARD_BYTES:
                 yield table()
@@ -145,21 +145,29 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> dict[str
         identity, error = None, error or f"id: {bad}"
     if prompt.id is None and plan.spec.input.id:
         error = error or "id is null"
-    messages = "" if error else json.dumps(prompt.messages, ensure_ascii=False)
-    body = json.dumps(prompt.body, sort_keys=True) if prompt.body and not error else ""
-    messages = messages.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate has no UTF-8 form
+    try:
+        messages = "" if error else whole(json.dumps(prompt.messages, ensure_ascii=False))
+        body = json.dumps(prompt.body, sort_keys=True) if prompt.body and not error else ""
+        n_bytes = prompt_tokens_bound(prompt.messages)
+    except (TypeError, ValueError):  # Parquet has types that JSON has not
+        messages, body, n_bytes, error = "", "", 0, error or "the messages hold a value that is no JSON"
     return {
         "row": position, "id": identity, "messages": messages, "body": body, "content_key": content_key(messages, body),
-        "id_key": digest16(str(identity)), "prompt_bytes": prompt_tokens_bound(prompt.messages), "input_error": error,
+        "id_key": digest16(str(identity)), "prompt_bytes": n_bytes, "input_error": whole(error),
         "gold": prompt.gold, "keep": keep,
     }  # fmt: skip
 
 
-def load_router(spec: JobSpec, store_uri: str | None = None) -> Router:
+def load_router(spec: JobSpec) -> Router:
     """The job's router: an artifact directory (any storage) or one that needs no training. Raises RoutingError."""
     if spec.router in UNTRAINED_ROUTERS:
         return routers.create(spec.router, models=spec.names)
-    source = Store(spec.router)
+    return load_artifact(spec.router)
+
+
+def load_artifact(uri: str) -> Router:
+    """The router in an artifact directory on any storage. Raises RoutingError."""
+    source = Store(uri)
     folder = Path(source.root)
     if not source.is_local:
         folder = Path(tempfile.mkdtemp(prefix="headgate-router-"))
@@ -180,6 +188,13 @@ def router_columns(router: Router, spec: JobSpec) -> list[int]:
     taken in its order (weak, strong), since a pairwise router transfers to other pairs. Raises RoutingError otherwise.
     """
     known = {name: i for i, name in enumerate(router.models_)}
+    # A slip in a mapping must not fall back to another name, or to the order of a pair.
+    for alias, name in spec.router_models.items():
+        if alias not in spec.names or name not in known:
+            raise RoutingError(
+                f"router_models: {alias!r} is mapped to {name!r}; the job's models are {', '.join(spec.names)}, those of"
+                f" {spec.router} are {', '.join(router.models_)}"
+            )
     columns = []
     for alias in spec.names:
         model = spec.models[alias]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -85,10 +85,15 @@ class PriceSpec(Model):
 
     per_million: PerMillion | None = None
     gpu_hour_usd: Dollars | None = None
+    batch: PerMillion | None = None
+    """engine openai_batch: its rate; default the provider's, else half of `per_million`."""
+    flex: PerMillion | None = None
+    """service_tier flex: its rate; default the provider's, else half of `per_million`."""
 
     @model_validator(mode="after")
     def _one_of(self) -> PriceSpec:
-        if (self.per_million is None) == (self.gpu_hour_usd is None):
+        metered = [self.per_million, self.batch, self.flex]
+        if any(metered) == (self.gpu_hour_usd is not None):
             raise ValueError("give exactly one of per_million, gpu_hour_usd")
         return self
 
@@ -99,6 +104,8 @@ class Limits(Model):
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     in_flight: PositiveInt = 256
+    enqueued_tokens: PositiveInt | None = None
+    """openai_batch: prompt tokens of the model that may wait in batches, the provider's limit. Rates are not for batches."""
 
 
 class Retries(Model):
@@ -122,6 +129,7 @@ class Sampling(Model):
     stop: str | list[str] | None = None
 
 
+FLEX_TIMEOUT_S = 900.0
 Engine = Literal["vllm", "openai", "openai_batch", "transformers"]
 
 
@@ -141,7 +149,9 @@ class ModelSpec(Model):
     limits: Limits = Limits()
     retries: Retries = Retries()
     sampling: Sampling = Sampling()
-    service_tier: str | None = None
+    service_tier: Literal["auto", "default", "flex"] | None = None
+    """openai: `flex` is half price, slower, and now and then turned away (429, asked again); retries.timeout_s is 900 then.
+    Answers that the provider serves in its standard tier all the same are priced in full."""
     context: PositiveInt | None = None
     """Longest prompt + answer in tokens; local models know it themselves."""
     tokenizer: str | None = None
@@ -152,6 +162,16 @@ class ModelSpec(Model):
     """vllm, transformers: engines side by side. openai: sending processes."""
     engine_kwargs: dict[str, Any] = {}
     """vllm: passed to the engine (tensor_parallel_size, max_model_len, dtype, …)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patience_for_flex(cls, data: Any) -> Any:
+        """The provider's own advice for the flex tier is a time-out of 15 minutes."""
+        if isinstance(data, dict) and data.get("service_tier") == "flex":
+            retries = data.get("retries") or {}
+            if isinstance(retries, dict) and retries.get("timeout_s") is None:
+                data = data | {"retries": retries | {"timeout_s": FLEX_TIMEOUT_S}}
+        return data
 
     @field_validator("api_key_env")
     @classmethod
@@ -179,18 +199,31 @@ class ModelSpec(Model):
             raise ValueError("base_url must not hold a user or a key; name the key's variable in api_key_env")
         if self.engine in ("vllm", "transformers") and not self.source:
             raise ValueError(f"source is missing; engine {self.engine} needs a hub id or a folder")
+        if self.service_tier and self.engine != "openai":
+            why = "a batch has a rate of its own" if self.engine == "openai_batch" else "nothing there has tiers"
+            raise ValueError(f"service_tier is for engine openai; {why}: remove it")
         if self.engine.startswith("openai") and self.price and self.price.gpu_hour_usd is not None:
             raise ValueError("price.gpu_hour_usd is for engines that run here; an API needs price.per_million")
         return self
 
 
+class GuaranteeSpec(Model):
+    """For label tasks: this share of all rows gets the answer that the strong model gives, with this confidence."""
+
+    agreement: Share
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    match: Name | None = None
+    """How two answers are compared; default quality.gold.match, else exact."""
+
+
 class PolicySpec(Model):
-    """Where the cut is: exactly one of four limits."""
+    """Where the cut is: exactly one of five limits."""
 
     threshold: Share | None = None
     strong_share: Share | None = None
     budget_usd: PositiveFloat | None = None
     min_quality: Share | None = None
+    guarantee: GuaranteeSpec | None = None
     rank_by: Literal["score", "gain", "gain_per_dollar"] | None = None
 
     @model_validator(mode="after")
@@ -198,7 +231,7 @@ class PolicySpec(Model):
         given = [k for k in POLICIES if getattr(self, k) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of threshold, strong_share, budget_usd, min_quality (found {found})")
+            raise ValueError(f"give exactly one of {', '.join(POLICIES)} (found {found})")
         return self
 
     @property
@@ -207,7 +240,13 @@ class PolicySpec(Model):
 
     @property
     def value(self) -> float:
-        return float(getattr(self, self.kind))
+        limit = getattr(self, self.kind)
+        return limit.agreement if isinstance(limit, GuaranteeSpec) else float(limit)
+
+    @property
+    def promises(self) -> bool:
+        """The cut is the cheapest one that the pilot's select fold vouches for."""
+        return self.min_quality is not None or self.guarantee is not None
 
 
 class SampleSpec(Model):
@@ -223,11 +262,56 @@ class GoldSpec(Model):
 
     column: Name
     match: Name = "exact"
+    """exact, numeric, multiple_choice, regex, json:field, python:module:function; or `judge`: texts that no rule compares, which
+    quality.judge is shown as reference answers."""
+
+
+JUDGE = "judge"
+"""The judge's own name in the journal and the ledger, whichever model it is; and the gold that only a judge can compare."""
+
+
+class JudgeSpec(Model):
+    """A model that says how good the sample's answers are, where no gold answer does."""
+
+    model: Name
+    """Any model of the job, in the ladder or not."""
+    rows: PositiveInt | None = None
+    """Rows of the sample that it is asked about; default all of them."""
+    mode: Literal["rating", "pairwise"] = "rating"
+    """rating: every answer by itself, 1-10. pairwise: every model's answer against the strong model's, in both orders."""
+    reference: Literal["auto", "none"] = "auto"
+    """auto: the judge is shown the row's gold answer, where it has one."""
+    sampling: Sampling | None = None
+    """Its generation parameters; default temperature 0 and room for 512 tokens. Give them whole: nothing is added to them."""
 
 
 class QualitySpec(Model):
+    """How good an answer is: a gold column, a judge, or gold where there is some and the judge elsewhere."""
+
     gold: GoldSpec | None = None
-    judge: dict[str, Any] | None = None
+    judge: JudgeSpec | None = None
+
+    @property
+    def matcher(self) -> str | None:
+        """How an answer is compared with gold; None where nothing but a judge can."""
+        return self.gold.match if self.gold and self.gold.match != JUDGE else None
+
+
+SAMPLES = "samples"
+"""The name under which the journal and the ledger keep a cascade's extra answers of the weak model."""
+
+
+class CascadeSpec(Model):
+    """The weak model answers first, and its answers help to decide which rows go further up."""
+
+    signals: Annotated[list[Literal["logprob", "agreement", "response"]], Field(min_length=1)] = ["response"]
+    """response: the answer's text. logprob: log-probabilities of its tokens, where the engine gives them. agreement: of it with
+    further answers to the same prompt, drawn at temperature 0.7."""
+    band: Share = 0.2
+    """Share of the rows, half of it on either side of the cut, within which a row's place is looked at twice: further answers are
+    drawn there, and no row in it goes up unasked."""
+    samples: Annotated[int, BeforeValidator(_number), Field(ge=1, le=32)] = 4
+    """agreement: further answers a row."""
 
 
 class JobSpec(Model):
@@ -252,7 +336,7 @@ class JobSpec(Model):
     dedup: Literal["auto"] | bool = "auto"
     max_error_share: Share = 0.01
     sample: SampleSpec | None = None
-    cascade: dict[str, Any] | None = None
+    cascade: CascadeSpec | None = None
     quality: QualitySpec = QualitySpec()
     reuse: list[str] = []
     router_models: dict[str, str] = {}
@@ -287,22 +371,56 @@ class JobSpec(Model):
         for role, name in roles:
             if name not in self.models:
                 raise ValueError(f"{role}: model {name!r} is not under models: (there: {', '.join(self.models)})")
-            if self.models[name].engine == "openai_batch":
-                raise ValueError(f"models.{name}.engine: openai_batch is not available in this version; use openai")
         has_prompt = sum(x is not None for x in (self.input.prompt, self.input.messages, self.template))
         if has_prompt > 1:
             raise ValueError("input.prompt: give one of input.prompt, input.messages, template")
-        for field in ("cascade", "reuse"):
-            if getattr(self, field):
-                raise ValueError(f"{field}: not available in this version; remove it")
-        if self.quality.judge:
-            raise ValueError("quality.judge: not available in this version; use quality.gold")
+        self._check_judge()
+        self._check_cascade()
         return self
+
+    def _check_cascade(self) -> None:
+        if self.cascade is None:
+            return
+        if self.sample is None or not any((self.quality.gold, self.quality.judge, self.policy.guarantee)):
+            raise ValueError(
+                "cascade: what the weak answers tell is learnt from a sample with quality; give the job sample: {rows: 500} and "
+                "quality.gold or quality.judge"
+            )
+        weak = self.models[self.names[0]]
+        if "logprob" in self.cascade.signals and weak.engine == "openai_batch":
+            raise ValueError("cascade.signals: logprob is not read from batches; remove it")
+        if SAMPLES in self.models:
+            raise ValueError(f"models.{SAMPLES}: a cascade keeps its further answers under this name; rename the model")
+
+    def _check_judge(self) -> None:
+        judge, gold = self.quality.judge, self.quality.gold
+        if gold and gold.match == JUDGE and not judge:
+            raise ValueError("quality.gold.match: judge leaves the comparing to a judge; give quality.judge a model")
+        if judge is None:
+            return
+        if judge.model not in self.models:
+            raise ValueError(
+                f"quality.judge.model: {judge.model!r} is not under models: (there: {', '.join(self.models)})"
+            )
+        if self.sample is None:
+            raise ValueError("quality.judge: it rates the sample's answers; give the job sample: {rows: 500}")
+        if self.policy.guarantee is not None:
+            raise ValueError(
+                "quality.judge: policy.guarantee compares answers with the strong model's; remove one of the two"
+            )
+        if JUDGE in self.names:
+            raise ValueError(f"models.{JUDGE}: the judge keeps its verdicts under this name; rename the model")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The models that take part, cheapest first: index 0 is the weak one, the last the strong one."""
         return tuple(self.ladder) if self.ladder else (str(self.weak), str(self.strong))
+
+    @property
+    def payees(self) -> tuple[str, ...]:
+        """Whoever may have spent dollars of the run: the models, and a judge and a cascade's samples, also where the job file no
+        longer names them."""
+        return (*self.names, *(name for name in (JUDGE, SAMPLES) if name not in self.names))
 
     def sampling_of(self, name: str) -> dict[str, Any]:
         """Generation parameters of one model: the job's, then the model's own on top."""
@@ -342,6 +460,8 @@ def parse_spec(data: dict[str, Any], base: Path | None = None) -> JobSpec:
     data = plain(data)
     if isinstance(data.get("output"), str):
         data["output"] = fill_date(data["output"])
+    if isinstance(data.get("reuse"), list):
+        data["reuse"] = [fill_date(uri) if isinstance(uri, str) else uri for uri in data["reuse"]]
     section = data.get("input")
     if isinstance(section, dict) and "path" in section:
         paths = section["path"]
@@ -357,8 +477,9 @@ def parse_spec(data: dict[str, Any], base: Path | None = None) -> JobSpec:
 
 
 def fill_date(path: str) -> str:
-    """`{date}` in a path becomes today's date (ISO, UTC: the same wherever the driver runs)."""
-    return path.replace("{date}", datetime.now(UTC).date().isoformat())
+    """`{date}` in a path becomes today's date, `{yesterday}` the day's before (ISO, UTC: the same wherever the driver runs)."""
+    today = datetime.now(UTC).date()
+    return path.replace("{date}", today.isoformat()).replace("{yesterday}", (today - timedelta(days=1)).isoformat())
 
 
 def _read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jobs import lease
 from jobs.journal import Journal
 from jobs.manifest import load_run, read_json
 from jobs.plan import latest_plan
+from jobs.spec import JUDGE, SAMPLES
 
 RATE_WINDOW_S = 60.0
 
@@ -22,13 +23,15 @@ def run_status(output: str) -> dict[str, Any]:
     journal = Journal(run.store)
     now = time.time()
     models: dict[str, dict[str, Any]] = {}
-    for name in run.identity["models"]:
+    ladder = run.identity["models"]
+    beside = [name for name in (JUDGE, SAMPLES) if name not in ladder and journal.segments(name)]
+    for name in [*ladder, *beside]:
         columns = ["row_key", "kind", "cost_usd", "lost_usd", "attempts", "settled_at"]
         table = journal.read(name, None, columns).to_pydict()
         kinds = table["kind"]
         recent = [t for t in table["settled_at"] if t > now - RATE_WINDOW_S]
         models[name] = {
-            "planned": bill["by_model"][name]["requests"] if bill else None,
+            "planned": bill["by_model"][name]["requests"] if bill and name in ladder else None,
             "answered": kinds.count("answered"), "rejected": kinds.count("rejected"), "failed": kinds.count("failed"),
             "spent_usd": sum(table["cost_usd"]), "lost_usd": sum(table["lost_usd"]),
             "rows_per_s": len(recent) / min(RATE_WINDOW_S, max(1.0, now - min(recent))) if recent else 0.0,

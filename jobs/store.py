@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +19,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from jobs.errors import StoreError
 
 S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 5
 """Given up after 6-15 s where the connection is refused, 30-40 s where packets are dropped, 2 minutes of silence."""
+
+WHOLE_BYTES = 2**20
+"""`Store.batches` fetches a file of this size or less in one piece."""
+BATCH_ROWS = 2**14
+"""At a kilobyte a row and 16 threads, 256 MB."""
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -104,6 +113,18 @@ def _reason(text: str) -> str:
         "Is a directory": "a folder stands where a file is needed",
     }
     return next((meaning for mark, meaning in known.items() if mark in text), " ".join(text.split())[:160])
+
+
+def _groups_with(parquet: pq.ParquetFile, column: str, values: NDArray[np.int64]) -> list[int]:
+    """Row groups that may hold one of the sorted `values`, by the column's statistics."""
+    place = parquet.schema_arrow.get_field_index(column)
+    found = []
+    for number in range(parquet.num_row_groups):
+        known = parquet.metadata.row_group(number).column(place).statistics
+        first = np.searchsorted(values, known.min) if known is not None and known.has_min_max else 0
+        if known is None or not known.has_min_max or (first < len(values) and values[first] <= known.max):
+            found.append(number)
+    return found
 
 
 class Store:
@@ -201,6 +222,42 @@ class Store:
                 partitioning=None,
             )
 
+    def batches(
+        self, name: str, columns: Sequence[str], where: tuple[str, NDArray[np.int64]] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a Parquet file, at most BATCH_ROWS at a time: one pass over files of any size in little memory.
+
+        Columns that the file does not have are left out.
+
+        where: (integer column, sorted values): only rows with one of them. Row groups whose statistics rule that out are
+        not read. A small file is fetched whole: on object stores its footer and columns would be a request each.
+        """
+        with self._reading(name), self.fs.open_input_file(self.path(name)) as source:
+            small = source.size() <= WHOLE_BYTES
+            parquet = pq.ParquetFile(pa.BufferReader(source.read_buffer()) if small else source)
+            groups = None if where is None else _groups_with(parquet, *where)
+            wanted = [*columns, *([where[0]] if where and where[0] not in columns else [])]
+            for batch in parquet.iter_batches(BATCH_ROWS, groups, wanted, use_threads=False):
+                if where is not None:
+                    batch = batch.filter(pc.is_in(batch[where[0]], pa.array(where[1], batch[where[0]].type)))
+                yield batch.select([column for column in columns if column in batch.schema.names])
+
+    @contextmanager
+    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """Write or replace a Parquet file whole, piece by piece; where a piece fails, nothing of it is seen.
+
+        On object stores it is spooled on the local disk: an upload that is given up would leave the pieces as a file.
+        """
+        with storage_errors(self.url(name), "writing it"):
+            if self.is_local:
+                with self._replacing(name) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                    yield writer
+                return
+            with tempfile.NamedTemporaryFile(prefix="headgate-") as spool:
+                with pq.ParquetWriter(spool.name, schema, compression="zstd") as writer:
+                    yield writer
+                pafs.copy_files(spool.name, self.path(name), pafs.LocalFileSystem(), self.fs)
+
     @contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
         """The path to write to. Object stores replace whole by themselves; locally it is a temporary file, renamed."""
@@ -218,7 +275,10 @@ class Store:
             Path(temporary).unlink(missing_ok=True)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create `name` unless it is there. True for the one who wins, False for all others; atomic but on GCS."""
+        """Create `name` unless it is there. True for the one who wins, False for all others; atomic but on GCS.
+
+        On S3 whoever brings the very bytes that stand wins too: content that is to have one creator has to name it.
+        """
         if isinstance(self.fs, pafs.S3FileSystem):
             return self._create_s3(name, data)
         if not self.is_local:  # GCS through pyarrow has no precondition: the gap is the time between these two lines
@@ -253,7 +313,8 @@ class Store:
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
                 if code in ("PreconditionFailed", "412"):
-                    return False
+                    # The client sends again what got no reply: the object that stands may be the one it just made.
+                    return self.exists(name) and self.read(name) == data
                 if code in ("ConditionalRequestConflict", "409"):  # two creators at once: ask again who won
                     time.sleep(0.2)
                     continue

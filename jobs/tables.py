@@ -19,6 +19,7 @@ from jobs.figures import count, duration, known, measured, percent, points, usd,
 WIDTH = 80
 SHORTEST_NAME = 10
 REQUEST_LINES = 24
+MISROUTED = {"over_routing": "of the strong rows needlessly", "under_routing": "of the others wrongly not"}
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]]) -> Table:
@@ -96,12 +97,16 @@ def _summary_notes(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     beyond = report.get("pgr_over_random")
     if beyond:
         notes.append(("router", f"{points(beyond)} of PGR against random routing at the same share"))
+    wrong = [f"{measured(report[key])} {words}" for key, words in MISROUTED.items() if report.get(key)]
+    if wrong:
+        notes.append(("routing", ", ".join(wrong)))
     notes.append(("saved", usd(saved) + share))
     measuring = (report.get("spent_by_purpose") or {}).get("shadow")
     if measuring and report.get("sample_rows"):
         asked = f"{count(report['sample_rows'])} rows were asked of every model: {usd(measuring)} of the dollars"
         notes.append(("sample", asked))
     troubles = [f"{count(report[key])} {key}" for key in ("errors", "open") if report.get(key)]
+    notes += [("note", str(note)) for note in report.get("notes") or []]
     if report.get("lost_usd"):
         troubles.append(f"{usd(report['lost_usd'])} lost to failed requests")
     if troubles:
@@ -131,6 +136,8 @@ def bill_table(bill: Mapping[str, Any]) -> RenderableType:
     sample = bill.get("sample") or {}
     if sample.get("rows"):
         parts.append(["sample, every model", count(sample["rows"]), "", usd(sample.get("usd"), decimals), "", ""])
+    if bill.get("judge_usd"):
+        parts.append(["sample, judge", "", "", usd(bill["judge_usd"], decimals), "", ""])
     low, high = bill.get("range_usd") or (None, None)
     bound = usd(bill.get("bound_usd"), decimals) if known(bill.get("bound_usd")) else "-"
     totals = [["planned", count(rows), "", usd(totals_usd[0], decimals), _range(low, high, decimals), bound]]
@@ -155,6 +162,7 @@ def _bill_notes(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
     if policy:
         at = f", cut at score {bill['cut_score']:.4g}" if known(bill.get("cut_score")) else ""
         notes.append(("policy", f"{policy.get('kind')} {policy.get('value')}{at}"))
+    notes += [("rates", line) for name, part in (bill.get("by_model") or {}).items() if (line := _rates(name, part))]
     if bill.get("cap_usd") is not None:
         notes.append(("cap", usd(bill["cap_usd"])))
     if known(hours.get("total")):
@@ -166,6 +174,14 @@ def _bill_notes(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
         notes.append(("not asked", ", ".join(skipped)))
     notes += [("check", f"{model}: {detail}") for model, detail in (bill.get("checks") or {}).items()]
     return notes + [("assumed", str(assumption)) for assumption in bill.get("assumptions") or []]
+
+
+def _rates(name: str, part: Mapping[str, Any]) -> str:
+    """What a model's calls would cost, made otherwise: `gpt: $12 at once, $6 in batches (up to 24 h)`."""
+    rates = part.get("usd_by_rate") or {}
+    words = {"standard": "at once", "flex": "flex (slower)", "batch": "in batches (up to 24 h)"}
+    shown = [f"{usd(rates[rate])} {how}" for rate, how in words.items() if known(rates.get(rate))]
+    return f"{name}: {', '.join(shown)}" if len(shown) > 1 else ""
 
 
 def _request(request: Any) -> str:

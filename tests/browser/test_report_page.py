@@ -79,6 +79,11 @@ def attacked_report(attack: str) -> dict[str, Any]:
         report[key] = {f"{attack}{k}": value for k, value in enumerate(report[key].values())}
     report["models"] = list(report["by_model"])
     report["weak"], report["strong"] = report["models"]
+    for example in report["over_routed"] + report["under_routed"]:
+        for key in ("answers", "quality"):
+            example[key] = {f"{attack}{k}": value for k, value in enumerate(example[key].values())}
+    report["calibration"] = dict(zip(report["models"], report["calibration"].values(), strict=True))
+    report["pilot"]["scores"] = {attack: 0.5}
     report["score_histogram"]["counts"] = {report["weak"]: report["score_histogram"]["counts"]["demo-small"]}
     return report
 
@@ -109,7 +114,7 @@ def test_the_policy_stops_scripts_by_itself(tmp_path: Path):
 def test_the_page_as_written_has_nothing_to_complain_about(tmp_path: Path):
     dom, console = browse(tmp_path, render_html(EXAMPLE))
     assert console == []
-    assert dom.count("<svg") >= 4
+    assert dom.count("<svg") >= 6
 
 
 @pytest.mark.parametrize("width", [390, 768, 1200])
@@ -117,6 +122,7 @@ def test_no_sideways_scrolling(tmp_path: Path, width: int):
     report = json.loads(json.dumps(EXAMPLE))
     report["errors_by_kind"][0]["error"] = "x" * 300
     report["output"] = "s3://" + "a-very-long-bucket-name/" * 8
+    report["over_routed"][0] |= {"id": "i" * 150, "prompt": "y" * 200, "answers": {"demo-small": "z" * 200}}
     page = escape(without_policy(render_html(report)))
     # Headless windows are at least 500 wide; a frame is as narrow as a phone.
     width_of = "(d=>d.scrollWidth+' of '+d.clientWidth)"

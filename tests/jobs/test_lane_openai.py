@@ -436,8 +436,10 @@ def test_a_killed_run_goes_on_and_its_grants_count(cluster: None, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", ["by the job file", "by the provider's headers"])
+def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path, told: str) -> None:
     per_minute, rows = 1200, 160  # slow enough that a busy machine keeps up
+    limits = {"requests_per_minute": per_minute} if told == "by the job file" else {}
     with serving(rows, requests_per_minute=per_minute, burst=40, latency_s=0.05) as server:
         job = Job(server, tmp_path / "run", rows_per_block=40)
         times: list[tuple[float, int]] = []
@@ -449,7 +451,7 @@ def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path) ->
 
         thread = threading.Thread(target=watch)
         thread.start()
-        job.ask(list(range(rows)), replicas=2, limits={"requests_per_minute": per_minute, "in_flight": 64})
+        job.ask(list(range(rows)), replicas=2, limits=limits | {"in_flight": 64})
         stop.set()
         thread.join()
         stats = server.stats()

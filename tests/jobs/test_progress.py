@@ -73,8 +73,10 @@ def test_line_says_rows_dollars_rate_and_time():
         clock.now = step * 2.0
         progress.update(state(lane(1500, 90 * step, 1e-6 * step), lane(900, 34 * step, 0.00123 * step), cap_usd=1.0))
     total, *lanes = progress.line().split(" | ")
-    assert total == "headgate: answer 1,240/2,400 rows (51.7 %), $0.0123 spent, 62 rows/s, ETA 0:33"
-    assert lanes == ["weak 900/1500", "strong 340/900"]
+    assert total == (
+        "headgate: answer 1,240/2,400 rows (51.7 %), $0.0123 spent (cap $1.00), $0.0326 projected, 62 rows/s, ETA 0:33"
+    )
+    assert lanes == ["weak 900/1500, ETA 0:13", "strong 340/900, ETA 0:33"]
 
 
 def test_eta_is_unknown_until_every_lane_with_rows_left_has_a_rate():
@@ -117,7 +119,8 @@ def test_lines_come_every_interval_and_at_a_new_stage_and_at_the_end():
     assert lines[1].startswith("headgate: score 1,000/2,400 rows (41.7 %), 200 rows/s, ETA 0:07")
     assert lines[2].startswith("headgate: answer 0/15 rows (0.0 %)")
     assert (
-        lines[3] == "headgate: answer 15/15 rows (100.0 %), $0.00 spent, ETA 0:00, 2 errors | weak 10/10 | strong 5/5"
+        lines[3] == "headgate: answer 15/15 rows (100.0 %), $0.00 spent, $0.00 projected, ETA 0:00, 2 errors"
+        " | weak 10/10 | strong 5/5"
     )
 
 
@@ -129,7 +132,7 @@ def test_panel_keeps_one_line_per_fact(width: int, scale: int):
     for step in range(5):
         clock.now = step * 2.0
         weak = lane(1500 * scale, 90 * step * scale, 1e-6 * step, in_flight=64, reserved_usd=0.0021, lost_usd=0.0001)
-        strong = lane(900 * scale, 34 * step * scale, 12.3 * step, in_flight=256)
+        strong = lane(900 * scale, 34 * step * scale, 12.3 * step, in_flight=256, requests_per_minute=10_000)
         progress.update(
             {
                 "job": {"stage": "answer", "cap_usd": 250.0, "planned_usd": 3.0},
@@ -141,7 +144,9 @@ def test_panel_keeps_one_line_per_fact(width: int, scale: int):
     assert all(len(line) <= width for line in lines)
     assert "$49.20 spent (cap $250.00)" in lines[3]
     if width >= 80:
+        assert "320 in flight" in lines[2]
         assert "360" in lines[6]
+        assert "10.0k/min" in lines[7] and lines[7].endswith("0:45 │")
         assert not any("…" in line for line in lines if not line.startswith("│ a-model"))
 
 
@@ -169,6 +174,22 @@ def test_names_are_not_markup():
     progress.update({"job": {"stage": "answer"}, "models": {"[red]m[/red]": lane(5, 1)}})
     assert "[red]m[/red]" in "\n".join(panel_lines(progress, 80))
     assert "[red]m[/red] 1/5" in progress.line()
+
+
+@pytest.mark.parametrize(
+    ("more", "cell"),
+    [
+        ({"requests_per_minute": 600.0, "paused_s": 0.0}, "600/min"),
+        ({"requests_per_minute": 600.0, "paused_s": 12.4}, "paused 0:12"),
+        ({"requests_per_minute": 600.0, "stopped": "401: bad key"}, "stopped"),
+    ],
+)
+def test_a_lane_says_what_holds_it_back(more: dict, cell: str):
+    progress, _ = progress_at(80, Clock())
+    progress.update(state(lane(10, 1, **more), lane(5, 0)))
+    row = next(line for line in panel_lines(progress, 80) if line.startswith("│ weak"))
+    assert f" {cell} " in row
+    assert cell.replace("/min", " requests/min") in progress.line()
 
 
 def test_ray_is_quiet_and_speaks_when_it_fails(tmp_path: Path):

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.charts import cost_quality, score_histogram, ticks
-from jobs.figures import duration, measured, percent, short_count, usd, usd_decimals
-from jobs.report import bill_table, complete_keys, headline, render_html, summary_table, write_report
+from jobs.charts import Point, cost_quality, ticks, zero_line
+from jobs.figures import duration, measured, percent, short_count, usd, usd_bounds, usd_decimals
+from jobs.report import bill_table, complete_keys, headline, render_html, render_markdown, summary_table, write_report
+from jobs.score_charts import calibration, score_histogram
 from jobs.store import Store
 
 EXAMPLE = json.loads(Path(__file__).with_name("report_example.json").read_text(encoding="utf-8"))
@@ -99,6 +100,10 @@ def test_other_figures():
     assert measured({"mean": 0.1, "low": -0.2, "high": 0.4}) == "10.0 % [-20.0 to 40.0]"
     assert measured({"mean": 0.5, "low": None, "high": None}) == "50.0 %"
     assert measured(None) == "not measured"
+    assert measured({"mean": 0.5, "low": 0.5, "high": 0.5}) == "50.0 %", "counted, not estimated"
+    assert usd_bounds({"low": 0.599, "high": 0.6115}) == "[$0.599-0.612]"
+    assert usd_bounds({"low": 1234.5, "high": 2345.6}) == "[$1,234.50-2,345.60]"
+    assert usd_bounds(None) == usd_bounds({"low": 2.0, "high": 2.0}) == ""
     assert [duration(s) for s in (13.4, 725, 11_049, 183_849, None)] == ["0:13", "12:05", "3:04:09", "2 d 3:04:09", "-"]
     assert [short_count(n) for n in (950, 12_345, 999_960, 4.5e6, 111e6, 1e9)] == [
         "950",
@@ -171,6 +176,98 @@ def test_an_incomplete_run_says_what_to_do():
     assert "Not complete. 30 rows are open. Set OPENAI_API_KEY, then run the same command again." in text
 
 
+def test_the_page_tells_what_the_sample_and_the_pilot_found():
+    text = Page(render_html(example())).text
+    for words in (
+        "21.4 % [16.1-27.9] of the rows sent to demo-large were answered as well by demo-small",
+        "8.3 % [5.2-12.4] of the other rows were answered better by demo-large",
+        "Which label fits: 'I was charged twice'?",
+        "demo-small, right: billing",
+        "demo-large, 50.0 %: no answer",
+        "-10 % $0.04580 26.9 % 84.4 % -1.5",
+        "900 rows were answered by every model before the cut: 200 to fit, 200 to select, 500 to report.",
+        "A head of kind ridge was fitted on 198 of them.",
+        "The quality of 3 rows could not be told",
+        "promised 80.0 % of the quality gap, with 95 % confidence",
+        "22.0 % would do by the sample's own figures",
+        "best with 340 rows; one more row would still pay",
+        "log characters 4.2 3.1 +2.4 sd",
+        "32 to 63 1,000 44.0 % 83.0 % [81.0-85.0]",
+        "[$0.157-0.168]",
+        "$0.00490 $0.05510 $0.06020 31.0 %",
+        "self agreement share 0.921 kappa not known rows 60",
+    ):
+        assert words in text, words
+    assert "16 to 31 1,400 20.0 % 90.0 % 32" in text  # counted on every row: no interval
+    bare = Page(
+        render_html(example(pilot={"head": "none", "why": "too few rows", "rows": 9}, promise=None, recuts=None))
+    ).text
+    assert "The router was left as it was: too few rows." in bare
+
+
+def test_the_promise_of_a_guarantee_and_one_that_money_broke():
+    promise = EXAMPLE["promise"] | {"kind": "guarantee", "kept": False, "below_all_strong": False}
+    text = Page(render_html(example(promise=promise, policy={"kind": "guarantee", "value": 0.8}))).text
+    assert "80.0 % agreement with the strong model, with 95 % confidence" in text
+    assert "no: dollars were short" in text and "nothing cheaper than all-strong" in text
+    assert "policy: 80.0 % agreement" in text
+
+
+def test_every_number_of_the_page_is_in_the_json(tmp_path: Path):
+    write_report(Store(str(tmp_path)), example())
+    numbers = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                collect(item)
+        elif isinstance(value, int | float):
+            numbers.add(float(value))
+
+    collect(json.loads((tmp_path / "report.json").read_text(encoding="utf-8")))
+    shares = [float(n) for n in re.findall(r"(?<![\d.])(\d+\.\d) %", Page((tmp_path / "report.html").read_text()).text)]
+    derived = {
+        68.5,
+        0.5,
+        70.0,
+        32.6,
+        67.4,
+    }  # quotients of two of them: saved over all-strong, parts of a whole, of a bin
+    known = {round(100 * abs(n), 1) for n in numbers} | derived
+    assert [share for share in shares if share not in known] == []
+
+
+# Markdown
+
+
+def test_markdown_says_the_result_in_figures_and_names_alone():
+    text = render_markdown(example())
+    assert "| all-strong | 2,400 |  | $0.16231 [$0.157-0.168] | 91.8 % [89.5-93.7] |" in text
+    assert "| **this run** | 2,400 |  | **$0.05085** | 87.1 % [85.6-88.5] |" in text
+    for words in (
+        "planned $0.0542",
+        "over-routing 21.4 %",
+        "promise: 80.0 % with 95 % confidence, kept",
+        "+10 % budget",
+    ):
+        assert words in text
+    for private in ("charged twice", "billing", "ticket-12"):
+        assert private not in text
+    assert "not measured" in render_markdown(BARE) and "$" not in render_markdown(BARE)
+    assert "**Not complete: 30 rows are open.**" in render_markdown(example(complete=False, open=30))
+
+
+def test_markdown_is_not_broken_by_names():
+    report = example(job="a\n# b | <img src=x> @everybody [x](http://y)", strong="de|mo_*", models=["de|mo_*"])
+    text = render_markdown(report)
+    assert text.splitlines()[0] == ("### Headgate: a # b \\| &lt;img src=x> @\u200beverybody \\[x\\](http://y)")
+    assert "<img" not in text and "went to de\\|mo\\_\\*" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} <= {6, 3}
+
+
 # One file, no scripts, everything escaped
 
 
@@ -220,6 +317,35 @@ def test_cost_quality_places_models_run_line_and_curve(width: int):
     assert y["m0"] > y["m1"]  # better further up
     for element in svg.iter("text"):
         assert 0 <= float(element.get("x", "0")) <= width
+
+
+def test_the_zero_line_is_the_upper_hull_of_the_single_models():
+    points = [
+        Point(name, usd, {"mean": q}, "")
+        for name, usd, q in (("a", 1, 0.5), ("b", 2, 0.9), ("c", 3, 0.6), ("d", 9, 0.95))
+    ]
+    assert zero_line([*points, Point("run", 0, {"mean": 1.0}, "", is_run=True)]) == [(1, 0.5), (2, 0.9), (9, 0.95)]
+    svg = parsed(cost_quality(complete_keys(example())))
+    assert svg.find(".//polyline[@class='oracle']") is not None
+
+
+def test_the_plans_curve_is_drawn_in_measured_dollars():
+    report = complete_keys(example())
+    report["curve"] = [p | {"usd": 40 * p["usd"], "measured_usd": p["usd"]} for p in report["curve"]]
+    assert parsed(cost_quality(report)).find(".//polyline[@class='curve']").get("points") == (  # type: ignore[union-attr]
+        parsed(cost_quality(complete_keys(example()))).find(".//polyline[@class='curve']").get("points")  # type: ignore[union-attr]
+    )
+
+
+@pytest.mark.parametrize("width", [356, 720])
+def test_calibration_puts_every_bin_by_predicted_and_measured(width: int):
+    svg = parsed(calibration(complete_keys(example()), width))
+    marks = svg.findall(".//circle")
+    assert [mark.get("class") for mark in marks] == ["mark m0"] * 2 + ["mark m1"] * 2
+    low, high = (float(mark.get("cx", 0)) for mark in marks[:2])
+    assert low < high <= width and float(marks[0].get("cy", 0)) > float(marks[1].get("cy", 0))
+    assert "20.0 % predicted, 25.0 % [15.0-38.0] measured on 100 rows" in "".join(svg.itertext())
+    assert calibration(complete_keys(BARE)) is None
 
 
 def test_labels_of_near_models_do_not_overlap():

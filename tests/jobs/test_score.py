@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from jobs import score
 from jobs.errors import InputError
-from jobs.inputs import list_files
+from jobs.inputs import list_files, make_splits
 from jobs.score import ROW_BITS, digest16, plan_score, read_split, row_keys, run_score
 from jobs.spec import parse_spec
 from jobs.store import Store
@@ -88,3 +88,20 @@ def test_a_set_without_a_row_is_refused(tmp_path, ray_local):
     spec = job(tmp_path / "x.csv", tmp_path / "out")
     with pytest.raises(InputError, match="no rows"):
         run_score(plan_score(spec, list_files(spec.input)), spec.output)
+
+
+def test_many_small_files_make_few_shards(tmp_path):
+    """1,000 files of 100 rows are two shards, not a thousand: a shard spans files, and so a file of responses/ does."""
+    (tmp_path / "in").mkdir()
+    for file in range(1000):
+        (tmp_path / f"in/{file:04d}.jsonl").write_text(
+            "".join(f'{{"id": {i}, "q": "p", "n": 1}}\n' for i in range(100))
+        )
+    files = list_files(job(tmp_path / "in", tmp_path / "out").input)
+    splits = make_splits(files)
+    assert [len(files) for files in splits] == [1000]
+    plan = plan_score(job(tmp_path / "in", tmp_path / "out"), files)
+    shards = list(read_split({"split": 0, "files": splits[0][:15]}, plan))
+    assert [len(shard) for shard in shards] == [1500]
+    row = shards[0]["row"].to_numpy()
+    assert (row >> ROW_BITS).tolist() == [i // 100 for i in range(1500)] and (row % 2**ROW_BITS).max() == 99

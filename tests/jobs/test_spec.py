@@ -117,9 +117,14 @@ MISTAKES = [
         "models.small.engine: must be one of vllm, openai, openai_batch or transformers (found 'vlm'); ",
     ),
     (
-        "models/gpt-4.1/engine",
-        "openai_batch",
-        "models.gpt-4.1.engine: openai_batch is not available in this version; use openai",
+        "models/small/service_tier",
+        "flex",
+        "models.small: service_tier is for engine openai; nothing there has tiers: remove it",
+    ),
+    (
+        "models/gpt-4.1/service_tier",
+        "priority",
+        "models.gpt-4.1.service_tier: must be one of auto, default or flex (found 'priority')",
     ),
     ("strong", "gpt-5", "strong: model 'gpt-5' is not under models: (there: small, gpt-4.1)"),
     ("strong", "small", "strong: weak and strong are both 'small'; name two models"),
@@ -145,11 +150,11 @@ MISTAKES = [
     ("policy", {"budget_usd": 0}, "policy.budget_usd: must be more than 0 (found 0)"),
     ("policy", {"strong_share": 1.5}, "policy.strong_share: must be at most 1 (found 1.5)"),
     ("policy", {"threshold": float("nan")}, "policy.threshold: must be a finite number (found nan)"),
-    ("policy", {}, "policy: give exactly one of threshold, strong_share, budget_usd, min_quality (found none)"),
+    ("policy", {}, "policy: give exactly one of threshold, strong_share, budget_usd, min_quality, guarantee (found none)"),
     (
         "policy/budget_usd",
         5,
-        "policy: give exactly one of threshold, strong_share, budget_usd, min_quality (found strong_share and ",
+        "policy: give exactly one of threshold, strong_share, budget_usd, min_quality, guarantee (found strong_share and ",
     ),
     ("on_budget", "strong", "on_budget: must be one of weak or stop (found 'strong')"),
     # columns
@@ -170,8 +175,19 @@ MISTAKES = [
         "models.gpt-4.1.base_url: must be a URL, e.g. http://localhost:8000/v1",
     ),
     # later versions
-    ("cascade", {"band": 0.2}, "cascade: not available in this version; remove it"),
-    ("quality", {"judge": {"model": "gpt-4.1"}}, "quality.judge: not available in this version; use quality.gold"),
+    (
+        "cascade",
+        {"band": 0.2},
+        "cascade: what the weak answers tell is learnt from a sample with quality; give the job ",
+    ),
+    ("cascade", {"bands": 0.2}, "cascade.bands: unknown field; did you mean 'band'?"),
+    ("cascade", {"samples": 0}, "cascade.samples: must be 1 or more (found 0)"),
+    ("cascade", {"signals": []}, "cascade.signals: must not be empty"),
+    (
+        "quality",
+        {"judge": {"model": "gpt-4.1"}},
+        "quality.judge: it rates the sample's answers; give the job sample: {rows: 500}",
+    ),
     # schema
     ("response_format", {"schema": {}}, "response_format: write it as {json_schema: schema.json}"),
     ("response_format", {"json_schema": "gone.json"}, "response_format.json_schema: no file gone.json"),

@@ -1,0 +1,304 @@
+"""From the evidence of all buckets to figures with intervals: the driver's side of jobs/evidence.py.
+
+`routing.estimates.estimate_run` wants route and predictions of all N rows, and uses of the unsampled ones nothing but means by
+route. So they are laid out here by route with the mean prediction of their stratum: exactly the same estimates, and no (N, m)
+table crosses a process. Where the quality of every row can be told (gold), that of the run is counted, not estimated.
+Cost: O(N m) NumPy, some 40 bytes a row and model for a moment. Legend: N rows, n sampled, m models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.evidence import CATEGORIES, EXAMPLES
+from routing.estimates import Answered, RunEstimates, alternative_usd, estimate_run
+from routing.features import STRUCTURE
+from routing.intervals import bounded_interval
+from routing.metrics import Interval
+from routing.pilot import FOLD_NAMES
+from routing.upgrades import build_steps
+
+REPORT = FOLD_NAMES.index("report")
+"""Rows of the other folds taught the router or chose the cut: they say nothing of how well either did."""
+DECILES, ROWS_PER_BIN = 10, 20
+ORACLE_POINTS = 21
+CHANGES = (-0.1, 0.1)
+"""Of the budget, in the report's what-if."""
+LEAST_SPREAD = 0.05
+"""Standard deviation of a feature below which the training data had one value of it."""
+Evidence = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """The sample of the whole run, in the order of the row keys, which says nothing of the answers."""
+
+    row_key: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    route: NDArray[np.int64]
+    told: NDArray[np.bool_]
+    prompt_bytes: NDArray[np.float64]
+    is_leader: NDArray[np.bool_]
+    predicted: NDArray[np.float64]
+    """(n, m)."""
+    quality: NDArray[np.float64]
+    """(n, m)."""
+    paid_usd: NDArray[np.float64]
+    """(n, m)."""
+
+    @property
+    def reported(self) -> NDArray[np.bool_]:
+        """Rows of the report fold that every model has a known quality of."""
+        return np.asarray((self.fold == REPORT) & self.told & np.isfinite(self.quality).all(axis=1))
+
+
+def sampled_rows(parts: Evidence, m: int) -> SampledRows:
+    """`parts`: the evidence of every bucket."""
+    rows = sorted(row for part in parts for row in part["sampled"])
+    keys = np.array([row[0] for row in rows], np.int64)
+    table = np.array([row[1:] for row in rows], float).reshape(len(rows), 5 + 3 * m)
+    blocks = (table[:, 5 + k * m : 5 + (k + 1) * m] for k in range(3))
+    fold, route, told, n_bytes, leader = table[:, :5].T
+    return SampledRows(keys, fold.astype(int), route.astype(int), told > 0, n_bytes, leader > 0, *blocks)
+
+
+def estimates(parts: Evidence, sample: SampledRows, m: int) -> RunEstimates:
+    """All that the sample says of the run. Rows whose quality nobody can tell are left out."""
+    strata = np.sum([part["strata"] for part in parts], axis=0) if parts else np.zeros((m, m + 1))
+    counts = strata[:, 0].astype(int)
+    means = strata[:, 1:] / np.maximum(counts, 1)[:, None]
+    rest = np.repeat(np.arange(m), counts)
+    route = np.concatenate([np.where(sample.told, sample.route, -1), rest]).astype(np.int8)
+    predicted = np.concatenate([sample.predicted, means[rest]]).astype(np.float32)
+    report, known = (np.flatnonzero(use) for use in (sample.fold == REPORT, sample.fold < REPORT))
+    return estimate_run(
+        route, predicted, Answered(report, sample.quality[report]), Answered(known, sample.quality[known])
+    )
+
+
+def run_quality(parts: Evidence, estimated: RunEstimates) -> tuple[Interval | None, int]:
+    """Quality of what the policy picked, and from how many rows: counted where rows outside the sample can be told too.
+
+    Rows with an answer whose quality cannot be told could have had any; rows still open count as not drawn yet.
+    """
+    policy = [part["policy"] for part in parts]
+    told, still_open, outside = (sum(p[key] for p in policy) for key in ("told", "open", "outside"))
+    values = Counter[float]()
+    for p in policy:
+        values.update({float(value): rows for value, rows in p["values"].items()})
+    known = sum(values.values())
+    if not outside or not known:
+        return estimated.quality, estimated.n_sampled + estimated.n_known
+    failed = told - still_open - known
+    part = bounded_interval(np.repeat(np.array(list(values)), list(values.values())), told - failed)
+    share = failed / (failed + known)
+    return Interval(part.mean, (1 - share) * part.low, (1 - share) * part.high + share), known
+
+
+def figure(interval: Interval | None, **more: Any) -> dict[str, Any] | None:
+    """{"mean", "low", "high"}; None stays None. A hair's breadth from a whole number is that number: 1.0, not 0.9999999999."""
+    if interval is None:
+        return None
+    ends = interval._asdict().items()
+    return {k: float(round(v)) if abs(v - round(v)) < 1e-9 else v for k, v in ends} | more
+
+
+def model_usd(
+    parts: Evidence, sample: SampledRows, j: int, per_byte_usd: float, per_answer_usd: float
+) -> Interval | None:
+    """Dollars had model j answered every row: what it was paid where it did, and from the sample where not.
+
+    per_byte_usd, per_answer_usd: what its own answers cost; they weigh long prompts against short ones, no more. None
+    where the sample cannot tell.
+    """
+    paid, n_rest, n_leaders, n_bytes = np.sum([part["elsewhere"][j] for part in parts], axis=0)
+    own = (sample.route == j) & np.isfinite(sample.paid_usd[:, j])
+    seen = ~own
+    expected = per_byte_usd * sample.prompt_bytes + per_answer_usd * sample.is_leader
+    rest_usd = (per_byte_usd * n_bytes + per_answer_usd * n_leaders) / max(1.0, n_rest)
+    # One row stands for all that the model answered itself: their dollars are known.
+    n_more = int(n_rest)
+    n_seen = int(seen.sum())
+    return alternative_usd(
+        np.concatenate([[0.0], expected[seen], np.full(n_more, rest_usd)]),
+        np.concatenate([[paid], sample.paid_usd[seen, j], np.full(n_more, np.nan)]),
+        np.arange(1 + n_seen + n_more) == 0,
+        np.concatenate([[False], np.ones(n_seen, bool), np.zeros(n_more, bool)]),
+    )
+
+
+def calibration(sample: SampledRows, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]] | None:
+    """Model → bins of predicted quality, equally full, with the quality measured on the report fold."""
+    use = sample.reported
+    bins = min(DECILES, int(use.sum()) // ROWS_PER_BIN)
+    if bins < 2:
+        return None
+    out = {}
+    for j, name in enumerate(names):
+        predicted, quality = sample.predicted[use, j], sample.quality[use, j]
+        edges = np.unique(np.quantile(predicted, np.linspace(0, 1, bins + 1)[1:-1]))
+        place = np.searchsorted(edges, predicted, side="right")
+        out[name] = [
+            {
+                "predicted": float(predicted[place == k].mean()),
+                **(figure(bounded_interval(quality[place == k], 10**9)) or {}),
+                "rows": int((place == k).sum()),
+            }
+            for k in np.unique(place)
+        ]
+    return out
+
+
+def oracle(sample: SampledRows, all_usd: list[float | None]) -> list[dict[str, float]] | None:
+    """Points of the best any router could do: each sampled row upgraded by what the answers proved to be worth.
+
+    Dollars on the scale of all N rows: those of the single models, `all_usd`. From the cheapest model to the last gain.
+    """
+    use = sample.reported | (sample.told & np.isfinite(sample.quality).all(axis=1))
+    n = int(use.sum())
+    if n < ROWS_PER_BIN or any(usd is None for usd in all_usd):
+        return None
+    cost = np.tile(np.array(all_usd, float) / n, (n, 1))
+    steps = build_steps(sample.quality[use].astype(np.float32), cost, sample.row_key[use])
+    gains = int((steps.gain > 0).sum())
+    usd = steps.base_cost_usd + np.concatenate([[0.0], np.cumsum(steps.cost_usd[:gains])])
+    quality = (steps.base_quality + np.concatenate([[0.0], np.cumsum(steps.gain[:gains].astype(float))])) / n
+    at = np.unique(np.linspace(0, gains, ORACLE_POINTS).astype(int))
+    return [{"usd": float(usd[i]), "quality": float(quality[i])} for i in at]
+
+
+def measured_curve(
+    curve: list[dict[str, Any]], weak_usd: float | None, strong_usd: float | None
+) -> list[dict[str, Any]]:
+    """The plan's curve with `measured_usd`: its dollars stretched so that its ends cost what all-weak and all-strong do.
+
+    Null where these are not known: a plan that expected twice the tokens is as good a plan, on another scale.
+    """
+    ends = [point["usd"] for point in curve]
+    if len(curve) < 2 or weak_usd is None or strong_usd is None or ends[-1] <= ends[0]:
+        return [point | {"measured_usd": None} for point in curve]
+    scale = (strong_usd - weak_usd) / (ends[-1] - ends[0])
+    return [point | {"measured_usd": weak_usd + scale * (point["usd"] - ends[0])} for point in curve]
+
+
+def budget_changes(bill: dict[str, Any], curve: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """What a tenth less or more money for the answers would do, by the plan's predicted curve, in measured dollars."""
+    if len(curve) < 2:
+        return []
+    usd, share, quality = (np.array([point[key] for point in curve]) for key in ("usd", "share", "quality"))
+    shown = usd if curve[0]["measured_usd"] is None else np.array([point["measured_usd"] for point in curve])
+    planned = bill["planned_usd"] - (bill.get("sample") or {}).get("usd", 0.0)
+    now = float(np.interp(planned, usd, shown))
+    out = []
+    for change in (CHANGES[0], 0.0, CHANGES[1]):
+        at = float(np.clip(now * (1 + change), shown[0], shown[-1]))
+        then, before = (float(np.interp(dollars, shown, quality)) for dollars in (at, now))
+        out.append(
+            {
+                "change": change,
+                "usd": at,
+                "strong_share": float(np.interp(at, shown, share)),
+                "quality": then,
+                "quality_change": then - before,
+            }
+        )
+    return out
+
+
+def groups(parts: Evidence, key: str) -> dict[str, dict[str, Any]]:
+    """Group → rows, strong_share and quality, of the largest groups."""
+    totals: dict[str, NDArray[np.float64]] = {}
+    for part in parts:
+        for name, values in part[key].items():
+            totals[name] = totals.get(name, np.zeros(5)) + np.array(values, float)
+    ordered = sorted(totals.items(), key=lambda kv: -kv[1][0])[:CATEGORIES]
+    return {
+        name: {"rows": int(rows), "strong_share": strong / rows, "quality": _share(int(told), int(known), total)}
+        for name, (rows, strong, told, known, total) in ordered
+    }
+
+
+def _share(told: int, known: int, total: float) -> dict[str, Any] | None:
+    """Mean quality of `known` rows of `told`, as if they were drawn from them; an interval for 0 or 1, wide for others."""
+    if not known:
+        return None
+    values = np.zeros(known)
+    whole = min(int(total), known)
+    values[:whole] = 1.0
+    if whole < known:
+        values[whole] = total - whole
+    return figure(bounded_interval(np.clip(values, 0, 1), told), rows=known)
+
+
+def examples(parts: Evidence, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    """`over_routed` and `under_routed` rows of the sample, with names for places."""
+    found = {}
+    orders: dict[str, Any] = {
+        "over": lambda row: (-row["quality"][0], -row["score"]),
+        "under": lambda row: row["score"],
+    }
+    for kind, order in orders.items():
+        rows = sorted((row for part in parts for row in part["examples"][kind]), key=order)
+        found[f"{kind}_routed"] = [
+            row
+            | {
+                "route": names[row["route"]],
+                "quality": dict(zip(names, row["quality"], strict=True)),
+                "answers": dict(zip(names, row["answers"], strict=True)),
+            }
+            for row in rows[:EXAMPLES]
+        ]
+    return found
+
+
+def prompt_form(parts: Evidence) -> dict[str, dict[str, float]] | None:
+    """Feature of `routing.features.STRUCTURE` → mean and standard deviation over the run's prompts."""
+    n = sum(part["form"]["rows"] for part in parts)
+    if not n:
+        return None
+    sums, squares = (np.sum([part["form"][key] for part in parts], axis=0) / n for key in ("sum", "squares"))
+    spread = np.sqrt(np.maximum(0.0, squares - sums**2))
+    return {name: {"mean": float(a), "std": float(b)} for name, a, b in zip(STRUCTURE, sums, spread, strict=True)}
+
+
+def drift(
+    parts: Evidence, estimated: RunEstimates, sample: SampledRows, names: tuple[str, ...], card: dict[str, Any]
+) -> dict[str, Any]:
+    """How far this run's prompts lie from those the router was trained on, as far as its `router.json` (`card`) tells.
+
+    quality: per model the mean in training (held-out rows), as predicted here, as measured here. form: features of the
+    prompts, furthest first, with the distance of the means in standard deviations of the training data; null where the
+    card has no `form`.
+    """
+    strata = np.sum([part["strata"] for part in parts], axis=0)
+    rows = strata[:, 0].sum() + sample.told.sum()
+    predicted = (strata[:, 1:].sum(axis=0) + sample.predicted[sample.told].sum(axis=0)) / max(1, rows)
+    metrics = card.get("metrics") or {}
+    trained = {names[0]: metrics.get("quality_weak"), names[-1]: metrics.get("quality_strong")}
+    quality = [
+        {
+            "model": name,
+            "trained": trained.get(name),
+            "predicted": float(predicted[j]) if rows else None,
+            "measured": figure(estimated.quality_by_model[j]),
+        }
+        for j, name in enumerate(names)
+    ]
+    form, known = prompt_form(parts), card.get("form") or {}
+    shifts = [
+        {
+            "feature": name,
+            "run": here["mean"],
+            "trained": known[name]["mean"],
+            "shift": (here["mean"] - known[name]["mean"]) / max(known[name]["std"], LEAST_SPREAD),
+        }
+        for name, here in (form or {}).items()
+        if name in known
+    ]
+    furthest = sorted(shifts, key=lambda entry: -abs(entry["shift"]))
+    return {"quality": quality, "form": furthest or None, "prompts": form}

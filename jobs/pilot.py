@@ -1,0 +1,263 @@
+"""The pilot: the sample is answered by every model before the cut, and the router learns from it what it did not know.
+
+    draw (once, kept) → every model answers it → quality: gold, or the judge (jobs/judge.py) → a head on the router's scores,
+    fitted on the fit fold → predictions for all rows → the plan
+
+Folds and their sizes: routing/pilot.py. The head: routing/routers/calibrated.py, which leaves the router as it is where nothing
+does better in cross-validation. Rows that some model has no quality for are left out of the fit. The pilot's answers are answers
+of the run and are never asked again. Cost: the router's own scores are read back, not made again; a head on text costs half a
+millisecond a prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from numpy.typing import NDArray
+
+from jobs.border import Job, lane_context
+from jobs.errors import LaneDown
+from jobs.journal import Journal
+from jobs.judge import JUDGED, Case, judge_figures, make_docket, read_verdicts, rows_to_judge
+from jobs.manifest import Run
+from jobs.plan import Plan, Sample, has_pilot
+from jobs.planning import Planner
+from jobs.score import load_artifact, load_router, router_columns
+from jobs.scored import scored_rows
+from jobs.spec import JUDGE
+from jobs.spending import Session
+from jobs.store import Store
+from routing.errors import RoutingError
+from routing.matching import make_comparer, make_matcher
+from routing.outcomes import Outcomes
+from routing.pilot import FOLD_NAMES
+from routing.routers.calibrated import CalibratedRouter
+from routing.text import Frame, router_text
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the models answered to the sample, beside what they were asked. Legend: k rows, m models."""
+
+    bucket: list[int]
+    messages: list[str]
+    """JSON texts, as in scored/."""
+    gold: list[str | None]
+    texts: list[str]
+    """What the router reads of them."""
+    said: NDArray[np.object_]
+    """(k, m) None where a model has no answer."""
+
+
+def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
+    """Answer the sample, and recalibrate; nothing where the job has no pilot, or it is done. Raises LaneDown where a lane stops."""
+    if not has_pilot(job.spec) or job.limit is not None or run.entry(planner.pilot_entry) is not None:
+        return
+    session.progress.update({"job": {"stage": "pilot"}})
+    draft = planner.draft()
+    keys = draft.assignments.shadow
+    todo = {name: np.intersect1d(asked, keys, assume_unique=True) for name, asked in session.open_rows(draft).items()}
+    assert job.spec.sample is not None
+    session.ask(draft, todo, job.spec.sample.max_usd)
+    if not _through(job, session):
+        return
+    sample = planner.sample()
+    assert sample is not None
+    answered = read_answers(job, run, planner, sample)
+    quality, judged = measure(job, answered), np.zeros(len(sample.row_key), bool)
+    judge_entry: dict[str, Any] = {}
+    if job.spec.quality.judge is not None:
+        quality, judged, figures = ask_judge(job, run, session, draft, sample, answered, quality)
+        if not _through(job, session):
+            return
+        judge_entry = {"judge": figures}
+    folds = {f: int((sample.fold == i).sum()) for i, f in enumerate(FOLD_NAMES)}
+    entry: dict[str, Any] = {"rows": len(sample.row_key), "folds": folds, "folder": planner.pilot_folder}
+    entry |= _recalibrate(job, run, planner, sample, quality, answered.texts)
+    entry |= judge_entry
+    columns = {"row_key": sample.row_key} | {name: quality[:, j] for j, name in enumerate(job.spec.names)}
+    run.store.write_table(f"{planner.pilot_folder}/quality.parquet", pa.table(columns | {JUDGED: judged}))
+    run.finish(planner.pilot_entry, entry)
+    planner.forget()
+
+
+def _through(job: Job, session: Session) -> bool:
+    """Go on; False where the job is being stopped. Raises LaneDown where a lane has stopped."""
+    if job.stopping.is_set():
+        return False
+    stopped = session.stopped()
+    if stopped:
+        raise LaneDown(f"the pilot is not through: {'; '.join(stopped.values())}")
+    return True
+
+
+def read_answers(job: Job, run: Run, planner: Planner, sample: Sample) -> Answers:
+    """What the models answered to the sample, beside what they were asked."""
+    order = np.argsort(sample.row_key)
+    keys = sample.row_key[order]
+    dataset = scored_rows(run.store, planner.names, ["row_key", "bucket", "messages", "gold"], keys)
+    table = pa.concat_tables(dataset.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_key")
+    table = table.take(pa.array(np.argsort(order)))
+    frame = planner.border.score.frame
+    messages = table["messages"].to_pylist()
+    return Answers(
+        bucket=table["bucket"].to_pylist(), messages=messages, gold=table["gold"].to_pylist(),
+        said=answers_of(job, run, planner.leaders_of(sample.row_key)),
+        texts=[frame.inner(router_text(json.loads(text))) for text in messages],
+    )  # fmt: skip
+
+
+def measure(job: Job, answered: Answers) -> NDArray[np.float64]:
+    """(k, m) quality of every model's answer to the sample by gold, NaN where that cannot tell.
+
+    Where the policy is a guarantee, quality is agreement with the strong model.
+    """
+    return _agreement(job, answered.said) if job.spec.policy.guarantee else _gold(job, answered.said, answered.gold)
+
+
+def ask_judge(
+    job: Job, run: Run, session: Session, draft: Plan, sample: Sample, answered: Answers, gold: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], dict[str, Any]]:
+    """(k, m) quality with the judge's where gold cannot tell; (k,) the rows it judged; what the manifest says of it."""
+    spec, judge = job.spec, job.spec.quality.judge
+    assert judge is not None and spec.sample is not None
+    session.progress.update({"job": {"stage": "judge"}})
+    at = rows_to_judge(spec, sample.row_key, answered.said, gold)
+    cases = [
+        Case(answered.bucket[i], answered.messages[i], answered.said[i].tolist(), answered.gold[i]) for i in at.tolist()
+    ]
+    docket = make_docket(lane_context(job, JUDGE), judge, cases)
+    session.ask_rows(JUDGE, draft, docket.requests, spec.sample.max_usd)
+    verdicts = read_verdicts(run.store, judge, docket)
+    quality, judged = gold.copy(), np.zeros(len(gold), bool)
+    quality[at], judged[at] = verdicts.quality, True
+    return quality, judged, judge_figures(judge, verdicts, len(at))
+
+
+def answers_of(job: Job, run: Run, leaders: NDArray[np.int64]) -> NDArray[np.object_]:
+    """(k, m) what each model answered to these rows, None where it did not."""
+    said = np.full((len(leaders), len(job.spec.names)), None, object)
+    for j, name in enumerate(job.spec.names):
+        table = Journal(run.store).read(name, None, ["row_key", "kind", "generated_text"])
+        table = table.filter(
+            pc.and_(pc.equal(table["kind"], "answered"), pc.is_in(table["row_key"], pa.array(leaders)))
+        )
+        found = dict(zip(table["row_key"].to_pylist(), table["generated_text"].to_pylist(), strict=True))
+        said[:, j] = [found.get(leader) for leader in leaders.tolist()]
+    return said
+
+
+def _gold(job: Job, said: NDArray[np.object_], golds: list[str | None]) -> NDArray[np.float64]:
+    quality = np.full(said.shape, np.nan)
+    if job.spec.quality.matcher is None:
+        return quality
+    matcher = make_matcher(job.spec.quality.matcher, allow_code=job.allow_code)
+    for (i, j), text in np.ndenumerate(said):
+        wanted = golds[i]
+        if text is not None and wanted is not None:
+            quality[i, j] = matcher(text, wanted)
+    return quality
+
+
+def _agreement(job: Job, said: NDArray[np.object_]) -> NDArray[np.float64]:
+    """1 where a model says what the strong one says; NaN where that one has no answer."""
+    policy, gold = job.spec.policy.guarantee, job.spec.quality.gold
+    assert policy is not None
+    compare = make_comparer(policy.match or (gold.match if gold else "exact"), allow_code=job.allow_code)
+    quality = np.full(said.shape, np.nan)
+    for (i, j), text in np.ndenumerate(said):
+        strong = said[i, -1]
+        if strong is not None:
+            quality[i, j] = 1.0 if j == said.shape[1] - 1 else float(text is not None and compare(text, strong))
+    return quality
+
+
+def _recalibrate(
+    job: Job, run: Run, planner: Planner, sample: Sample, quality: NDArray[np.float64], prompts: list[str]
+) -> dict[str, Any]:
+    """Fit the head, and write its predictions for all rows. What the manifest says of it."""
+    spec = job.spec
+    fit = np.flatnonzero((sample.fold == FOLD_NAMES.index("fit")) & np.isfinite(quality).all(axis=1))
+    if not len(fit):
+        return {"head": "none", "why": "too few rows to fit on"}
+    base = load_router(spec)
+    columns = router_columns(base, spec)
+    # Under the job's names the pilot's models and the router's are the same ones.
+    names = list(base.models_)
+    for column, alias in zip(columns, spec.names, strict=True):
+        names[column] = alias
+    base.models_ = tuple(names)
+    pilot = Outcomes(
+        ids=[str(key) for key in sample.row_key[fit]], prompts=[prompts[i] for i in fit], datasets=["pilot"] * len(fit),
+        models=spec.names, quality=quality[fit].astype(np.float32),
+    )  # fmt: skip
+    try:
+        router = CalibratedRouter(seed=job.spec.sample.seed if job.spec.sample else 0).fit_pilot(base, pilot)
+    except RoutingError as error:
+        return {"head": "none", "why": str(error)}
+    entry = {"head": router.head_, "scores": router.pilot_scores_, "fit_rows": len(fit)}
+    with tempfile.TemporaryDirectory(prefix="headgate-pilot-") as folder:
+        router.save(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                name = path.relative_to(folder).as_posix()
+                run.store.write(f"{planner.pilot_folder}/router/{name}", path.read_bytes())
+    if router.head_ != "none":
+        repredict(run.store, planner, columns)
+    return entry
+
+
+def repredict(store: Store, planner: Planner, columns: list[int]) -> None:
+    """The fitted head's predictions for every row, part by part, into the pilot's folder."""
+    items = [{"name": name} for name in planner.names]
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _Repredict,
+        fn_constructor_args=(store.uri, planner.pilot_folder, planner.border.score.frame, columns),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(items), cpus // 4))),
+        num_cpus=0.5,
+    )
+    for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        pass
+
+
+class _Repredict:
+    """Actor: the head over one part of scored/."""
+
+    def __init__(self, output: str, folder: str, frame: Frame, columns: list[int]) -> None:
+        self.store, self.folder, self.frame, self.columns = Store(output), folder, frame, columns
+        router = load_artifact(self.store.url(f"{folder}/router"))
+        assert isinstance(router, CalibratedRouter)
+        self.router = router
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        name = str(batch["name"][0])
+        table = self.store.read_table(name, columns=["row_key", "messages", "input_error", "predicted"])
+        good = pc.equal(table["input_error"], "").to_numpy(zero_copy_only=False)
+        scores = table["predicted"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        scores = scores.reshape(len(table), -1).astype(np.float32)
+        known = table.filter(pa.array(good))
+        texts = [self.frame.inner(router_text(json.loads(messages))) for messages in known["messages"].to_pylist()]
+        predicted = np.full(scores.shape, np.nan, np.float32)
+        base = self.router.base_
+        if len(base.models_) == len(self.columns):
+            own = np.empty((len(texts), len(self.columns)), np.float32)
+            own[:, self.columns] = scores[good]
+            predicted[good] = self.router.predict_from(own, texts)
+        else:  # the router knows more models than the job has, and the head may look at all of them
+            predicted[good] = self.router.predict(texts)
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(predicted.ravel(), pa.float32()), predicted.shape[1])
+        self.store.write_table(
+            f"{self.folder}/predicted/{Path(name).name}", pa.table({"row_key": table["row_key"], "predicted": flat})
+        )
+        return {"name": np.array([name])}

@@ -1,0 +1,347 @@
+"""The plan of a run, made once and cut again as the money is spent.
+
+`Planner.plan` gives the newest plan of this very policy, or makes it. `Planner.recut` makes it again with what the answers so
+far have cost: paid answers stay, and the money left is cut over the rest with measured tokens. Both write plan/NNNN/; a re-cut
+keeps the planned dollars of the bill that the user saw. Cost: one pass over scored/ a process, and a sort a cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from jobs.answer_rows import RANKS
+from jobs.bill import cap_usd
+from jobs.border import Border, Job
+from jobs.errors import SpecError
+from jobs.estimate import Estimate, estimate_all
+from jobs.further import samples_spent
+from jobs.journal import Journal
+from jobs.judge import judge_spent
+from jobs.manifest import Run, fingerprint
+from jobs.money import stranded
+from jobs.plan import (
+    Paid,
+    Plan,
+    Rows,
+    Sample,
+    WeakFirst,
+    decide,
+    has_pilot,
+    latest_plan,
+    load_plan,
+    plan_fingerprint,
+    read_rows,
+    write_plan,
+)
+from jobs.requests import build_request
+from jobs.scored import is_among, scored_rows
+from jobs.spec import JobSpec, Model
+
+KEPT_OF_THE_BILL = ("planned_usd", "range_usd", "bound_usd", "curve", "request", "hours", "assumptions")
+"""What a re-cut leaves as the user saw it before the run."""
+BATCH_WINDOW_S = 24 * 3600.0
+"""A provider's promise for a batch; most end within an hour or two."""
+Counter = Callable[[list[list[dict[str, Any]]]], list[int]]
+
+
+class Planner:
+    """Plans of one run. Reads scored/ when the first cut needs it, and keeps the planning columns."""
+
+    def __init__(self, job: Job, border: Border, run: Run, parts: list[dict[str, Any]]) -> None:
+        self.job, self.border, self.run = job, border, run
+        self.parts = parts
+        self.names = [part["name"] for part in parts]
+
+    @cached_property
+    def pilot_entry(self) -> str:
+        """Name of the pilot's manifest entry: another sample, or another way to tell quality, is another pilot."""
+        spec = self.job.spec
+        marks: list[Any] = [spec.sample, spec.quality.gold, spec.policy.promises, spec.policy.guarantee]
+        if spec.quality.judge:
+            marks.append(spec.quality.judge)
+        return "pilot-" + fingerprint([mark.model_dump() if isinstance(mark, Model) else mark for mark in marks])[:12]
+
+    @property
+    def pilot_folder(self) -> str:
+        return f"pilot/{self.pilot_entry}"
+
+    @cached_property
+    def cascade_entry(self) -> str:
+        """Name of the cascade's manifest entry: where the cut lies, and so which rows are looked at twice, is the policy's."""
+        marks = [plan_fingerprint(self.run, self.job.spec), self.pilot_entry, self.job.spec.cascade]
+        return "cascade-" + fingerprint([mark.model_dump() if isinstance(mark, Model) else mark for mark in marks])[:12]
+
+    @property
+    def cascade_folder(self) -> str:
+        return f"cascade/{self.cascade_entry}"
+
+    def cascade(self) -> dict[str, Any] | None:
+        """The cascade's manifest entry, None before it is through and for a job without one."""
+        if self.job.spec.cascade is None or self.job.limit is not None:
+            return None
+        return self.run.entry(self.cascade_entry)
+
+    def weak_first(self) -> WeakFirst | None:
+        """The rows that the weak model answers before the cut, as far as it is known which; None without a cascade."""
+        spec = self.job.spec
+        if spec.cascade is None or self.job.limit is not None:
+            return None
+        entry, n = self.cascade(), len(self.rows.row_key)
+        if entry is None:  # all of them, for what is known
+            estimate = self.estimates()[spec.names[0]]
+            row_usd = float(estimate.cost_usd(self.rows.prompt_bytes).mean()) if n else 0.0
+            share = spec.cascade.band if "agreement" in spec.cascade.signals else 0.0
+            return WeakFirst(np.ones(n, bool), share * n * spec.cascade.samples * row_usd)
+        if not entry["used"]:
+            return None
+        straight = self.run.store.read_table(f"{self.cascade_folder}/straight.parquet")["row_key"].to_numpy()
+        return WeakFirst(~is_among(self.rows.row_key, straight), 0.0)
+
+    def beside_usd(self) -> float:
+        """What the judge and the cascade's further answers have cost so far, of whichever job file."""
+        spent = (judge_spent(self.run.store, self.job.spec), samples_spent(self.run.store, self.job.spec))
+        return sum(each.cost_usd + each.lost_usd for each in spent)
+
+    def draft(self) -> Plan:
+        """A plan that is not written: what the pilot asks. Draws the sample, once and for all."""
+        spec = self.job.spec
+        assignments, bill = decide(
+            spec, self.rows, self.estimates(), self.too_long, None, self.sample(), weak_first=self.weak_first()
+        )
+        name = f"{self.pilot_folder}/sample.parquet"
+        if has_pilot(spec) and not self.run.store.exists(name):
+            drawn = assignments.fold >= 0
+            self.run.store.write_table(
+                name, pa.table({"row_key": assignments.row_key[drawn], "fold": assignments.fold[drawn]})
+            )
+        return Plan(0, assignments, bill)
+
+    def sample(self) -> Sample | None:
+        """The sample that was drawn, with what is measured of it; None before."""
+        store, folder = self.run.store, self.pilot_folder
+        if not has_pilot(self.job.spec) or not store.exists(f"{folder}/sample.parquet"):
+            return None
+        table = store.read_table(f"{folder}/sample.parquet")
+        quality = None
+        if self.run.entry(self.pilot_entry) is not None:
+            found = store.read_table(f"{folder}/quality.parquet")
+            quality = np.stack([found[name].to_numpy() for name in self.job.spec.names], axis=1)
+        return Sample(table["row_key"].to_numpy(), table["fold"].to_numpy(), quality)
+
+    def leaders_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row key of the row that is asked for each of these."""
+        plan = self.draft().assignments
+        order = np.argsort(plan.row_key)
+        return plan.leader[order[np.searchsorted(plan.row_key, keys, sorter=order)]]
+
+    def forget(self) -> None:
+        """The pilot or the cascade is through: predictions are read anew."""
+        self.__dict__.pop("rows", None)
+
+    def plan(self) -> Plan:
+        """The newest plan if it is the plan of this very policy, else a new one. Raises SpecError."""
+        marks: list[Any] = [plan_fingerprint(self.run, self.job.spec), self.run.entry(self.pilot_entry)]
+        cascade = self.cascade()
+        if self.job.spec.cascade is not None and self.job.limit is None:
+            marks.append(cascade or self.job.spec.cascade.model_dump())
+        mark = fingerprint(marks)
+        number, bill = latest_plan(self.run.store)
+        if bill is not None and bill["fingerprint"] == mark:
+            return load_plan(self.run.store, number)
+        spec, estimates = self.job.spec, self.estimates()
+        # A budget counts what is spent already; the other policies say what they want as if nothing were paid.
+        paid = self.paid() if spec.policy.budget_usd is not None else None
+        beside_usd = None if spec.quality.judge and not self.run.entry(self.pilot_entry) else self.beside_usd()
+        assignments, bill = decide(
+            spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd, self.weak_first()
+        )
+        bill |= {
+            "pilot": self.run.entry(self.pilot_entry),
+            "cascade": cascade,
+            "fingerprint": mark,
+            "job": spec.model_dump(mode="json", exclude_none=True),
+            "checks": self.job.checks,
+            "request": self._rendered_request(),
+        }
+        bill["hours"] = _hours(spec, bill, {name: estimates[name].latency_s for name in spec.names})
+        return write_plan(self.run.store, number + 1, assignments, bill)
+
+    def recut(self, plan: Plan) -> Plan | None:
+        """The same policy, cut again over what is not paid yet. None where the dollars left pay for no plan at all."""
+        paid = self.paid()
+        try:
+            assignments, bill = decide(
+                self.job.spec, self.rows, self.estimates(), self.too_long, paid, self.sample(), self.beside_usd(),
+                self.weak_first(),
+            )  # fmt: skip
+        except SpecError:
+            return None
+        kept = {name: plan.bill[name] for name in KEPT_OF_THE_BILL if name in plan.bill}
+        history = {
+            "after_usd": paid.usd + self.beside_usd(),
+            "expected_usd": bill["planned_usd"],
+            "upper_usd": bill["range_usd"][1],
+            "strong_share": bill["strong_share"],
+        }
+        bill |= {
+            **kept,
+            **{name: plan.bill[name] for name in ("fingerprint", "job", "checks", "pilot", "cascade")},
+            "recuts": [*plan.bill.get("recuts", []), history],
+        }
+        return write_plan(self.run.store, plan.number + 1, assignments, bill)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The planning columns of all rows, with the predictions of the cascade or the pilot where there are some."""
+        rows = read_rows(self.run.store, self.names)
+        entry = self.run.entry(self.pilot_entry) if has_pilot(self.job.spec) else None
+        if entry is not None and entry["head"] != "none":
+            rows = replace(rows, predicted=self.predictions(self.pilot_folder, rows.row_key), raw=rows.predicted)
+        cascade = self.cascade()
+        if cascade is not None and cascade["used"]:
+            raw = rows.predicted if rows.raw is None else rows.raw
+            rows = replace(rows, predicted=self.predictions(self.cascade_folder, rows.row_key), raw=raw)
+        return rows
+
+    def predictions(self, folder: str, row_key: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, m) what a fitted head wrote under `folder` for these rows."""
+        store = self.run.store
+        files = [f"{folder}/predicted/{name.rsplit('/', 1)[-1]}" for name in self.names]
+        table = pa.concat_tables([store.read_table(name) for name in files])
+        order = np.argsort(table["row_key"].to_numpy())
+        at = order[np.searchsorted(table["row_key"].to_numpy(), row_key, sorter=order)]
+        flat = table["predicted"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat.reshape(len(table), -1)[at], np.float32)
+
+    @cached_property
+    def _by_key(self) -> NDArray[np.int64]:
+        return np.argsort(self.rows.row_key)
+
+    def estimates(self) -> dict[str, Estimate]:
+        """What a call of each model costs, by what this run has measured so far."""
+
+        def measured_bytes(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+            at = self._by_key[np.searchsorted(self.rows.row_key, keys, sorter=self._by_key)]
+            return self.rows.prompt_bytes[at]
+
+        return estimate_all(
+            self.job.spec, self.run.store, self.names, self.border.router_card, self.border.router_columns,
+            self._counter, measured_bytes,
+        )  # fmt: skip
+
+    def weak_usd(self, plan: Plan) -> float:
+        """What the dear models must leave of the cap. 0 without a cap.
+
+        That is what the judge has had, and for the weak model what is paid already and the upper end for rows without an answer.
+        """
+        spec = self.job.spec
+        weak = spec.names[0]
+        if cap_usd(spec) is None:
+            return 0.0
+        if not is_tight(spec, plan.bill):
+            entry = plan.bill["by_model"][weak]
+            factor = entry["usd_high"] / entry["usd"] if entry["usd"] else 1.1
+            return float(plan.bill["all_weak_usd"] * factor) + self.beside_usd()
+        estimate, spent = self.estimates()[weak], Journal(self.run.store).spent(weak)
+        lead = (plan.assignments.row_key == plan.assignments.leader) & (plan.assignments.model >= 0)
+        n_bytes = self.rows.prompt_bytes[lead & ~self.paid().answered.any(axis=1)]
+        if estimate.measured or spec.models[weak].engine.startswith("openai"):
+            output = min(estimate.max_tokens, estimate.completion_tokens * (1 + estimate.completion_spread))
+            rest = estimate.cost_usd(n_bytes, output) * (1.02 if estimate.measured else 1.1)
+        else:  # nobody meters it: only the bound is certain
+            rest = estimate.bound_usd(n_bytes)
+        return spent.cost_usd + spent.lost_usd + float(rest.sum()) + self.beside_usd()
+
+    def paid(self) -> Paid:
+        """What the journal says is settled, and every dollar that is gone."""
+        store, names, keys = self.run.store, self.job.spec.names, self.rows.row_key
+        journal = Journal(store)
+        shape = (len(keys), len(names))
+        answered, rejected, cost = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
+        lost_usd = sum(stranded(store, self.job.spec.payees, without=self.job.session).values())
+        for j, name in enumerate(names):
+            found = journal.settlements(name)
+            lost_usd += float(found.lost_usd.sum())
+            at = self._by_key[np.searchsorted(keys, found.row_key, sorter=self._by_key)]
+            answered[at, j] = found.rank == RANKS["answered"]
+            rejected[at, j] = found.rank == RANKS["rejected"]
+            cost[at, j] = found.cost_usd
+        return Paid(answered, rejected, cost, lost_usd)
+
+    def _counter(self, name: str) -> Counter | None:
+        model = self.job.spec.models[name]
+        if not (model.tokenizer or model.source):
+            return None
+        from jobs.lanes.local import prompt_token_counter  # transformers: a second to import, for those who need it
+
+        return prompt_token_counter(model)
+
+    @cached_property
+    def too_long(self) -> NDArray[np.bool_]:
+        """(n, m) True where a prompt and its answer do not fit a model's context.
+
+        A token is at least a byte, so only prompts of more bytes than the context are counted: exactly where the tokenizer is
+        at hand, else the engine has the last word.
+        """
+        job, rows = self.job, self.rows
+        names = job.spec.names
+        out = np.zeros((len(rows.row_key), len(names)), bool)
+        limits = {n: c - job.spec.max_tokens_of(n) for n in names if (c := job.contexts.get(n)) is not None}
+        suspects = {n: rows.prompt_bytes > max(1, limit) for n, limit in limits.items()}
+        if not any(s.any() for s in suspects.values()):
+            return out
+        keys = np.sort(rows.row_key[np.logical_or.reduce(list(suspects.values()))])
+        dataset = scored_rows(self.run.store, self.names, ["row_key", "messages"], keys)
+        counters = {name: self._counter(name) for name in limits}
+        batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
+        for batch in batches:
+            messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]
+            at = self._by_key[np.searchsorted(rows.row_key, batch["row_key"].to_numpy(), sorter=self._by_key)]
+            for j, name in enumerate(names):
+                count = counters.get(name)
+                if count is not None and len(at):
+                    out[at, j] = np.array(count(messages)) > max(1, limits[name])
+        return out
+
+    def _rendered_request(self) -> dict[str, Any]:
+        """The strong model's request for the first row that can be asked: what `plan` shows."""
+        spec = self.job.spec
+        name = spec.names[-1]
+        table = self.run.store.read_table(self.names[0], columns=["messages", "body", "input_error"])
+        good = table.filter(pc.equal(table["input_error"], "")).slice(0, 1).to_pylist()
+        if not good:
+            return {}
+        messages, body = json.loads(good[0]["messages"]), json.loads(good[0]["body"] or "{}")
+        return build_request(spec.models[name], name, spec.sampling_of(name), spec.response_format, messages, body)
+
+
+def is_tight(spec: JobSpec, bill: dict[str, Any]) -> bool:
+    """Dollars may decide which rows go up: at worst the plan passes the cap; once answers are measured, at the upper end."""
+    cap = cap_usd(spec)
+    recuts = bill.get("recuts")
+    worst = recuts[-1]["upper_usd"] if recuts else max(bill["bound_usd"], bill["range_usd"][1])
+    return cap is not None and worst > cap
+
+
+def _hours(spec: JobSpec, bill: dict[str, Any], latency_s: dict[str, float]) -> dict[str, Any]:
+    """Rough running time: each lane's calls over what it may have in flight; lanes run side by side."""
+    lanes = []
+    for name in spec.names:
+        model, calls = spec.models[name], bill["by_model"][name].get("requests", 0)
+        parallel = model.limits.in_flight if model.engine.startswith("openai") else 64 * model.replicas
+        seconds = calls * latency_s[name] / parallel
+        if model.engine == "openai_batch":  # all at once, within the provider's window
+            seconds = BATCH_WINDOW_S if calls else 0.0
+        if model.limits.requests_per_minute:
+            seconds = max(seconds, calls / model.limits.requests_per_minute * 60)
+        lanes.append(seconds / 3600)
+    return {"total": max(lanes), "assumed": True}

@@ -1,0 +1,183 @@
+"""One session of spending: the governor, the lanes, and the order in which rows are sent.
+
+    at once: everything whose model is certain        → one wave, side by side
+    where dollars are tight: the dear models' best rows → bands, and the cut made again between them (jobs/bands.py)
+    last: rows that waited for the cut, or have to move → one wave
+
+Nothing starts before there is a row to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs import answer
+from jobs.bands import held_back, next_band
+from jobs.border import Job, check_lanes, lane_context
+from jobs.governor import recover_on_all_nodes
+from jobs.journal import Journal, local_dir
+from jobs.manifest import Run
+from jobs.money import Money
+from jobs.plan import Assignments, Plan, limited
+from jobs.planning import Planner, is_tight
+from jobs.progress import Progress
+from jobs.scored import is_among
+from jobs.spec import JobSpec
+
+SETTLE_S = 5.0
+"""How long the lanes of a wave that is through may take to end."""
+Todo = dict[str, NDArray[np.int64]]
+
+
+class Session:
+    """Asks rows and pays for them. Make it with `spending`."""
+
+    def __init__(self, job: Job, run: Run, planner: Planner, progress: Progress) -> None:
+        self.job, self.run, self.planner, self.progress = job, run, planner, progress
+        self._money: Money | None = None
+        self._asking: answer.Asking | None = None
+
+    def stopped(self) -> dict[str, str]:
+        """Model → why its lane stopped."""
+        return {} if self._money is None else self._money.stopped()
+
+    def ask(self, plan: Plan, todo: Todo, cap_usd: float | None = None) -> None:
+        """One wave by itself. `cap_usd`: what the run may have spent in all when it is through."""
+        if not any(len(keys) for keys in todo.values()):
+            return
+        money, asking = self._open(plan, todo)
+        money.next_wave(self.job.spec.names, todo, 0.0, cap_usd)
+        asking.wait(asking.start(plan.assignments, todo))
+        self._settle()
+        money.next_wave(self.job.spec.names, {name: keys[:0] for name, keys in todo.items()}, 0.0)
+
+    def ask_rows(self, payee: str, plan: Plan, requests: pa.Table, cap_usd: float | None = None) -> None:
+        """What of these requests (ASK_COLUMNS) JUDGE or SAMPLES has not settled yet; cap_usd as in `ask`."""
+        settled = Journal(self.run.store).settled(payee)
+        left = requests.filter(pa.array(~is_among(requests["row_key"].to_numpy(), settled)))
+        if not len(left) or self.job.stopping.is_set():
+            return
+        payees = self.job.spec.payees
+        money, asking = self._open(plan, {payee: left["row_key"].to_numpy()})
+        money.next_wave(payees, {payee: left["row_key"].to_numpy()}, 0.0, cap_usd)
+        asking.wait(asking.start_rows(payee, left))
+        self._settle()
+        money.next_wave(payees, {}, 0.0)
+
+    def spend(self, plan: Plan) -> Plan:
+        """Ask every row of the plan. Returns the plan that stands at the end."""
+        spec, job = self.job.spec, self.job
+        todo = self.open_rows(plan)
+        if not any(len(keys) for keys in todo.values()) or job.stopping.is_set():
+            return plan
+        money, asking = self._open(plan, todo)
+        money.next_wave(spec.names, todo, self.planner.weak_usd(plan))
+        dear = metered(spec) if is_tight(spec, plan.bill) and job.limit is None else ()
+        waiting = held_back(plan.assignments, todo, spec.names[0], dear)
+        at_once = {name: np.setdiff1d(keys, waiting) for name, keys in todo.items() if name not in dear}
+        wave = asking.start(plan.assignments, at_once)
+        if dear:
+            plan = self._upgrade_by_rank(plan, dear)
+        asking.wait(wave)
+        again = self.planner.recut(plan) if dear and not job.stopping.is_set() else None
+        if again is not None:  # what the weak model did not use up
+            plan = self._upgrade_by_rank(again, dear)
+        if not job.stopping.is_set():
+            self._settle()
+            last = self._last_rows(plan, dear)
+            money.next_wave(spec.names, last, self.planner.weak_usd(plan))
+            asking.wait(asking.start(plan.assignments, last))
+        job.notes += money.notes()
+        return plan
+
+    def open_rows(self, plan: Plan) -> Todo:
+        """Model → sorted keys of the rows it has still to answer."""
+        settled = answer.settled_keys(self.run.store, self.job.spec.names)
+        todo = answer.rows_to_ask(plan.assignments, settled, self.job.spec.names)
+        return self._limited(todo, plan.assignments)
+
+    def close(self) -> None:
+        """End the governor. What is granted and not spent goes back."""
+        if self._money is not None:
+            self._settle()
+            self._money.close()
+
+    def _open(self, plan: Plan, todo: Todo) -> tuple[Money, answer.Asking]:
+        job, store = self.job, self.run.store
+        check_lanes(job, tuple(name for name, keys in todo.items() if len(keys)))
+        if self._money is None or self._asking is None:
+            money = self._money = Money(job.spec, self.run, job.session)
+            contexts = {name: lane_context(job, name, money.governor) for name in money.todo}
+
+            def stop() -> None:
+                money.stop("stopped by a signal")
+
+            show = money.shower(self.progress)
+            self._asking = answer.Asking(
+                job.spec, store, self.planner.parts, contexts, show, job.stopping, stop, money.stop_lane
+            )
+        self._money.bill = plan.bill
+        return self._money, self._asking
+
+    def _upgrade_by_rank(self, plan: Plan, dear: tuple[str, ...]) -> Plan:
+        """Ask the dear models for the best rows first, and cut again after every band, until money or rows are gone."""
+        job = self.job
+        while not job.stopping.is_set():
+            todo = self.open_rows(plan)
+            money, asking = self._open(plan, {name: todo[name] for name in dear})
+            spent_usd = sum(Journal(self.run.store).spent(name).cost_usd for name in dear)
+            tight = is_tight(job.spec, plan.bill)
+            band = next_band(plan.assignments, todo, dear, spent_usd) if tight else {name: todo[name] for name in dear}
+            n_asked = sum(len(keys) for keys in band.values())
+            if not n_asked or all(name in money.stopped() for name, keys in band.items() if len(keys)):
+                break
+            money.next_wave(dear, todo, self.planner.weak_usd(plan))
+            asking.wait(asking.start(plan.assignments, band, by_rank=True))
+            left = self.open_rows(plan)
+            if job.stopping.is_set() or sum(np.isin(band[name], left[name]).sum() for name in dear) == n_asked:
+                break  # no row of it could be paid, or answered
+            if job.spec.on_budget == "stop" and any(len(left[name]) for name in dear):
+                continue  # what was planned stays planned
+            again = self.planner.recut(plan)
+            if again is None:
+                break
+            plan = again
+        return plan
+
+    def _last_rows(self, plan: Plan, dear: tuple[str, ...]) -> Todo:
+        """Rows that wait for the cut, and those that move to another model."""
+        assert self._money is not None
+        spec = self.job.spec
+        settled = answer.settled_keys(self.run.store, spec.names)
+        moved = answer.rows_to_move(plan.assignments, settled, spec, self._money.exhausted())
+        todo = self._limited(moved, plan.assignments)
+        if dear:
+            todo[spec.names[0]] = np.union1d(todo[spec.names[0]], self.open_rows(plan)[spec.names[0]])
+        return todo
+
+    def _limited(self, todo: Todo, plan: Assignments) -> Todo:
+        return limited(todo, plan, self.job.limit)
+
+    def _settle(self) -> None:
+        """Commit what lanes that have ended left behind."""
+        recover_on_all_nodes(self.run.store.uri, local_dir(self.run.store.uri), "", SETTLE_S)
+
+
+@contextmanager
+def spending(job: Job, run: Run, planner: Planner, progress: Progress) -> Iterator[Session]:
+    """A session that is closed whatever happens."""
+    session = Session(job, run, planner, progress)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def metered(spec: JobSpec) -> tuple[str, ...]:
+    """Models above the weak one whose calls go out one by one, each paid as it goes."""
+    return tuple(name for name in spec.names[1:] if spec.models[name].engine == "openai")

@@ -1,0 +1,86 @@
+"""S3 that fails between request and reply: what is created once has one creator, and it knows that it is the one."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from jobs import lease
+from jobs.budget import Budget
+from jobs.errors import RunHeld
+from jobs.journal import Answer, Journal, JournalWriter
+from jobs.store import Store
+from tests.chaos.proxy import Faults, fault_proxy
+
+
+@pytest.fixture
+def through(s3_moto, monkeypatch):
+    """`with through(faults) as (proxy, store)`: the bucket seen through a proxy that has these faults."""
+
+    @contextmanager
+    def open_store(faults: Faults):
+        with fault_proxy(s3_moto.endpoint) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            proxy.faults = faults
+            yield proxy, Store(s3_moto.uri("out"))
+
+    return open_store
+
+
+def test_a_create_whose_reply_was_lost_is_won_by_its_creator(through):
+    with through(Faults(lost_reply=0.5)) as (proxy, store):
+        assert [store.create(f"ledger/{i}.json", b"mine") for i in range(8)] == [True] * 8
+        assert proxy.counts["lost_reply"] > 0
+        assert store.create("ledger/0.json", b"another's") is False and store.read("ledger/0.json") == b"mine"
+
+
+@pytest.mark.slow
+def test_of_many_creators_one_wins_though_replies_are_lost(through):
+    with through(Faults(lost_reply=0.3)) as (_, store), ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(lambda i: Store(store.uri).create("lease", b"owner %d" % i), range(6)))
+        assert sum(won) == 1 and store.read("lease") == b"owner %d" % won.index(True)
+
+
+def test_a_lease_and_a_ledger_whose_replies_are_lost_still_stand(through):
+    """Without the comparison the holder would refuse itself, and the governor would see another run in its ledger."""
+    with through(Faults()) as (proxy, store):
+        proxy.faults = Faults(lost_reply=0.5)
+        held = lease.acquire(store, "one", lambda: None)
+        budget = Budget.resume(store, "one", 1.0, {})
+        assert all(budget.grant("m", "sender", 0.01).usd > 0 for _ in range(6))
+        assert proxy.counts["lost_reply"] > 0
+        with pytest.raises(RunHeld):
+            lease.acquire(store, "two", lambda: None)
+        proxy.faults = Faults()
+        held.release()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["lost_reply", *(pytest.param(f, marks=pytest.mark.slow) for f in ("slow_down", "cut_upload", "cut_download"))],
+)
+def test_the_journal_holds_every_answer_once_through(through, tmp_path, fault):
+    with through(Faults(**{fault: 0.3})) as (proxy, store):
+        with JournalWriter(store.uri, "m", str(tmp_path / "logs"), "s", flush_s=0.05) as writer:
+            for key in range(40):
+                number = writer.append(Answer(key, 0, "answered", bytes(16), generated_text=str(key)))
+                if key % 8 == 7:
+                    writer.wait(number)
+        assert Journal(store).settled("m").tolist() == list(range(40))
+        assert proxy.counts[fault] > 0, json.dumps(proxy.counts)
+    assert not list((tmp_path / "logs").glob("*.log"))
+
+
+def test_a_lease_that_cannot_be_given_back_hides_nothing(tmp_path):
+    """A full disk ends the run; its own reason has to reach the user, not that of the lease."""
+    store = Store(str(tmp_path / "out"))
+    held = lease.acquire(store, "one", lambda: None)
+    folder = tmp_path / "out" / lease.FOLDER
+    folder.rename(tmp_path / "away")
+    folder.write_text("a file where the folder should be")
+    held.release()
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    with pytest.raises(RunHeld):
+        lease.acquire(store, "two", lambda: None)
