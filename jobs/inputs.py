@@ -247,12 +247,7 @@ def _is_utf8(value: str) -> bool:
 def columns_of(file: InputFile, spec: InputSpec, peek: int = 100) -> list[str]:
     """Column names of a file: of its schema, or those seen in its first rows."""
     if file_format(file.uri, spec.format) == "parquet":
-        try:
-            with storage_errors(file.uri, "reading input"):
-                fs, path = filesystem_of(file.uri)
-                return list(pq.read_schema(path, filesystem=fs).names)
-        except StoreError as error:
-            raise InputError(f"input.path: {error}") from None
+        return list(_schema(file).names)
     names: dict[str, None] = {}
     rows = 0
     for _, record in zip(range(peek), read_records(file, spec, None), strict=False):
@@ -262,6 +257,15 @@ def columns_of(file: InputFile, spec: InputSpec, peek: int = 100) -> list[str]:
         what = f"none of the first {rows} lines can be read" if rows else "it holds no rows; there is nothing to answer"
         raise InputError(f"input.path: {file.uri}: {what}")
     return list(names)
+
+
+def _schema(file: InputFile) -> pa.Schema:
+    try:
+        with storage_errors(file.uri, "reading input"):
+            fs, path = filesystem_of(file.uri)
+            return pq.read_schema(path, filesystem=fs)
+    except StoreError as error:
+        raise InputError(f"input.path: {error}") from None
 
 
 def listing_json(files: Iterable[InputFile]) -> list[dict[str, Any]]:
@@ -276,8 +280,7 @@ def column_types(file: InputFile, spec: InputSpec, names: Iterable[str], peek: i
     JSON text.
     """
     if file_format(file.uri, spec.format) == "parquet":
-        fs, path = filesystem_of(file.uri)
-        schema = pq.read_schema(path, filesystem=fs)
+        schema = _schema(file)
         return {name: _plain_type(schema.field(name).type) for name in names}
     seen: dict[str, set[type]] = {name: set() for name in names}
     for _, record in zip(range(peek), read_records(file, spec, None), strict=False):

@@ -61,7 +61,9 @@ class Money:
         self.refresh()
         for name in self.todo:
             known = self.state["models"][name]
-            self.todo[name] = known["answered"] + known["rejected"] + len(todo.get(name, ()))
+            # Lanes without dollars tell the governor nothing of their rows; their batches do.
+            settled = max(known["answered"] + known["rejected"], int(self.counts[name]["settled"]))
+            self.todo[name] = settled + len(todo.get(name, ()))
         cap = min((usd for usd in (self.cap, cap_usd) if usd is not None), default=None)
         caps = None if cap is None else dict.fromkeys(self.spec.names[1:], max(0.0, cap - weak_usd))
         ray.get(self.governor.next_wave.remote(ended, caps, cap))

@@ -89,6 +89,8 @@ def storage_errors(uri: str, doing: str) -> Iterator[None]:
         raise StoreError(f"{uri}: not found ({doing})") from None
     except PermissionError:
         raise StoreError(f"{uri}: permission denied ({doing})") from None
+    except UnicodeDecodeError:  # pyarrow's, of a damaged Parquet file
+        raise StoreError(f"{uri}: damaged: it holds names that are not UTF-8 ({doing})") from None
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{uri}: {_reason(str(error))} ({doing})") from None
 

@@ -2,7 +2,7 @@
 
 Candidates, most trusted first: the average of a Gaussian process, a forest and (where one is installed) a forest that
 sees a sentence encoder; the average without the latter; each of them alone; the linear router, kNN, categories, length.
-A later one replaces an earlier one only where it gains more than one standard error of their paired difference
+A later one replaces an earlier one only where it leads by two standard errors of their paired difference
 (Breiman's rule): with a few hundred rows the best of nine is otherwise mostly luck. What is compared is what a cut lives by,
 the area of PGR over the share of strong calls: the sum over rows of gain x (share of rows ranked below - 1/2) / n is
 (APGR - 1/2) x gap. More than two models: the mean over all pairs. Cost: `n_folds` + 1 fits of each, on at most

@@ -150,7 +150,11 @@ MISTAKES = [
     ("policy", {"budget_usd": 0}, "policy.budget_usd: must be more than 0 (found 0)"),
     ("policy", {"strong_share": 1.5}, "policy.strong_share: must be at most 1 (found 1.5)"),
     ("policy", {"threshold": float("nan")}, "policy.threshold: must be a finite number (found nan)"),
-    ("policy", {}, "policy: give exactly one of threshold, strong_share, budget_usd, min_quality, guarantee (found none)"),
+    (
+        "policy",
+        {},
+        "policy: give exactly one of threshold, strong_share, budget_usd, min_quality, guarantee (found none)",
+    ),
     (
         "policy/budget_usd",
         5,
