@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=P,…",
-        help="probability of each fault: an HTTP status, 429_bare, quota, hang, cut, bad_json, empty",
+        help="probability of each fault: an HTTP status, 429_bare, quota, hang, drip, cut, bad_json, empty",
     )
     add("--batch-latency-s", type=float, default=default.batch_latency_s, help="seconds a batch takes (%(default)s)")
     add(

@@ -30,6 +30,8 @@ from jobs.replay.table import AnswerTable, Recorded, estimate_tokens, load_table
 from routing.outcomes import Outcomes
 
 HANG_LIMIT_S = 600.0
+DRIP_S = 0.5
+"""Between two bytes of a dripping answer."""
 MAX_BODY_BYTES = 64 * 2**20
 STOP_GRACE_S = 0.05
 LISTEN_BACKLOG = 4096
@@ -173,11 +175,24 @@ class ReplayServer:
             await response.write(body[: len(body) // 2])
             _close(request)
             return response
+        if fault == "drip":
+            return await self._drip(request, body)
         if fault == "bad_json":
             return _json(body[: len(body) // 2], headers=self._headers())
         if fault == "empty":
             return _json(wire.empty_body(chat, answer, ordinal), headers=self._headers())
         return self._status_fault(int(fault))
+
+    async def _drip(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        """The answer, byte by byte; the connection is closed after HANG_LIMIT_S, which no answer of 2 kB outlasts."""
+        response = web.StreamResponse(headers=self._headers() | {"Content-Type": "application/json"})
+        response.content_length = len(body)
+        await response.prepare(request)
+        for place in range(min(len(body) - 1, math.ceil(HANG_LIMIT_S / DRIP_S))):
+            await response.write(body[place : place + 1])
+            await asyncio.sleep(DRIP_S)
+        _close(request)
+        return response
 
     def _status_fault(self, status: int, more: dict[str, str] | None = None) -> web.Response:
         kind, code = _STATUS_ERRORS.get(status, ("server_error", "server_error"))

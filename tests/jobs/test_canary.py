@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
 from jobs.replay import ReplayOptions
 from tests.replay_server import small_outcomes, thread_replay
@@ -141,7 +142,9 @@ def test_the_key_is_nowhere_but_in_the_environment(cluster, echo_url, tmp_path):
     asked = 0
     for kind in STATE:
         url = f"http://{ray_cluster.head_node.webui_url}/api/v0/{kind}?detail=true&limit=9999"
-        with urllib.request.urlopen(url, timeout=60) as reply:
+        # A Ray that an earlier test started in this process may have switched token authentication on.
+        request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
+        with urllib.request.urlopen(request, timeout=60) as reply:
             text = reply.read()
         asked += len(text)
         assert CANARY.encode() not in text, kind

@@ -195,14 +195,15 @@ def test_faults_are_tried_again(cluster: None, tmp_path: Path, fault: str) -> No
 
 
 @pytest.mark.slow
-def test_a_hanging_reply_times_out_and_counts_as_paid(cluster: None, tmp_path: Path) -> None:
-    with serving(60, faults={"hang": 0.1}, seed=1) as server:
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+def test_a_reply_that_never_ends_times_out_and_counts_as_paid(cluster: None, tmp_path: Path, fault: str) -> None:
+    with serving(60, faults={fault: 0.1}, seed=1) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(60)), retries={"timeout_s": 0.5})
         stats = server.stats()
     rows = job.table()
     assert [row["kind"] for row in rows] == ["answered"] * 60
-    assert sum(row["lost_usd"] for row in rows) == pytest.approx(stats["faults"]["hang"] * (48 + 4 * MAX_TOKENS) / 1e6)
+    assert sum(row["lost_usd"] for row in rows) == pytest.approx(stats["faults"][fault] * (48 + 4 * MAX_TOKENS) / 1e6)
 
 
 @pytest.mark.slow

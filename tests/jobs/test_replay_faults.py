@@ -64,6 +64,23 @@ def test_hang_never_answers_and_ends_with_the_client() -> None:
     assert (stats["answered"], stats["abandoned"]) == (0, {})
 
 
+def test_drip_keeps_the_connection_busy_until_the_client_gives_up() -> None:
+    got = bytearray()
+
+    async def wait(replay: Replay) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1.2)) as session:
+            async with session.post(f"{replay.base_url}/chat/completions", json=body()) as reply:
+                async for chunk in reply.content.iter_any():
+                    got.extend(chunk)
+
+    with thread_replay([small_outcomes()], with_fault("drip")) as replay:
+        with pytest.raises(TimeoutError):
+            asyncio.run(wait(replay))
+        stats = replay.wait_for(lambda now: now["in_flight"] == 0, timeout_s=5)
+    assert 1 <= len(got) <= 4 and got.startswith(b"{")
+    assert stats["faults"]["drip"] == 1 and stats["answered"] == 0
+
+
 def test_cut_sends_half_an_answer_and_closes() -> None:
     async def read(replay: Replay) -> tuple[int, int, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(replay.url.rsplit(":", 1)[1]))
