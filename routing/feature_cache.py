@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from routing.features import Features
+from routing.features import Features, structure
 from routing.prompt_form import prompt_form
 
 _active: ContextVar[FeatureCache | None] = ContextVar("feature_cache", default=None)
@@ -61,6 +61,13 @@ def cached(features: Features) -> Features:
     return features if cache is None else _CachedFeatures(features, cache)
 
 
+def cached_structure(prompts: Sequence[str]) -> NDArray[np.float32]:
+    """`routing.features.structure` of the prompts, from the cache that is active where there is one."""
+    cache = _active.get()
+    result: NDArray[np.float32] = structure(prompts) if cache is None else cache.structure.rows(prompts)
+    return result
+
+
 class _CachedFeatures(Features):
     """Looks like the features it wraps, spec included: an artifact does not know of the cache."""
 
@@ -93,8 +100,6 @@ class FeatureCache:
     """Tables of rows by prompt, one per spec; `clear` empties them, and whoever holds the cache fills it anew."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        from routing.features import structure
-
         self.folder = folder
         self.structure, self.form = _Rows(structure), _Rows(prompt_form)
         self.tables: dict[str, _Rows] = {}

@@ -102,9 +102,6 @@ class ResponseJudge(Router):
         self._require_models()
         return np.tile(self.mean_quality_, (len(prompts), 1))
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {"order": self.order, "n_folds": self.n_folds, "seed": self.seed}
-
     def state(self) -> dict[str, NDArray[Any]]:
         self._require_models()
         return {

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
 
 from routing.errors import RoutingError
 from routing.features import Features
@@ -47,7 +48,7 @@ def nearest(queries: Sequence[str], corpus: Sequence[str], features: Features) -
     row = np.zeros(len(queries), np.intp)
     if not len(queries):
         return Nearest(similarity, row)
-    left, right = _unit(features.transform(queries)), _unit(features.transform(corpus))
+    left, right = normalize(features.transform(queries)), normalize(features.transform(corpus))
     for start in range(0, len(corpus), CORPUS):
         block = right[start : start + CORPUS].T
         block = block.tocsr() if features.sparse else block
@@ -101,15 +102,3 @@ def benchmark_similarity(training: Sequence[str], evaluation: Sequence[str], fea
     if not len(evaluation):
         raise RoutingError("similarity: there is no evaluation prompt")
     return float(nearest(evaluation, training, features).similarity.mean(dtype=np.float64))
-
-
-def _unit(vectors: Any) -> Any:
-    """Rows scaled to unit length, zero rows left zero; CSR stays CSR."""
-    if isinstance(vectors, np.ndarray):
-        norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1, keepdims=True))
-        return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
-    squares = vectors.multiply(vectors).sum(axis=1)
-    norms = np.sqrt(np.asarray(squares, np.float64)).ravel()
-    scaled = vectors.copy()
-    scaled.data /= np.repeat(np.where(norms > 0, norms, 1), np.diff(scaled.indptr)).astype(np.float32)
-    return scaled

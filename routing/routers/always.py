@@ -43,9 +43,6 @@ class AlwaysRouter(Router):
         row[self.chosen_] = 1
         return np.tile(row, (len(prompts), 1))
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {"models": self.models, "choice": self.choice}
-
     def state(self) -> dict[str, NDArray[Any]]:
         self._require_models()
         return {"chosen": np.array([self.chosen_], np.int32)}

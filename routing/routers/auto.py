@@ -135,14 +135,6 @@ class AutoRouter(Router):
         if hasattr(self, "chosen_"):
             self._adopt(self.chosen_)
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "encoder": self.encoder,
-            "features": self.features,
-            "n_folds": self.n_folds,
-            "seed": self.seed,
-        }
-
     def note(self) -> str:
         """One line for people: what was chosen, by what figures, and whether an encoder could take part."""
         compared = ", ".join(f"{name} {score:.3f}" for name, score in self.scores_.items())
@@ -222,7 +214,7 @@ def _again(router: Router) -> Router:
     """A fitted router like it, with features of its own."""
     made = type(router)(**router.hyperparameters())
     made.models_, made.training_fingerprint_ = router.models_, router.training_fingerprint_
-    made.completion_tokens_ = router.completion_tokens_
+    made.completion_tokens_, made.prompt_form_ = router.completion_tokens_, router.prompt_form_
     made.load_state(router.state())
     return made
 

@@ -116,9 +116,6 @@ class BertRouter(NeuralRouter):
             return np.empty((0, len(models)), np.float32)
         return self._score(prompts, self._encode, self._quality)
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {**super().hyperparameters(), "pooling": self.pooling}
-
     def state(self) -> dict[str, NDArray[Any]]:
         self._require_model()
         arrays: dict[str, NDArray[Any]] = {"n_outputs": np.array([self.n_outputs_])}

@@ -17,14 +17,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
 
 from routing.calibration import METHODS, Calibration, fit_calibration
 from routing.errors import RoutingError
 from routing.metrics import apgr
 from routing.outcomes import Outcomes, split_by_prompt
 from routing.routers.base import Router, TrainingData, as_outcomes, read_card
-from routing.routers.space import TextSpace
+from routing.routers.linear import ridge
+from routing.routers.text import TextRouter, regress_each
 
 HEADS = ("none", *METHODS, "ridge")
 """In order of how little they change; the first of the best ones is taken."""
@@ -33,7 +33,7 @@ MIN_PILOT = 20
 """Rows below which a pilot cannot choose between heads; the base router then stays as it is."""
 
 
-class CalibratedRouter(Router):
+class CalibratedRouter(TextRouter):
     """A base router under a head fitted on a pilot.
 
     `fit_pilot(base, pilot)` takes a fitted router of any class. `fit` makes both from one table: it fits `base` (a
@@ -43,6 +43,7 @@ class CalibratedRouter(Router):
     """
 
     name: ClassVar[str] = "calibrated"
+    keeps_projection: ClassVar[bool] = False
 
     base_: Router
     head_: str
@@ -69,9 +70,7 @@ class CalibratedRouter(Router):
             raise RoutingError("router 'calibrated': pilot_share must be between 0 and 1, n_folds at least 2")
         self.base, self.base_hyperparameters = base, dict(base_hyperparameters or {})
         self.head, self.pilot_share, self.n_folds = head, pilot_share, n_folds
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**13})
-        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
-        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._use_space(features, n_components, structure_weight, seed, 2**13)
         self._base_digest = b""
 
     def fit(self, data: TrainingData) -> Self:
@@ -105,10 +104,7 @@ class CalibratedRouter(Router):
         self.completion_tokens_ = {**base.completion_tokens_, **self.completion_tokens_}
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_models()
-        if not len(prompts):
-            return np.empty((0, len(self.models_)), np.float32)
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         return self.predict_from(self.base_.predict(prompts), prompts)
 
     def predict_from(self, scores: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
@@ -125,19 +121,6 @@ class CalibratedRouter(Router):
             fitted += standard[:, i, None] * self.score_weights_[i]
         result: NDArray[np.float32] = np.clip(fitted, 0, 1).astype(np.float32)
         return result
-
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "base": self.base,
-            "base_hyperparameters": self.base_hyperparameters,
-            "head": self.head,
-            "pilot_share": self.pilot_share,
-            "n_folds": self.n_folds,
-            "features": self.features,
-            "n_components": self.n_components,
-            "structure_weight": self.structure_weight,
-            "seed": self.seed,
-        }
 
     def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
         """Write the base router's artifact into `base`, then this one, which seals it by its digest."""
@@ -172,7 +155,7 @@ class CalibratedRouter(Router):
         if self.head_ == "ridge":
             own = {"weights": self.weights_, "intercept": self.intercept_, "score_weights": self.score_weights_}
             scaling = {"score_mean": self.score_mean_, "score_scale": self.score_scale_}
-            return {**arrays, **own, **scaling, **self._space.state(projection=False)}
+            return {**arrays, **own, **scaling, **super().state()}
         return {**arrays, "columns": self.columns_, **(self.calibration_.arrays() if self.calibration_ else {})}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -185,7 +168,7 @@ class CalibratedRouter(Router):
             if self.head_ != "none":
                 self.calibration_ = Calibration.from_arrays(self.head_, arrays)
             return
-        self._space.load_state(arrays, projection=False)
+        super().load_state(arrays)
         self.weights_ = arrays["weights"].reshape(-1, m)
         self.intercept_ = arrays["intercept"].reshape(m)
         self.score_mean_ = arrays["score_mean"].reshape(-1)
@@ -255,16 +238,7 @@ def _ridge(
     inputs: NDArray[np.float64], quality: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (b + d, m) and intercepts (m,), a ridge per model on its known rows, penalty by leave-one-out."""
-    m = quality.shape[1]
-    weights, intercept = np.zeros((inputs.shape[1], m)), np.zeros(m)
-    for j in range(m):
-        known = ~np.isnan(quality[:, j])
-        y = quality[known, j].astype(np.float64)
-        intercept[j] = y.mean()
-        if len(y) >= 3 and np.ptp(y) > 0:
-            model = RidgeCV(ALPHAS).fit(inputs[known], y)
-            weights[:, j], intercept[j] = model.coef_, model.intercept_
-    return weights, intercept
+    return regress_each(inputs, quality, lambda x, y: ridge(x, y, ALPHAS))
 
 
 def _criterion(fitted: NDArray[np.float64], quality: NDArray[np.float32]) -> float:

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from routing.neighbours import NeighbourIndex, unit_rows
 from routing.outcomes import Outcomes
-from routing.routers.base import Router, TrainingData, as_outcomes
-from routing.routers.space import TextSpace
+from routing.routers.base import TrainingData, as_outcomes
+from routing.routers.text import TextRouter
 
 STRENGTHS = np.concatenate([np.logspace(-1, 3, 25), [1e9]])
 """Rows' worth of overall mean; the last one leaves no difference between categories."""
 
 
-class CategoryRouter(Router):
+class CategoryRouter(TextRouter):
     """Shrunken mean quality of the prompt's category."""
 
     name: ClassVar[str] = "category"
@@ -39,9 +39,7 @@ class CategoryRouter(Router):
         structure_weight: float = 0.2,
         seed: int = 0,
     ) -> None:
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
-        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
-        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
         outcomes = as_outcomes(data)
@@ -57,10 +55,7 @@ class CategoryRouter(Router):
         self.index_ = NeighbourIndex(unit_rows(centroids).astype(np.float16))
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_models()
-        if not len(prompts):
-            return np.empty((0, len(self.models_)), np.float32)
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         digests = _digests(prompts)
         at = np.minimum(np.searchsorted(self.seen_, digests), len(self.seen_) - 1)
         category = self.seen_category_[at].astype(np.intp)
@@ -76,16 +71,7 @@ class CategoryRouter(Router):
         self._require_models()
         return self.category_quality_[_positions(self.categories_, categories)]
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "features": self.features,
-            "n_components": self.n_components,
-            "structure_weight": self.structure_weight,
-            "seed": self.seed,
-        }
-
     def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
         own: dict[str, NDArray[Any]] = {
             "categories": np.frombuffer(json.dumps(self.categories_.tolist()).encode(), np.uint8),
             "category_quality": self.category_quality_,
@@ -93,14 +79,13 @@ class CategoryRouter(Router):
             "seen_category": self.seen_category_,
             "centroids": self.index_.vectors,
         }
-        return {**own, **self._space.state(projection=True)}
+        return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        m = len(self.models_)
-        self._space.load_state(arrays, projection=True)
+        super().load_state(arrays)
         self.categories_ = np.asarray(json.loads(arrays["categories"].tobytes()), dtype=object).astype(str)
         c = len(self.categories_)
-        self.category_quality_ = arrays["category_quality"].reshape(c + 1, m)
+        self.category_quality_ = arrays["category_quality"].reshape(c + 1, len(self.models_))
         self.seen_ = arrays["seen"].reshape(-1)
         self.seen_category_ = arrays["seen_category"].reshape(len(self.seen_))
         self.index_ = NeighbourIndex(arrays["centroids"].reshape(c, -1))

@@ -151,14 +151,6 @@ class CausalRouter(NeuralRouter):
         self._require_model()
         return self._inputs(prompts, [model] * len(prompts))
 
-    def hyperparameters(self) -> dict[str, Any]:
-        own = {
-            "instruction": self.instruction,
-            "label_tokens": list(self.label_tokens),
-            "lora_rank": self.lora_rank,
-        }
-        return {**super().hyperparameters(), **own}
-
     def state(self) -> dict[str, NDArray[Any]]:
         self._require_model()
         return {"weak": np.array([self.weak_])}

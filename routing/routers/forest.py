@@ -19,9 +19,9 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from routing.errors import RoutingError
 from routing.features import make_features
-from routing.routers.base import Router, TrainingData, as_outcomes
+from routing.routers.base import TrainingData, as_outcomes
 from routing.routers.gp import residual_targets, within_unit
-from routing.routers.space import TextSpace
+from routing.routers.text import TextRouter
 
 MIN_ROWS = 10
 """Fewer rows say nothing beyond each model's mean."""
@@ -34,7 +34,7 @@ TREE = ("feature", "threshold", "children", "value", "roots")
 Floats = NDArray[np.float64]
 
 
-class ForestRouter(Router):
+class ForestRouter(TextRouter):
     """Expected quality = model's mean + mean residual of the leaves, moved into [0, 1] with gains intact.
 
     `encoder`: an encoder's spec for the directions of meaning; None takes those of hashed n-grams (`features`).
@@ -53,10 +53,9 @@ class ForestRouter(Router):
     ) -> None:
         if not isinstance(n_trees, int) or n_trees < 1:
             raise RoutingError(f"router 'forest': n_trees is {n_trees!r}; it must be a whole number of at least 1")
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
+        self._use_space(features, n_components, 1.0, seed)
         self.encoder = dict(encoder) if encoder else None
-        self.n_components, self.n_trees, self.seed = n_components, n_trees, seed
-        self._space = TextSpace(self.features, n_components, 1.0, seed)
+        self.n_trees = n_trees
         self._encoder = make_features(self.encoder) if self.encoder else None
 
     def fit(self, data: TrainingData) -> Self:
@@ -90,35 +89,22 @@ class ForestRouter(Router):
         self.trees_ = _arrays(forest, len(self.models_))
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        m = len(self._require_models())
-        result = np.empty((len(prompts), m), np.float32)
-        if not len(prompts):
-            return result
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        result = np.empty((len(prompts), len(self.models_)), np.float32)
         inputs = self._inputs(prompts, self._space.transform(prompts))
         for start in range(0, len(prompts), BLOCK):
             residual = _walk(self.trees_, inputs[start : start + BLOCK])
             result[start : start + BLOCK] = within_unit(self.mean_quality_ + residual)
         return result
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "features": self.features,
-            "encoder": self.encoder,
-            "n_components": self.n_components,
-            "n_trees": self.n_trees,
-            "seed": self.seed,
-        }
-
     def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
         arrays: dict[str, NDArray[Any]] = {"mean_quality": self.mean_quality_}
         if self._encoder is not None:
             arrays |= {"centre": self.centre_, "directions": self.directions_}
-        return {**arrays, **self.trees_, **self._space.state(projection=True)}
+        return {**super().state(), **arrays, **self.trees_}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._space.load_state(arrays, projection=True)
+        super().load_state(arrays)
         m = len(self.models_)
         self.mean_quality_ = arrays["mean_quality"].reshape(m)
         self.centre_, self.directions_ = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)

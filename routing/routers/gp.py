@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from routing.errors import RoutingError
 from routing.features import make_features
 from routing.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights, n_kernels
-from routing.routers.base import Router, TrainingData, as_outcomes
-from routing.routers.space import TextSpace
+from routing.routers.base import TrainingData, as_outcomes
+from routing.routers.text import TextRouter
 
 MIN_ROWS = 10
 """Fewer rows say nothing beyond each model's mean."""
@@ -40,7 +40,7 @@ NEARLY_ALL = 0.95
 """A model known in so many of the rows shares the solve of all models; its gaps count as no contrast."""
 
 
-class GaussianProcessRouter(Router):
+class GaussianProcessRouter(TextRouter):
     """Expected quality = model's mean + common difficulty + model's contrast, moved into [0, 1] with gains intact.
 
     `features`: a hashed spec (words); `encoder`: an encoder's spec, beside the words, or None. `max_basis`: training
@@ -59,10 +59,9 @@ class GaussianProcessRouter(Router):
     ) -> None:
         if not isinstance(max_basis, int) or max_basis < MIN_ROWS:
             raise RoutingError(f"router 'gp': max_basis is {max_basis!r}; it must be a whole number from {MIN_ROWS} on")
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
+        self._use_space(features, n_components, 1.0, seed)
         self.encoder = dict(encoder) if encoder else None
-        self.n_components, self.max_basis, self.seed = n_components, max_basis, seed
-        self._space = TextSpace(self.features, n_components, 1.0, seed)
+        self.max_basis = max_basis
         self._encoder = make_features(self.encoder) if self.encoder else None
 
     def fit(self, data: TrainingData) -> Self:
@@ -98,10 +97,8 @@ class GaussianProcessRouter(Router):
                 )
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        result = np.empty((len(prompts), len(self._require_models())), np.float32)
-        if not len(prompts):
-            return result
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        result = np.empty((len(prompts), len(self.models_)), np.float32)
         blocks = self._scaled(self._raw(prompts, self._space.transform(prompts)))
         basis = [block.astype(np.float32) for block in self.basis_]
         for start in range(0, len(prompts), BLOCK):
@@ -114,17 +111,7 @@ class GaussianProcessRouter(Router):
             result[start : start + n] = within_unit(self.mean_quality_ + common[:n] + contrast[:n])
         return result
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "features": self.features,
-            "encoder": self.encoder,
-            "n_components": self.n_components,
-            "max_basis": self.max_basis,
-            "seed": self.seed,
-        }
-
     def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
         own: dict[str, NDArray[Any]] = {
             "mean_quality": self.mean_quality_,
             "weights": self.weights_,
@@ -133,10 +120,10 @@ class GaussianProcessRouter(Router):
             **{f"centre_{j}": centre for j, centre in enumerate(self.centre_)},
             **{f"scale_{j}": scale for j, scale in enumerate(self.scale_)},
         }
-        return {**own, **self._space.state(projection=True)}
+        return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._space.load_state(arrays, projection=True)
+        super().load_state(arrays)
         m, count = len(self.models_), 2 if self.encoder is None else 3
         self.mean_quality_ = arrays["mean_quality"].reshape(m)
         self.weights_ = arrays["weights"].reshape(2, n_kernels(count))

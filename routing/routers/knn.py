@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from routing.errors import RoutingError
 from routing.neighbours import NeighbourIndex, unit_rows
-from routing.routers.base import Router, TrainingData, as_outcomes
-from routing.routers.space import TextSpace
-
-BLOCK = 4096
-"""Prompts whose neighbours' qualities are averaged at once."""
+from routing.routers.base import TrainingData, as_outcomes
+from routing.routers.text import TextRouter
 
 
-class KNNRouter(Router):
+class KNNRouter(TextRouter):
     """Mean known quality over the k nearest; a model none of them knows gets its mean over all training rows."""
 
     name: ClassVar[str] = "knn"
@@ -38,9 +35,7 @@ class KNNRouter(Router):
         if not isinstance(k, int) or k < 1:
             raise RoutingError(f"router 'knn': k is {k!r}; it must be a whole number of at least 1")
         self.k = k
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
-        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
-        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
         outcomes = as_outcomes(data)
@@ -51,42 +46,25 @@ class KNNRouter(Router):
         self.index_ = NeighbourIndex(self.vectors_)
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_models()
-        result = np.empty((len(prompts), len(self.models_)), np.float32)
-        if not len(prompts):
-            return result
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         nearest = self.index_.nearest(unit_rows(self._space.transform(prompts)), self.k)
-        # In blocks: the qualities of all neighbours of a million prompts at once would be 1.8 GB at k = 40, m = 11.
-        for start in range(0, len(prompts), BLOCK):
-            quality = self.quality_[nearest.rows[start : start + BLOCK]]
-            known = ~np.isnan(quality)
-            count = known.sum(axis=1)
-            total = np.where(known, quality, 0).sum(axis=1)
-            result[start : start + BLOCK] = np.where(count > 0, total / np.maximum(count, 1), self.mean_quality_)
-        return result
-
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "k": self.k,
-            "features": self.features,
-            "n_components": self.n_components,
-            "structure_weight": self.structure_weight,
-            "seed": self.seed,
-        }
+        quality = self.quality_[nearest.rows]
+        known = ~np.isnan(quality)
+        count = known.sum(axis=1)
+        total = np.where(known, quality, 0).sum(axis=1)
+        return np.where(count > 0, total / np.maximum(count, 1), self.mean_quality_).astype(np.float32)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
         own: dict[str, NDArray[Any]] = {
             "vectors": self.vectors_,
             "quality": self.quality_,
             "mean_quality": self.mean_quality_,
         }
-        return {**own, **self._space.state(projection=True)}
+        return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        super().load_state(arrays)
         m = len(self.models_)
-        self._space.load_state(arrays, projection=True)
         self.quality_ = arrays["quality"].reshape(-1, m)
         self.vectors_ = arrays["vectors"].reshape(len(self.quality_), -1)
         self.mean_quality_ = arrays["mean_quality"].reshape(m)

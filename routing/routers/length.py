@@ -56,9 +56,6 @@ class LengthRouter(Router):
         rung = np.linspace(0, 1, m) if m > 1 else np.ones(1)
         return np.asarray((1 - rung) * (1 - win_rate) + rung * win_rate, np.float32)
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {"models": self.models}
-
     def state(self) -> dict[str, NDArray[Any]]:
         return {} if self.coefficients_ is None else {"coefficients": self.coefficients_}
 

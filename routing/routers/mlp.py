@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
-from routing.routers.base import Router, TrainingData, as_outcomes
-from routing.routers.space import TextSpace
+from routing.routers.base import TrainingData, as_outcomes
+from routing.routers.text import TextRouter
 
 MIN_ROWS = 20
 """Fewer rows cannot both train and stop a net; the router then predicts each model's mean."""
@@ -28,7 +28,7 @@ Arrays = dict[str, NDArray[np.float32]]
 SHAPES = ("w1", "b1", "w2", "b2", "w3", "b3")
 
 
-class MLPRouter(Router):
+class MLPRouter(TextRouter):
     """`n_nets` perceptrons of two hidden layers with ReLU, averaged and clipped to [0, 1]; `epochs` at most."""
 
     name: ClassVar[str] = "mlp"
@@ -47,9 +47,7 @@ class MLPRouter(Router):
         if min(hidden, n_nets, epochs) < 1 or weight_decay < 0:
             raise RoutingError("router 'mlp': hidden, n_nets and epochs must be at least 1, weight_decay not negative")
         self.hidden, self.n_nets, self.epochs, self.weight_decay = hidden, n_nets, epochs, weight_decay
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
-        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
-        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
         outcomes = as_outcomes(data)
@@ -70,11 +68,8 @@ class MLPRouter(Router):
         self.mean_quality_ = means
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_models()
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         result = np.empty((len(prompts), len(self.models_)), np.float32)
-        if not len(prompts):
-            return result
         vectors = self._space.transform(prompts)
         net = self.nets_
         padded = np.zeros((BLOCK, vectors.shape[1]), np.float32)
@@ -87,24 +82,11 @@ class MLPRouter(Router):
             result[start : start + BLOCK] = np.clip(third[: len(part)] + self.mean_quality_, 0, 1)
         return result
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "hidden": self.hidden,
-            "n_nets": self.n_nets,
-            "epochs": self.epochs,
-            "weight_decay": self.weight_decay,
-            "features": self.features,
-            "n_components": self.n_components,
-            "structure_weight": self.structure_weight,
-            "seed": self.seed,
-        }
-
     def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
-        return {**self.nets_, "mean_quality": self.mean_quality_, **self._space.state(projection=True)}
+        return {**super().state(), **self.nets_, "mean_quality": self.mean_quality_}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._space.load_state(arrays, projection=True)
+        super().load_state(arrays)
         e, h, m = self.n_nets, self.hidden, len(self.models_)
         shapes = [(e, -1, h), (e, h), (e, h, h), (e, h), (e, h, m), (e, m)]
         self.nets_ = {name: arrays[name].reshape(shape) for name, shape in zip(SHAPES, shapes, strict=True)}

@@ -66,19 +66,6 @@ class NeuralRouter(Router):
         self._tokenizer: Any = None
         self._model: Any = None
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "max_length": self.max_length,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "tokens_per_batch": self.tokens_per_batch,
-            "validation_share": self.validation_share,
-            "seed": self.seed,
-        }
-
     @abstractmethod
     def _open(self, source: str, **options: Any) -> None:
         """Set `_tokenizer` and `_model` (on its device, in evaluation mode) from a hub id or folder."""

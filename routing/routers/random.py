@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +52,6 @@ class RandomRouter(Router):
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return _uniform(mixed ^ (mixed >> np.uint64(31)))
-
-    def hyperparameters(self) -> dict[str, Any]:
-        return {"models": self.models, "seed": self.seed}
 
 
 def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -20,9 +20,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
+from routing.neighbours import unit_rows
 from routing.preferences import Preferences
-from routing.routers.base import Router, TrainingData, check_models
-from routing.routers.space import TextSpace
+from routing.routers.base import TrainingData, check_models
+from routing.routers.text import TextRouter
 from routing.tiers import Tiers, bradley_terry, make_tiers, ratings, win_rates
 
 BLOCK = 32
@@ -32,7 +33,7 @@ SOLVED = 1024
 NORMALISE = ("code", "paper")
 
 
-class SimilarityRouter(Router):
+class SimilarityRouter(TextRouter):
     """Win rates from tiers whose strengths are fitted anew for every prompt.
 
     `models`: the models to give win rates for, weakest first; by default all of the training data. A name "tier-0"
@@ -65,9 +66,7 @@ class SimilarityRouter(Router):
                 f"router 'similarity': gamma is {gamma!r} and n_tiers {n_tiers!r}; they must be 1 to 1e12 and at least 2"
             )
         self.models, self.gamma, self.normalise, self.n_tiers = list(check_models(models)), gamma, normalise, n_tiers
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
-        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
-        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
         battles = self._start_pairs(data, self.models, self.n_tiers)
@@ -76,18 +75,15 @@ class SimilarityRouter(Router):
         self.k_ = len(tiers.groups)
         position = {prompt: row for row, prompt in enumerate(dict.fromkeys(battles.prompts or data.prompts))}
         # Half precision: half the artifact, and rounded now so that a loaded router has the same similarities.
-        self.vectors_ = _unit(self._space.fit(list(position))).astype(np.float16)
+        self.vectors_ = unit_rows(self._space.fit(list(position))).astype(np.float16)
         rows = np.array([position[prompt] for prompt in battles.prompts], np.intp)
         self.wins_ = _wins(battles, tiers, rows, len(position))
         self._prepare()
         return self
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_models()
+    def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         n, k = len(prompts), self.k_
-        if not n:
-            return np.empty((0, len(self.models_)), np.float32)
-        queries = _unit(self._space.transform(prompts))
+        queries = unit_rows(self._space.transform(prompts))
         result = np.empty((n, len(self.models_)), np.float32)
         for first in range(0, n, SOLVED):
             some = queries[first : first + SOLVED]
@@ -115,20 +111,7 @@ class SimilarityRouter(Router):
         total = wins.sum(axis=1, keepdims=True)
         return wins * (self._n_battles / np.where(total > 0, total, 1))
 
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "models": self.models,
-            "gamma": self.gamma,
-            "normalise": self.normalise,
-            "n_tiers": self.n_tiers,
-            "features": self.features,
-            "n_components": self.n_components,
-            "structure_weight": self.structure_weight,
-            "seed": self.seed,
-        }
-
     def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
         own: dict[str, NDArray[Any]] = {
             "vectors": self.vectors_,
             "tier_of": self.tier_of_,
@@ -137,10 +120,10 @@ class SimilarityRouter(Router):
             "rows": self.wins_.col.astype(np.int32),
             "wins": self.wins_.data,
         }
-        return {**own, **self._space.state(projection=True)}
+        return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._space.load_state(arrays, projection=True)
+        super().load_state(arrays)
         self.tier_of_ = arrays["tier_of"].reshape(len(self.models_))
         self.k_ = int(arrays["n_tiers"][0])
         self.vectors_ = arrays["vectors"]
@@ -172,9 +155,3 @@ def _wins(battles: Preferences, tiers: Tiers, rows: NDArray[np.intp], n_prompts:
     table = sp.coo_array((share[keep], (cells[keep], np.tile(rows, 2)[keep])), shape=(k * k, n_prompts))
     table.sum_duplicates()
     return table
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-    unit: NDArray[np.float32] = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
-    return unit

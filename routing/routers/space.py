@@ -121,8 +121,7 @@ class TextSpace:
         """Times idf, rows scaled to unit length (an empty row stays zero)."""
         weighted = vectors.astype(np.float64)
         weighted.data *= self.idf_[weighted.indices]
-        squares = weighted.copy()
-        squares.data **= 2
+        squares = sp.csr_matrix((np.square(weighted.data), weighted.indices, weighted.indptr), shape=weighted.shape)
         norms = np.sqrt(squares @ np.ones(squares.shape[1]))
         weighted.data /= np.repeat(np.where(norms > 0, norms, 1.0), np.diff(weighted.indptr))
         return weighted

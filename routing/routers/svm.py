@@ -9,24 +9,23 @@ models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 from sklearn.svm import LinearSVR
 
 from routing.errors import RoutingError
-from routing.routers.base import Router, TrainingData, as_outcomes
-from routing.routers.space import TextSpace
+from routing.routers.base import TrainingData, as_outcomes
+from routing.routers.text import Floats, LinearTextRouter, regress_each
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 CHOICE_ROWS = 3000
 FOLDS = 3
 
 
-class SVMRouter(Router):
+class SVMRouter(LinearTextRouter):
     """Per-model linear SVR, clipped to [0, 1]; the rows a model has no quality for do not count for it.
 
     `epsilon`: errors below it are free. `c`: inverse penalty, None to choose it.
@@ -48,53 +47,18 @@ class SVMRouter(Router):
                 f"router 'svm': c is {c!r}, epsilon {epsilon!r}; c must be positive, epsilon not negative"
             )
         self.c, self.epsilon = c, epsilon
-        self.features = dict(features or {"kind": "hashed", "n_features": 2**13})
-        self.n_components, self.structure_weight, self.seed = n_components, structure_weight, seed
-        self._space = TextSpace(self.features, n_components, structure_weight, seed)
+        self._use_space(features, n_components, structure_weight, seed, 2**13)
 
     def fit(self, data: TrainingData) -> Self:
         outcomes = as_outcomes(data)
-        means = self._start_fit(outcomes)
+        self._start_fit(outcomes)
         vectors = self._space.fit(outcomes.prompts).astype(np.float64)
-        weights = np.zeros((vectors.shape[1], len(means)))
-        intercept = means.copy()
-        for j in range(len(means)):
-            known = ~np.isnan(outcomes.quality[:, j])
-            y = outcomes.quality[known, j].astype(np.float64)
-            if known.sum() < FOLDS or np.ptp(y) == 0:
-                continue
-            x = vectors[known]
-            svr = self._regressor(self.c or self._choose(x, y)).fit(x, y - means[j])
-            weights[:, j], intercept[j] = svr.coef_, means[j] + np.ravel(svr.intercept_)[0]
-        self.weights_ = self._space.collapse(weights).astype(np.float32)
-        self.intercept_ = intercept
-        return self
+        return self._keep(*regress_each(vectors, outcomes.quality, self._regress))
 
-    def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        self._require_models()
-        if not len(prompts):
-            return np.empty((0, len(self.models_)), np.float32)
-        fitted = self._space.linear(prompts, self.weights_.astype(np.float64)) + self.intercept_
-        return np.clip(fitted, 0, 1).astype(np.float32)
-
-    def hyperparameters(self) -> dict[str, Any]:
-        return {
-            "c": self.c,
-            "epsilon": self.epsilon,
-            "features": self.features,
-            "n_components": self.n_components,
-            "structure_weight": self.structure_weight,
-            "seed": self.seed,
-        }
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        self._require_models()
-        return {"weights": self.weights_, "intercept": self.intercept_, **self._space.state(projection=False)}
-
-    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._space.load_state(arrays, projection=False)
-        self.weights_ = arrays["weights"].reshape(-1, len(self.models_))
-        self.intercept_ = arrays["intercept"].reshape(len(self.models_))
+    def _regress(self, x: Floats, y: Floats) -> tuple[Floats, float]:
+        mean = y.mean()
+        svr = self._regressor(self.c or self._choose(x, y)).fit(x, y - mean)
+        return svr.coef_, mean + np.ravel(svr.intercept_)[0]
 
     def _regressor(self, c: float) -> LinearSVR:
         # The bias is a column of constants under the penalty; the larger it is, the less that matters.
@@ -108,7 +72,7 @@ class SVMRouter(Router):
             random_state=self.seed,
         )
 
-    def _choose(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    def _choose(self, x: Floats, y: Floats) -> float:
         """The penalty with the least squared error over the folds."""
         rows = np.random.default_rng(self.seed).permutation(len(y))[:CHOICE_ROWS]
         errors = np.zeros(len(PENALTIES))

@@ -10,7 +10,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import pytest
 from safetensors import safe_open
 
 from routing.errors import RoutingError
+from routing.features import STRUCTURE, structure
 from routing.metrics import apgr
 from routing.outcomes import Outcomes, read_outcomes, split_by_prompt
 from routing.preferences import as_outcomes, as_preferences
@@ -168,7 +169,9 @@ def test_save_and_load(name, tmp_path):
     assert again.models_ == router.models_
     assert again.hyperparameters() == router.hyperparameters()
     assert again.training_fingerprint_ == make_outcomes(100, odd=True).fingerprint()
-    assert json.loads((tmp_path / "art" / "router.json").read_text())["metrics"]["apgr"] == 0.6
+    card = json.loads((tmp_path / "art" / "router.json").read_text())
+    assert card["metrics"]["apgr"] == 0.6
+    assert card["form"] == router.prompt_form_ == again.prompt_form_ and set(card["form"]) == set(STRUCTURE)
     prompts = [*make_outcomes(30, seed=2).prompts, *ODD]
     same(name, again.predict(prompts), router.predict(prompts))
     again.save(tmp_path / "copy")  # what was loaded can be saved
@@ -468,6 +471,26 @@ def test_mlp_leaves_unknown_qualities_out_of_the_loss():
     gain = quality.predict(["Add 3 + 4", "Prove carefully that theorem 7 of the long long long chapter holds"])
     assert (gain[1] - gain[0])[0] < -0.3  # the weak model is bad at proofs, known from its 150 rows
     assert "torch" in sys.modules
+
+
+def test_the_card_describes_the_form_of_the_training_prompts(tmp_path):
+    """Mean and deviation of each count, without what all prompts share; an older card without them loads."""
+    outcomes = make_outcomes(60)
+    frame = "Answer the following question as well as you can, in one word. "
+    framed = replace(outcomes, prompts=[frame + prompt for prompt in outcomes.prompts])
+    counts = structure(outcomes.prompts).astype(np.float64)
+    for data in (outcomes, framed, as_preferences(outcomes.select(outcomes.known()))):
+        form = create("linear", **SMALL).fit(data).prompt_form_
+        if isinstance(data, Outcomes):
+            np.testing.assert_allclose([form[name]["mean"] for name in STRUCTURE], counts.mean(axis=0), rtol=1e-6)
+            np.testing.assert_allclose([form[name]["std"] for name in STRUCTURE], counts.std(axis=0), atol=1e-6)
+        assert set(form) == set(STRUCTURE)
+    assert create("mf", epochs=1, **SMALL).fit(as_preferences(outcomes)).prompt_form_.keys() == form.keys()
+    create("linear", **SMALL).fit(outcomes).save(tmp_path)
+    card = json.loads((tmp_path / "router.json").read_text())
+    del card["form"]
+    (tmp_path / "router.json").write_text(json.dumps(card))
+    assert load(tmp_path).prompt_form_ == {}
 
 
 def test_linear_artifact_is_small(tmp_path):
