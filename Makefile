@@ -36,9 +36,10 @@ format: install
 schema: install
 	@.venv/bin/python -m jobs.schema > docs/job-schema.json
 
-# docs/results.md: every router beside what was published; needs the recorded outcomes in ../shared/data. 20 minutes.
+# docs/results.md: every router beside what was published; needs the recorded outcomes in ../shared/data. 50 minutes on one
+# core; what is done stays in build/results, so a second process may make half of it (python -m jobs.results --help).
 results: install
-	@.venv/bin/python -m jobs.results --cache build/embeddings
+	@.venv/bin/python -m jobs.results --cache build/embeddings --parts build/results
 
 install:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }

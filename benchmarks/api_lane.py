@@ -29,7 +29,7 @@ from jobs.governor import Governor
 from jobs.journal import Journal
 from jobs.lanes.base import LaneContext
 from jobs.lanes.openai import OpenAILane
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from jobs.store import Store
 from routing.outcomes import Outcomes, write_outcomes
 from routing.pricing import Price

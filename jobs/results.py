@@ -1,9 +1,9 @@
 """docs/results.md, made by one command: `make results` (`python -m jobs.results`).
 
-Every table is a `Section`: a set, a way to train, the routers to measure, and what they are held against. All figures of
-this project in the page come from this run; published ones stand beside them and are called so. Takes 20 minutes on two
-cores with the vectors of prompts cached (a folder of 100 MB), more the first time; `--quick` takes a minute and proves
-nothing but that it runs.
+A `Section` is a set, a way to train, the routers to measure, and what they are held against; a `Table` measures something of
+its own: pilots, batches, cascades, intervals, promises, matchers. All figures of this project in the page come from this run;
+published ones stand beside them and are called so. Takes half an hour on two cores with the vectors of prompts cached (a folder
+of 100 MB), more the first time; `--quick` takes a minute and proves nothing but that it runs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from jobs.evaluation import show
 from jobs.evaluation.candidates import Candidate
 from jobs.evaluation.folds import make_folds
 from jobs.evaluation.measure import N_BOOT
-from jobs.evaluation.result_sets import Section, after_the_weak_answer, cascade_rows
-from jobs.evaluation.sections import SECTIONS
+from jobs.evaluation.result_sets import Section, after_the_weak_answer, cascade_rows, neural_text
+from jobs.evaluation.sections import SECTIONS, TABLES
 from jobs.evaluation.sources import OutcomeSet, known_rows
+from jobs.evaluation.tables import Amount, Table
 from routing import routers
 from routing.errors import RoutingError
 from routing.feature_cache import feature_cache
@@ -35,6 +36,7 @@ from routing.feature_cache import feature_cache
 PLAIN = ("knn", "linear", "mlp", "svm", "similarity", "mf", "auto")
 """Routers of every table, those that the registry has."""
 QUICK = ("knn", "linear")
+PARTS: tuple[Section | Table, ...] = (*SECTIONS, *TABLES)
 NEURAL = "neural"
 """Key of the last section, which measures nothing."""
 ENCODER = {"kind": "encoder", "source": "minilm"}
@@ -51,14 +53,17 @@ class Options:
     encoder: bool = True
     only: tuple[str, ...] = ()
     cache: str | None = None
+    parts: Path | None = None
+    """Folder of parts that are done."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = _parser().parse_args(arguments)
     options = Options(
-        Path(args.data), args.quick, 1 if args.quick else args.seeds, not args.no_encoder, tuple(args.only), args.cache
-    )
+        Path(args.data), args.quick, 1 if args.quick else args.seeds, not args.no_encoder, tuple(args.only), args.cache,
+        Path(args.parts) if args.parts else None,
+    )  # fmt: skip
     try:
         text = results(options, lambda line: print(f"results: {line}", file=sys.stderr, flush=True))
     except HeadgateError as error:
@@ -85,9 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         action="append",
         default=[],
-        choices=[*(section.key for section in SECTIONS), NEURAL],
+        choices=[*(part.key for part in PARTS), NEURAL],
         help="this table; may be repeated",
     )
+    add("--parts", metavar="DIR", help="keep each part there when it is done, and take those that are there already")
     add("--cache", metavar="DIR", help="keep the encoder's vectors there, for the next time")
     return parser
 
@@ -101,16 +107,10 @@ def results(options: Options, say: Callable[[str], None] = lambda line: None) ->
         )
     parts = [introduction(options)]
     with feature_cache(options.cache):
-        for section in SECTIONS:
-            if options.only and section.key not in options.only:
+        for part in PARTS:
+            if options.only and part.key not in options.only:
                 continue
-            started = time.perf_counter()
-            try:
-                body = section_text(section, options, say)
-            except FileNotFoundError as missing:
-                body = f"Not measured: {missing}."
-            parts.append(f"## {section.title}\n\n{section.text}\n\n{body}")
-            say(f"{section.key}: {time.perf_counter() - started:.0f} s")
+            parts.append(finished(part, options, say))
     if not options.only or NEURAL in options.only:
         parts.append(neural_text())
     return "\n\n".join(parts) + "\n"
@@ -119,7 +119,7 @@ def results(options: Options, say: Callable[[str], None] = lambda line: None) ->
 def introduction(options: Options) -> str:
     """What the page is, and how its figures are made."""
     scale = "**A quick run: few rows, one seed. These figures mean nothing.**" if options.quick else ""
-    splits = "one seeded split" if options.seeds == 1 else f"{options.seeds} seeded splits"
+    splits = "one seeded split" if options.seeds == 1 else f"up to {options.seeds} seeded splits"
     return f"""# Results
 
 Made by `make results` (headgate {version("headgate")}, numpy {np.__version__}). {scale}
@@ -129,6 +129,32 @@ Routers are fitted on the training rows alone, choices among them included. APGR
 smallest share of strong calls that recovers 50 or 80 % of the quality gap. AIQ: the mean quality of the router's hull
 over the price range of the single models. Without "MiniLM" a router sees hashed n-grams and counts of the prompt, and
 needs no model; with it, vectors of `all-MiniLM-L6-v2`, frozen. "Published" tables are quoted, not measured here."""
+
+
+def finished(part: Section | Table, options: Options, say: Callable[[str], None]) -> str:
+    """A part with its heading, out of the folder of parts where it is there: half an hour's page can be made piece by piece."""
+    kind = "quick" if options.quick else f"{options.seeds}-seeds" + ("" if options.encoder else "-plain")
+    file = options.parts and options.parts / f"{part.key}.{kind}.md"
+    if file and file.is_file():
+        return file.read_text(encoding="utf-8")
+    started = time.perf_counter()
+    try:
+        text = f"## {part.title}\n\n{part.text}\n\n{part_text(part, options, say)}"
+    except FileNotFoundError as missing:
+        return f"## {part.title}\n\n{part.text}\n\nNot measured: {missing}."
+    say(f"{part.key}: {time.perf_counter() - started:.0f} s")
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        file.with_suffix(".tmp").replace(file)
+    return text
+
+
+def part_text(part: Section | Table, options: Options, say: Callable[[str], None]) -> str:
+    """What stands below the heading. Raises FileNotFoundError where the data are missing."""
+    if isinstance(part, Section):
+        return section_text(part, options, say)
+    return part.make(options.data, Amount(options.seeds, options.quick, options.encoder), say)
 
 
 def section_text(section: Section, options: Options, say: Callable[[str], None]) -> str:
@@ -160,6 +186,8 @@ def section_text(section: Section, options: Options, say: Callable[[str], None])
     }
     lines = [show.heading(found).replace("\n", ", ") + ".", "", *_table(section, rows), "", judgement(section, ours)]
     notes = [note for note in found["notes"] if "no cost" not in note]
+    if section.without and not options.quick:
+        notes.append(f"left out, since they take minutes with so many rows: {', '.join(section.without)}")
     if notes:
         lines += ["", *[f"- {note}" for note in notes]]
     if section.published:
@@ -171,14 +199,14 @@ def measure(
     section: Section, each: OutcomeSet, training: Any, options: Options, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """`evaluate_set` on the section's set; also the table and folds themselves, for rows that need the answers."""
-    names = QUICK if options.quick else PLAIN
+    names = [name for name in (QUICK if options.quick else PLAIN) if name not in section.without]
     candidates = [c for name in names if name in routers.ROUTERS for c in candidates_of(name, options)]
     pair = section.figure == "apgr"
     train_rows = section.train_rows and min(section.train_rows, len(each.outcomes) // 2)
     chosen = EvaluateOptions(
         (section.key,), tuple(c.label for c in candidates), "weak" if pair else None, "strong" if pair else None,
         train_rows=None if training is not None else train_rows, fraction=None if train_rows else section.fraction,
-        seeds=options.seeds, n_boot=QUICK_BOOT if options.quick else N_BOOT,
+        seeds=min(options.seeds, section.most_seeds or options.seeds), n_boot=QUICK_BOOT if options.quick else N_BOOT,
     )  # fmt: skip
     found = evaluate_set(each, candidates, chosen, training, say)
     needs_folds = section.after_answer or section.cascades
@@ -264,19 +292,6 @@ def judgement(section: Section, ours: dict[str, Any]) -> str:
     if below:
         words.append(f"Worse than that: {', '.join(below)}.")
     return " ".join(words)
-
-
-def neural_text() -> str:
-    """BERT and the causal LLM: nothing measured at full size, and why; what they would need, by arithmetic."""
-    from routing.training_cost import cost_table  # imports torch and transformers
-
-    return f"""## BERT and causal LLM routers
-
-No pretrained weights are part of this project, so these two are not measured here: the columns named BERT and causal LLM
-in the published tables are the paper's. The classes (`bert`, `causal`) train, save and load, and pass the checks of every
-router on a tiny configuration. What full size takes, by arithmetic (`routing/training_cost.py`), activations left out:
-
-{cost_table()}"""
 
 
 if __name__ == "__main__":

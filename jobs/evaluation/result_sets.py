@@ -47,6 +47,10 @@ class Section:
     after_answer: bool = False
     """Also route after the weak model's answer was seen."""
     cascades: bool = False
+    most_seeds: int | None = None
+    """Where many test rows and slow fits make more seeds dear and the mean no surer."""
+    without: tuple[str, ...] = ()
+    """Routers left out: they take minutes with so many rows, and smaller sections have them."""
 
 
 def published_table(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
@@ -168,3 +172,16 @@ def _arrays(table: Outcomes) -> tuple[Floats, Floats]:
     """(quality, cost), (n, m) each."""
     assert table.cost_usd is not None
     return table.quality.astype(np.float64), table.cost_usd
+
+
+def neural_text() -> str:
+    """BERT and the causal LLM: nothing measured at full size, and why; what they would need, by arithmetic."""
+    from routing.training_cost import cost_table  # imports torch and transformers
+
+    return f"""## BERT and causal LLM routers
+
+No pretrained weights are part of this project, so these two are not measured here: the columns named BERT and causal LLM
+in the published tables are the paper's. The classes (`bert`, `causal`) train, save and load, and pass the checks of every
+router on a tiny configuration. What full size takes, by arithmetic (`routing/training_cost.py`), activations left out:
+
+{cost_table()}"""
