@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from jobs.border import Job
+from jobs.cluster import ray_running
 from jobs.demo.tasks import write_prompts
 from jobs.errors import LaneDown
 from jobs.pipeline import run_job
@@ -73,8 +74,10 @@ def run_demo(where: str, live: bool | None = None) -> tuple[int, dict[str, Any]]
     if is_complete(folder / "run"):
         print(f"headgate demo: {folder / 'run'} is complete, nothing is asked; delete it to run again", file=sys.stderr)
         return _run(folder, api | {"base_url": "http://127.0.0.1:1/v1"}, "vllm", live)
-    with strong_server(source, folder / "strong-server.log") as base_url:
-        return _run(folder, api | {"base_url": base_url}, "vllm", live)
+    log = folder / "strong-server.log"
+    with strong_server(source, log) as (server, port), ray_running():  # Ray starts while the server loads
+        _wait_ready(server, port, log)
+        return _run(folder, api | {"base_url": f"http://127.0.0.1:{port}/v1"}, "vllm", live)
 
 
 def is_complete(run: Path) -> bool:
@@ -92,8 +95,8 @@ def _run(folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | No
 
 
 @contextmanager
-def strong_server(source: str, log: Path) -> Iterator[str]:
-    """vLLM's OpenAI-compatible server on a free port of this machine, for the length of the demo. Raises LaneDown."""
+def strong_server(source: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """vLLM's OpenAI-compatible server on a free port of this machine, for the length of the demo: (process, port)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -113,8 +116,7 @@ def strong_server(source: str, log: Path) -> Iterator[str]:
     with log.open("wb") as out:
         server = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=out, start_new_session=True)
     try:
-        _wait_ready(server, port, log)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield server, port
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # its engine and workers too, also while it is still starting
         try:

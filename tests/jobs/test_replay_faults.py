@@ -68,10 +68,12 @@ def test_drip_keeps_the_connection_busy_until_the_client_gives_up() -> None:
     got = bytearray()
 
     async def wait(replay: Replay) -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1.2)) as session:
-            async with session.post(f"{replay.base_url}/chat/completions", json=body()) as reply:
-                async for chunk in reply.content.iter_any():
-                    got.extend(chunk)
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1.2)) as session,
+            session.post(f"{replay.base_url}/chat/completions", json=body()) as reply,
+        ):
+            async for chunk in reply.content.iter_any():
+                got.extend(chunk)
 
     with thread_replay([small_outcomes()], with_fault("drip")) as replay:
         with pytest.raises(TimeoutError):
