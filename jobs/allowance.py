@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from jobs.errors import HeadgateError
 from jobs.governor import Ask, Lease, Report
-from jobs.spec import Limits
+from jobs.spec_models import Limits
 
 SLACK = 0.25
 REPORT_S = 1.0

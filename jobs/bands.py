@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.plan import Assignments
+from jobs.scored import positions
 
 MILESTONES = (0.1, 0.5, 0.9, 1.0)
 """Shares of the money for upgrades after which the cut is made again."""
@@ -30,7 +31,7 @@ def next_band(plan: Assignments, todo: Todo, dear: tuple[str, ...], spent_usd: f
     keys = np.concatenate([todo[name] for name in dear]) if dear else np.empty(0, np.int64)
     if len(keys) <= LEAST_ROWS:
         return {name: todo[name] for name in dear}
-    at = _positions(plan, keys)
+    at = positions(plan.row_key, keys)
     order = np.argsort(-plan.rank[at], kind="stable")
     running = np.cumsum(plan.cost_usd[at][order])
     total = spent_usd + running[-1]
@@ -48,10 +49,5 @@ def held_back(plan: Assignments, todo: Todo, weak: str, dear: tuple[str, ...]) -
     n_up = sum(len(todo[name]) for name in dear)
     keys = np.setdiff1d(todo[weak], plan.shadow, assume_unique=True)
     n_held = min(len(keys), int(np.ceil(HELD_SHARE * n_up)))
-    order = np.argsort(-plan.rank[_positions(plan, keys)], kind="stable")
+    order = np.argsort(-plan.rank[positions(plan.row_key, keys)], kind="stable")
     return np.sort(keys[order[:n_held]])
-
-
-def _positions(plan: Assignments, keys: NDArray[np.int64]) -> NDArray[np.intp]:
-    by_key = np.argsort(plan.row_key)
-    return by_key[np.searchsorted(plan.row_key, keys, sorter=by_key)]

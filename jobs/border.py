@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.cutting import policy_of
 from jobs.errors import SpecError
 from jobs.estimate import resolve_prices
 from jobs.inputs import InputFile, list_files
@@ -17,7 +18,6 @@ from jobs.judge import judge_format, judge_sampling
 from jobs.lanes import lane_of
 from jobs.lanes.base import LaneContext
 from jobs.manifest import FOLDER, check_same_job, fingerprints, read_json, router_fingerprint
-from jobs.plan import policy_of
 from jobs.prices import model_rates
 from jobs.reuse import check_reuse
 from jobs.score import ScorePlan, load_router, plan_score, router_columns

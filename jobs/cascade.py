@@ -22,18 +22,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-import ray.data
 from numpy.typing import NDArray
 
 from jobs import answer
 from jobs.border import Job
-from jobs.errors import LaneDown
+from jobs.cutting import decide
 from jobs.further import read_agreement, sample_requests
 from jobs.journal import Journal
 from jobs.manifest import Run
-from jobs.plan import Plan, Sample, decide
+from jobs.plan import Plan, Sample
 from jobs.planning import Planner
-from jobs.scored import is_among, scored_rows
+from jobs.scored import is_among, matrix_of, over_parts, predicted_column, scored_rows
 from jobs.spec import SAMPLES
 from jobs.spending import Session
 from jobs.store import Store
@@ -61,7 +60,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     leaders = np.unique(planner.leaders_of(taught.row_key)) if len(taught.row_key) else taught.row_key
     if draws and len(leaders):
         session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.names, leaders, draws))
-        if not _through(job, session):
+        if not session.through("cascade"):
             return
     try:
         heads = fit_heads(job, run, planner, taught, draws)
@@ -73,7 +72,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
         run.store, f"{planner.cascade_folder}/straight.parquet", straight_up(planner, draft, heads, taught)
     )
     session.ask(draft, {spec.names[0]: weak_rows(run.store, planner, draft, straight)})
-    if not _through(job, session):
+    if not session.through("cascade"):
         return
     where = "first/predicted" if draws else "predicted"
     repredict(run.store, planner, heads.plain, straight, where)
@@ -81,7 +80,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     if draws:
         band = _kept(run.store, f"{planner.cascade_folder}/band.parquet", near_cut(job, planner, straight))
         session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.names, band, draws))
-        if not _through(job, session):
+        if not session.through("cascade"):
             return
         repredict(run.store, planner, heads.full, straight, "predicted", band, draws)
     entry = {
@@ -90,15 +89,6 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     }  # fmt: skip
     run.finish(planner.cascade_entry, entry)
     planner.forget()
-
-
-def _through(job: Job, session: Session) -> bool:
-    """Go on; False where the job is being stopped. Raises LaneDown where a lane has stopped."""
-    if job.stopping.is_set():
-        return False
-    if stopped := session.stopped():
-        raise LaneDown(f"the cascade is not through: {'; '.join(stopped.values())}")
-    return True
 
 
 def _kept(store: Store, name: str, keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,8 +130,7 @@ def fit_heads(job: Job, run: Run, planner: Planner, taught: Sample, draws: int) 
 def pilot_evidence(store: Store, planner: Planner, taught: Sample, draws: int) -> tuple[Evidence, NDArray[np.float32]]:
     """What the weak model showed on the pilot's rows, and what was predicted of them before."""
     leaders, rows = planner.leaders_of(taught.row_key), planner.rows
-    order = np.argsort(rows.row_key)
-    at = order[np.searchsorted(rows.row_key, leaders, sorter=order)]
+    at = planner.places(leaders)
     dataset = scored_rows(store, planner.names, ["row_key", "messages"], np.unique(leaders))
     table = pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow")))
     texts = dict(zip(table["row_key"].to_pylist(), table["messages"].to_pylist(), strict=True))
@@ -181,9 +170,10 @@ def near_cut(job: Job, planner: Planner, straight: NDArray[np.int64]) -> NDArray
     assert job.spec.cascade is not None
     first = planner.predictions(f"{planner.cascade_folder}/first", planner.rows.row_key)
     rows = replace(planner.rows, predicted=first)
+    estimates = planner.estimates()
     found = decide(
-        job.spec, rows, planner.estimates(), planner.too_long, None, planner.sample(), planner.beside_usd(),
-        planner.weak_first(),
+        job.spec, rows, estimates, planner.too_long, None, planner.sample(), planner.beside_usd(),
+        planner.weak_first(estimates),
     )  # fmt: skip
     leads, place, share = _places(Plan(0, *found))
     near = rows.row_key[leads[np.abs(place - share) <= job.spec.cascade.band / 2]]
@@ -220,18 +210,7 @@ def repredict(
     work = _Work(
         store.uri, planner.job.spec.names[0], planner.border.score.frame, prior, planner.cascade_folder, where, draws
     )
-    items = [{"name": part["name"], "bucket": part["bucket"]} for part in planner.parts]
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Repredict,
-        fn_constructor_args=(work, [ray.put(head)], straight, band),
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(items), cpus // 4))),
-        num_cpus=0.5,
-    )
-    for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        pass
+    over_parts(planner.parts, _Repredict, work, [ray.put(head)], straight, band)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +240,10 @@ class _Repredict:
         work, name = self.work, str(batch["name"][0])
         base = name.rsplit("/", 1)[-1]
         table = self.store.read_table(name, columns=["row_key", "messages", "predicted"])
-        keys, raw = table["row_key"].to_numpy(), _matrix(table)
+        keys, raw = table["row_key"].to_numpy(), matrix_of(table["predicted"])
         before = f"{work.folder}/first/predicted/{base}" if self.band is not None else f"{work.prior}/predicted/{base}"
         known = self.band is not None or work.prior != ""
-        predicted = _matrix(self.store.read_table(before)).copy() if known else raw.copy()
+        predicted = (matrix_of(self.store.read_table(before)["predicted"]) if known else raw).copy()
         weak = _weak_answers(self.store, work.weak, None, int(batch["bucket"][0]))
         settled = weak.filter(pc.not_equal(weak["kind"], "failed"))
         mine = is_among(keys, np.sort(settled["row_key"].to_numpy())) & ~is_among(keys, self.straight)
@@ -280,17 +259,9 @@ class _Repredict:
             predicted[at] = self.head.predict(evidence)
             refused = np.array([response is None for response in evidence.responses], bool)
             predicted[at[refused], 0] = 0.0
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(predicted.ravel(), pa.float32()), predicted.shape[1])
-        self.store.write_table(
-            f"{work.folder}/{work.where}/{base}", pa.table({"row_key": table["row_key"], "predicted": flat})
-        )
+        columns = {"row_key": table["row_key"], "predicted": predicted_column(predicted)}
+        self.store.write_table(f"{work.folder}/{work.where}/{base}", pa.table(columns))
         return {"name": np.array([name])}
-
-
-def _matrix(table: pa.Table) -> NDArray[np.float32]:
-    """(n, m) of the column `predicted`."""
-    flat = table["predicted"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat.reshape(len(table), -1), np.float32)
 
 
 def _weak_answers(store: Store, weak: str, keys: NDArray[np.int64] | None, bucket: int | None = None) -> pa.Table:

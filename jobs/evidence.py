@@ -8,12 +8,13 @@ rows and in FORM_ROWS others only. Legend: k rows of the bucket, m models.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from routing.features import structure
@@ -35,7 +36,7 @@ class BucketRows:
     messages: Sequence[str]
     """JSON texts."""
     prompt_bytes: NDArray[np.int64]
-    category: Sequence[Any] | None
+    category: Sequence[Any] | pa.ChunkedArray | None
     route: NDArray[np.int8]
     """Ladder index of the plan, -1 for rows that cannot be asked."""
     fold: NDArray[np.int8]
@@ -69,7 +70,7 @@ def evidence(rows: BucketRows) -> dict[str, Any]:
         "elsewhere": _elsewhere(rows),
         "policy": _policy(rows, told),
         "categories": _grouped(rows, told, rows.category),
-        "lengths": _grouped(rows, told, length_bins(rows.prompt_bytes).tolist()),
+        "lengths": _grouped(rows, told, length_bins(rows.prompt_bytes)),
         "examples": _examples(rows, quality),
         "form": _form(rows),
     }
@@ -126,22 +127,27 @@ def _policy(rows: BucketRows, told: NDArray[np.bool_]) -> dict[str, Any]:
         "told": int(told.sum()),
         "open": int((told & rows.open_rows & ~known).sum()),
         "outside": int((known & (rows.fold < 0)).sum()),
-        "values": dict(Counter(str(value) for value in rows.policy[known].tolist())),
+        "values": {str(entry["values"]): entry["counts"] for entry in pc.value_counts(rows.policy[known]).to_pylist()},
     }
 
 
-def _grouped(rows: BucketRows, told: NDArray[np.bool_], names: Sequence[Any] | None) -> dict[str, list[float]]:
+def _grouped(
+    rows: BucketRows, told: NDArray[np.bool_], names: Sequence[Any] | NDArray[Any] | pa.ChunkedArray | None
+) -> dict[str, list[float]]:
     """Group → rows, rows on the strong model, rows whose quality can be told, is known, and its sum; the largest groups."""
-    out: dict[str, list[float]] = {}
+    if names is None:
+        return {}
+    column = names if isinstance(names, pa.ChunkedArray) else pa.chunked_array([pa.array(names)])
+    if pa.types.is_nested(column.type):
+        column = pa.chunked_array([pa.array([str(value) for value in column.to_pylist()], pa.string())])
+    found = column.combine_chunks().dictionary_encode(null_encoding="encode")
     strong = rows.predicted.shape[1] - 1
     known = told & np.isfinite(rows.policy)
-    columns = (rows.route == strong, told, known, np.where(known, rows.policy, 0.0))
-    for i, name in enumerate(names or ()):
-        entry = out.setdefault(str(name), [0, 0, 0, 0, 0.0])
-        entry[0] += 1
-        for place, column in enumerate(columns, 1):
-            entry[place] += float(column[i])
-    return dict(sorted(out.items(), key=lambda kv: -kv[1][0])[:CATEGORIES])
+    columns = (np.ones(len(told)), rows.route == strong, told, known, np.where(known, rows.policy, 0.0))
+    groups, n = found.indices.to_numpy(), len(found.dictionary)
+    sums = np.stack([np.bincount(groups, values, n) for values in columns], axis=1)
+    largest = np.argsort(-sums[:, 0], kind="stable")[:CATEGORIES]
+    return {str(found.dictionary[group].as_py()): sums[group].tolist() for group in largest.tolist()}
 
 
 def _examples(rows: BucketRows, quality: NDArray[np.float64]) -> dict[str, list[dict[str, Any]]]:

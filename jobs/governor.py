@@ -29,7 +29,7 @@ from jobs.errors import StoreError
 from jobs.journal import Journal, Recovered, local_dir, recover_orphans
 from jobs.rates import RateLimiter
 from jobs.reservations import Reservations, Taken
-from jobs.spec import Limits
+from jobs.spec_models import Limits
 from jobs.store import Store
 
 __all__ = ["Ask", "Budget", "Governor", "GovernorService", "Lease", "Report", "recover_on_all_nodes"]

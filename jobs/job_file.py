@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,36 @@ def printable(text: str) -> str:
 
 def _join(place: str, name: str) -> str:
     return printable(f"{place}.{name}" if place else name)
+
+
+def fill_date(path: str) -> str:
+    """`{date}` in a path becomes today's date, `{yesterday}` the day's before (ISO, UTC: the same wherever the driver runs)."""
+    today = datetime.now(UTC).date()
+    return path.replace("{date}", today.isoformat()).replace("{yesterday}", (today - timedelta(days=1)).isoformat())
+
+
+def read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`{json_schema: FILE or mapping}` → `{"json_schema": mapping}`, the schema itself checked."""
+    import jsonschema
+
+    if set(response_format) - {"json_schema", "type"} or "json_schema" not in response_format:
+        raise SpecError("response_format: write it as {json_schema: schema.json} (a file, or the schema itself)")
+    schema = response_format["json_schema"]
+    if isinstance(schema, str):
+        path = base / schema
+        try:
+            schema = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SpecError(f"response_format.json_schema: no file {printable(str(path))}") from None
+        except (OSError, ValueError):
+            raise SpecError(f"response_format.json_schema: {printable(str(path))} is not JSON") from None
+    if not isinstance(schema, dict):
+        raise SpecError("response_format.json_schema: must be a JSON schema (a mapping)")
+    try:
+        if not isinstance(schema.get("$schema", ""), str):
+            raise jsonschema.SchemaError("$schema must be text")
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        reason = " ".join(error.message.split())[:160]
+        raise SpecError(f"response_format.json_schema: not a JSON schema: {reason}") from None
+    return {"json_schema": schema}

@@ -19,7 +19,8 @@ from jobs.governor import Governor
 from jobs.journal import Journal
 from jobs.manifest import Run
 from jobs.progress import Progress
-from jobs.spec import JUDGE, SAMPLES, JobSpec, Limits
+from jobs.spec import JUDGE, SAMPLES, JobSpec
+from jobs.spec_models import Limits
 from jobs.store import Store
 
 SHOW_S = 0.5

@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 from numpy.typing import NDArray
 
 from jobs.border import Job, lane_context
-from jobs.errors import LaneDown
 from jobs.journal import Journal
 from jobs.judge import JUDGED, Case, judge_figures, make_docket, read_verdicts, rows_to_judge
 from jobs.manifest import Run
-from jobs.plan import Plan, Sample, has_pilot
+from jobs.plan import Plan, Sample
 from jobs.planning import Planner
+from jobs.sampling import has_pilot
 from jobs.score import load_artifact, load_router, router_columns
-from jobs.scored import scored_rows
+from jobs.scored import matrix_of, over_parts, predicted_column, scored_rows
 from jobs.spec import JUDGE
 from jobs.spending import Session
 from jobs.store import Store
@@ -67,7 +66,7 @@ def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
     todo = {name: np.intersect1d(asked, keys, assume_unique=True) for name, asked in session.open_rows(draft).items()}
     assert job.spec.sample is not None
     session.ask(draft, todo, job.spec.sample.max_usd)
-    if not _through(job, session):
+    if not session.through("pilot"):
         return
     sample = planner.sample()
     assert sample is not None
@@ -76,7 +75,7 @@ def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
     judge_entry: dict[str, Any] = {}
     if job.spec.quality.judge is not None:
         quality, judged, figures = ask_judge(job, run, session, draft, sample, answered, quality)
-        if not _through(job, session):
+        if not session.through("pilot"):
             return
         judge_entry = {"judge": figures}
     folds = {f: int((sample.fold == i).sum()) for i, f in enumerate(FOLD_NAMES)}
@@ -87,16 +86,6 @@ def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
     run.store.write_table(f"{planner.pilot_folder}/quality.parquet", pa.table(columns | {JUDGED: judged}))
     run.finish(planner.pilot_entry, entry)
     planner.forget()
-
-
-def _through(job: Job, session: Session) -> bool:
-    """Go on; False where the job is being stopped. Raises LaneDown where a lane has stopped."""
-    if job.stopping.is_set():
-        return False
-    stopped = session.stopped()
-    if stopped:
-        raise LaneDown(f"the pilot is not through: {'; '.join(stopped.values())}")
-    return True
 
 
 def read_answers(job: Job, run: Run, planner: Planner, sample: Sample) -> Answers:
@@ -211,24 +200,9 @@ def _recalibrate(
                 name = path.relative_to(folder).as_posix()
                 run.store.write(f"{planner.pilot_folder}/router/{name}", path.read_bytes())
     if router.head_ != "none":
-        repredict(run.store, planner, columns)
+        folder, frame = planner.pilot_folder, planner.border.score.frame
+        over_parts(planner.parts, _Repredict, run.store.uri, folder, frame, columns)
     return entry
-
-
-def repredict(store: Store, planner: Planner, columns: list[int]) -> None:
-    """The fitted head's predictions for every row, part by part, into the pilot's folder."""
-    items = [{"name": name} for name in planner.names]
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Repredict,
-        fn_constructor_args=(store.uri, planner.pilot_folder, planner.border.score.frame, columns),
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(items), cpus // 4))),
-        num_cpus=0.5,
-    )
-    for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        pass
 
 
 class _Repredict:
@@ -244,8 +218,7 @@ class _Repredict:
         name = str(batch["name"][0])
         table = self.store.read_table(name, columns=["row_key", "messages", "input_error", "predicted"])
         good = pc.equal(table["input_error"], "").to_numpy(zero_copy_only=False)
-        scores = table["predicted"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        scores = scores.reshape(len(table), -1).astype(np.float32)
+        scores = matrix_of(table["predicted"])
         known = table.filter(pa.array(good))
         texts = [self.frame.inner(router_text(json.loads(messages))) for messages in known["messages"].to_pylist()]
         predicted = np.full(scores.shape, np.nan, np.float32)
@@ -256,8 +229,6 @@ class _Repredict:
             predicted[good] = self.router.predict_from(own, texts)
         else:  # the router knows more models than the job has, and the head may look at all of them
             predicted[good] = self.router.predict(texts)
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(predicted.ravel(), pa.float32()), predicted.shape[1])
-        self.store.write_table(
-            f"{self.folder}/predicted/{Path(name).name}", pa.table({"row_key": table["row_key"], "predicted": flat})
-        )
+        columns = {"row_key": table["row_key"], "predicted": predicted_column(predicted)}
+        self.store.write_table(f"{self.folder}/predicted/{Path(name).name}", pa.table(columns))
         return {"name": np.array([name])}

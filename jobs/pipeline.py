@@ -29,11 +29,12 @@ from jobs.judge import judge_spent, judged_quality
 from jobs.manifest import Run, load_run, open_run
 from jobs.money import stranded
 from jobs.pilot import pilot_stage
-from jobs.plan import Plan, has_pilot, latest_plan, load_plan
+from jobs.plan import Plan, latest_plan, load_plan
 from jobs.planning import Planner
 from jobs.progress import Progress
 from jobs.report import write_report
 from jobs.reuse import reuse_answers
+from jobs.sampling import has_pilot
 from jobs.score import run_score
 from jobs.spec import JobSpec, parse_spec
 from jobs.spending import spending

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from jobs.answer_rows import RANKS
 from jobs.bill import cap_usd
 from jobs.border import Border, Job
+from jobs.cutting import decide
 from jobs.errors import SpecError
 from jobs.estimate import Estimate, estimate_all
 from jobs.further import samples_spent
+from jobs.groups import Groups, group_rows
 from jobs.journal import Journal
 from jobs.judge import judge_spent
 from jobs.manifest import Run, fingerprint
@@ -34,8 +36,6 @@ from jobs.plan import (
     Rows,
     Sample,
     WeakFirst,
-    decide,
-    has_pilot,
     latest_plan,
     load_plan,
     plan_fingerprint,
@@ -43,14 +43,24 @@ from jobs.plan import (
     write_plan,
 )
 from jobs.requests import build_request
-from jobs.scored import is_among, scored_rows
-from jobs.spec import JobSpec, Model
+from jobs.sampling import has_pilot
+from jobs.scored import is_among, matrix_of, positions, scored_rows
+from jobs.spec import JobSpec
+from jobs.spec_models import Model
 
 KEPT_OF_THE_BILL = ("planned_usd", "range_usd", "bound_usd", "curve", "request", "hours", "assumptions")
 """What a re-cut leaves as the user saw it before the run."""
 BATCH_WINDOW_S = 24 * 3600.0
 """A provider's promise for a batch; most end within an hour or two."""
 Counter = Callable[[list[list[dict[str, Any]]]], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands between two bands: read once, since it takes a pass over the journal."""
+
+    paid: Paid
+    estimates: dict[str, Estimate]
 
 
 class Planner:
@@ -90,14 +100,14 @@ class Planner:
             return None
         return self.run.entry(self.cascade_entry)
 
-    def weak_first(self) -> WeakFirst | None:
+    def weak_first(self, estimates: dict[str, Estimate]) -> WeakFirst | None:
         """The rows that the weak model answers before the cut, as far as it is known which; None without a cascade."""
         spec = self.job.spec
         if spec.cascade is None or self.job.limit is not None:
             return None
         entry, n = self.cascade(), len(self.rows.row_key)
         if entry is None:  # all of them, for what is known
-            estimate = self.estimates()[spec.names[0]]
+            estimate = estimates[spec.names[0]]
             row_usd = float(estimate.cost_usd(self.rows.prompt_bytes).mean()) if n else 0.0
             share = spec.cascade.band if "agreement" in spec.cascade.signals else 0.0
             return WeakFirst(np.ones(n, bool), share * n * spec.cascade.samples * row_usd)
@@ -113,9 +123,9 @@ class Planner:
 
     def draft(self) -> Plan:
         """A plan that is not written: what the pilot asks. Draws the sample, once and for all."""
-        spec = self.job.spec
+        spec, estimates = self.job.spec, self.estimates()
         assignments, bill = decide(
-            spec, self.rows, self.estimates(), self.too_long, None, self.sample(), weak_first=self.weak_first()
+            spec, self.rows, estimates, self.too_long, None, self.sample(), weak_first=self.weak_first(estimates)
         )
         name = f"{self.pilot_folder}/sample.parquet"
         if has_pilot(spec) and not self.run.store.exists(name):
@@ -137,11 +147,18 @@ class Planner:
             quality = np.stack([found[name].to_numpy() for name in self.job.spec.names], axis=1)
         return Sample(table["row_key"].to_numpy(), table["fold"].to_numpy(), quality)
 
+    @cached_property
+    def groups(self) -> Groups:
+        """Which rows are one request."""
+        return group_rows(self.job.spec, self.rows, self.too_long)
+
     def leaders_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row key of the row that is asked for each of these."""
-        plan = self.draft().assignments
-        order = np.argsort(plan.row_key)
-        return plan.leader[order[np.searchsorted(plan.row_key, keys, sorter=order)]]
+        return self.rows.row_key[self.groups.leader[self.places(keys)]]
+
+    def places(self, keys: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Index in `rows` of each of these row keys. Raises KeyError for one that is not there."""
+        return positions(self.rows.row_key, keys, self._by_key)
 
     def forget(self) -> None:
         """The pilot or the cascade is through: predictions are read anew."""
@@ -162,7 +179,7 @@ class Planner:
         paid = self.paid() if spec.policy.budget_usd is not None else None
         beside_usd = None if spec.quality.judge and not self.run.entry(self.pilot_entry) else self.beside_usd()
         assignments, bill = decide(
-            spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd, self.weak_first()
+            spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd, self.weak_first(estimates)
         )
         bill |= {
             "pilot": self.run.entry(self.pilot_entry),
@@ -175,19 +192,23 @@ class Planner:
         bill["hours"] = _hours(spec, bill, {name: estimates[name].latency_s for name in spec.names})
         return write_plan(self.run.store, number + 1, assignments, bill)
 
-    def recut(self, plan: Plan) -> Plan | None:
+    def standing(self) -> Standing:
+        """What the journal says now."""
+        return Standing(self.paid(), self.estimates())
+
+    def recut(self, plan: Plan, standing: Standing) -> Plan | None:
         """The same policy, cut again over what is not paid yet. None where the dollars left pay for no plan at all."""
-        paid = self.paid()
+        paid, estimates, beside_usd = standing.paid, standing.estimates, self.beside_usd()
         try:
             assignments, bill = decide(
-                self.job.spec, self.rows, self.estimates(), self.too_long, paid, self.sample(), self.beside_usd(),
-                self.weak_first(),
+                self.job.spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd,
+                self.weak_first(estimates),
             )  # fmt: skip
         except SpecError:
             return None
         kept = {name: plan.bill[name] for name in KEPT_OF_THE_BILL if name in plan.bill}
         history = {
-            "after_usd": paid.usd + self.beside_usd(),
+            "after_usd": paid.usd + beside_usd,
             "expected_usd": bill["planned_usd"],
             "upper_usd": bill["range_usd"][1],
             "strong_share": bill["strong_share"],
@@ -217,10 +238,7 @@ class Planner:
         store = self.run.store
         files = [f"{folder}/predicted/{name.rsplit('/', 1)[-1]}" for name in self.names]
         table = pa.concat_tables([store.read_table(name) for name in files])
-        order = np.argsort(table["row_key"].to_numpy())
-        at = order[np.searchsorted(table["row_key"].to_numpy(), row_key, sorter=order)]
-        flat = table["predicted"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat.reshape(len(table), -1)[at], np.float32)
+        return matrix_of(table["predicted"])[positions(table["row_key"].to_numpy(), row_key)]
 
     @cached_property
     def _by_key(self) -> NDArray[np.int64]:
@@ -230,18 +248,18 @@ class Planner:
         """What a call of each model costs, by what this run has measured so far."""
 
         def measured_bytes(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-            at = self._by_key[np.searchsorted(self.rows.row_key, keys, sorter=self._by_key)]
-            return self.rows.prompt_bytes[at]
+            return self.rows.prompt_bytes[self.places(keys)]
 
         return estimate_all(
             self.job.spec, self.run.store, self.names, self.border.router_card, self.border.router_columns,
             self._counter, measured_bytes,
         )  # fmt: skip
 
-    def weak_usd(self, plan: Plan) -> float:
+    def weak_usd(self, plan: Plan, standing: Standing | None = None) -> float:
         """What the dear models must leave of the cap. 0 without a cap.
 
         That is what the judge has had, and for the weak model what is paid already and the upper end for rows without an answer.
+        `standing`: what the journal said a moment ago; None reads it.
         """
         spec = self.job.spec
         weak = spec.names[0]
@@ -251,15 +269,16 @@ class Planner:
             entry = plan.bill["by_model"][weak]
             factor = entry["usd_high"] / entry["usd"] if entry["usd"] else 1.1
             return float(plan.bill["all_weak_usd"] * factor) + self.beside_usd()
-        estimate, spent = self.estimates()[weak], Journal(self.run.store).spent(weak)
+        standing = standing or self.standing()
+        paid, estimate = standing.paid, standing.estimates[weak]
         lead = (plan.assignments.row_key == plan.assignments.leader) & (plan.assignments.model >= 0)
-        n_bytes = self.rows.prompt_bytes[lead & ~self.paid().answered.any(axis=1)]
+        n_bytes = self.rows.prompt_bytes[lead & ~paid.answered.any(axis=1)]
         if estimate.measured or spec.models[weak].engine.startswith("openai"):
             output = min(estimate.max_tokens, estimate.completion_tokens * (1 + estimate.completion_spread))
             rest = estimate.cost_usd(n_bytes, output) * (1.02 if estimate.measured else 1.1)
         else:  # nobody meters it: only the bound is certain
             rest = estimate.bound_usd(n_bytes)
-        return spent.cost_usd + spent.lost_usd + float(rest.sum()) + self.beside_usd()
+        return float(paid.cost_usd[:, 0].sum() + paid.lost_usd[0] + rest.sum()) + self.beside_usd()
 
     def paid(self) -> Paid:
         """What the journal says is settled, and every dollar that is gone."""
@@ -267,15 +286,16 @@ class Planner:
         journal = Journal(store)
         shape = (len(keys), len(names))
         answered, rejected, cost = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
-        lost_usd = sum(stranded(store, self.job.spec.payees, without=self.job.session).values())
+        lost = np.zeros(len(names))
+        stranded_usd = sum(stranded(store, self.job.spec.payees, without=self.job.session).values())
         for j, name in enumerate(names):
             found = journal.settlements(name)
-            lost_usd += float(found.lost_usd.sum())
-            at = self._by_key[np.searchsorted(keys, found.row_key, sorter=self._by_key)]
+            lost[j] = found.lost_usd.sum()
+            at = self.places(found.row_key)
             answered[at, j] = found.rank == RANKS["answered"]
             rejected[at, j] = found.rank == RANKS["rejected"]
             cost[at, j] = found.cost_usd
-        return Paid(answered, rejected, cost, lost_usd)
+        return Paid(answered, rejected, cost, lost, stranded_usd)
 
     def _counter(self, name: str) -> Counter | None:
         model = self.job.spec.models[name]
@@ -305,7 +325,7 @@ class Planner:
         batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
         for batch in batches:
             messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]
-            at = self._by_key[np.searchsorted(rows.row_key, batch["row_key"].to_numpy(), sorter=self._by_key)]
+            at = self.places(batch["row_key"].to_numpy())
             for j, name in enumerate(names):
                 count = counters.get(name)
                 if count is not None and len(at):

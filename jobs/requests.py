@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import jsonschema
 
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from routing.pricing import MESSAGE_TOKENS
 from routing.pricing import prompt_tokens_bound as text_tokens_bound
 

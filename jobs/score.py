@@ -26,6 +26,7 @@ from jobs.errors import InputError
 from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records, whole
 from jobs.prompts import Prompt, PromptReader
 from jobs.requests import content_key, digest16, prompt_tokens_bound
+from jobs.scored import predicted_column
 from jobs.spec import UNTRAINED_ROUTERS, JobSpec
 from jobs.store import Store, storage_errors
 from routing import routers
@@ -230,10 +231,9 @@ class Scorer:
         texts = shard["text"].filter(pa.array(good)).to_pylist()
         if texts:
             predicted[good] = self.router.predict(texts)[:, self.columns]
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(predicted.ravel(), pa.float32()), len(self.columns))
         bucket = shard["bucket"][0].as_py()
         name = f"scored/part-{bucket:010d}.parquet"
-        table = shard.drop_columns("text").append_column("predicted", flat)
+        table = shard.drop_columns("text").append_column("predicted", predicted_column(predicted))
         self.store.write_table(name, table, row_group_size=8192)
         return {
             "bucket": bucket, "name": name, "rows": len(shard), "input_errors": int((~good).sum()),

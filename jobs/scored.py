@@ -1,4 +1,4 @@
-"""Reading scored/ back, as a Ray dataset: one task per part.
+"""Reading scored/ back, as a Ray dataset: one task per part; and finding its rows by key.
 
 Not `ray.data.read_parquet`: since 2.60 that starts a pool of actors to read footers for every dataset, a dozen processes for a
 table whose files, sizes and order the manifest already knows.
@@ -44,6 +44,25 @@ def scored_rows(
     )
 
 
+def over_parts(parts: Sequence[dict[str, Any]], actor: type, *arguments: Any) -> None:
+    """Call `actor(*arguments)` once with every part of scored/ (its columns `name` and `bucket`), in a pool of actors.
+
+    What the calls return is not kept: they write what they make.
+    """
+    items = [{"name": part["name"], "bucket": part["bucket"]} for part in parts]
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        actor,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=max(1, min(len(items), cpus // 4))),
+        num_cpus=0.5,
+    )
+    for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        pass
+
+
 def _read_part(
     batch: dict[str, Any],
     output: str,
@@ -75,3 +94,39 @@ def is_among(values: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
         return np.zeros(len(values), bool)
     at = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
     return np.asarray(wanted[at] == values)
+
+
+def find_keys(
+    keys: NDArray[np.int64], wanted: NDArray[np.int64], by_key: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """(k,) index in `keys` (n,) of each of `wanted` (k,); -1 for a key that is not there. O((n + k) log n).
+
+    keys: each once, in any order. by_key: their argsort, for who looks things up more than once.
+    """
+    if not len(keys):
+        return np.full(len(wanted), -1, np.intp)
+    order = np.argsort(keys) if by_key is None else by_key
+    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    return np.asarray(np.where(keys[at] == wanted, at, -1))
+
+
+def positions(
+    keys: NDArray[np.int64], wanted: NDArray[np.int64], by_key: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """`find_keys` where every key must be there. Raises KeyError for one that is not: another run's key has no row here."""
+    at = find_keys(keys, wanted, by_key)
+    if len(at) and at.min() < 0:
+        raise KeyError(f"row_key {wanted[at < 0][0]} is none of the {len(keys):,} rows of the run")
+    return at
+
+
+def matrix_of(predicted: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
+    """(n, m) of the column `predicted`, a list of m float32 a row; NaN for a row that no prediction was made for."""
+    array = predicted.combine_chunks() if isinstance(predicted, pa.ChunkedArray) else predicted
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values.reshape(len(array), array.type.list_size), np.float32)
+
+
+def predicted_column(matrix: NDArray[np.floating[Any]]) -> pa.FixedSizeListArray:
+    """The column `predicted` of (n, m) expected qualities: what `matrix_of` reads back."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel(), pa.float32()), matrix.shape[1])

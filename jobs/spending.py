@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from jobs import answer
 from jobs.bands import held_back, next_band
 from jobs.border import Job, check_lanes, lane_context
+from jobs.errors import LaneDown
 from jobs.governor import recover_on_all_nodes
 from jobs.journal import Journal, local_dir
 from jobs.manifest import Run
 from jobs.money import Money
 from jobs.plan import Assignments, Plan, limited
-from jobs.planning import Planner, is_tight
+from jobs.planning import Planner, Standing, is_tight
 from jobs.progress import Progress
 from jobs.scored import is_among
 from jobs.spec import JobSpec
@@ -45,6 +46,14 @@ class Session:
     def stopped(self) -> dict[str, str]:
         """Model → why its lane stopped."""
         return {} if self._money is None else self._money.stopped()
+
+    def through(self, stage: str) -> bool:
+        """Whether `stage` can go on; False where the job is being stopped. Raises LaneDown where a lane has stopped."""
+        if self.job.stopping.is_set():
+            return False
+        if stopped := self.stopped():
+            raise LaneDown(f"the {stage} is not through: {'; '.join(stopped.values())}")
+        return True
 
     def ask(self, plan: Plan, todo: Todo, cap_usd: float | None = None) -> None:
         """One wave by itself. `cap_usd`: what the run may have spent in all when it is through."""
@@ -84,9 +93,11 @@ class Session:
         if dear:
             plan = self._upgrade_by_rank(plan, dear)
         asking.wait(wave)
-        again = self.planner.recut(plan) if dear and not job.stopping.is_set() else None
-        if again is not None:  # what the weak model did not use up
-            plan = self._upgrade_by_rank(again, dear)
+        if dear and not job.stopping.is_set():
+            standing = self.planner.standing()
+            again = self.planner.recut(plan, standing)
+            if again is not None:  # what the weak model did not use up
+                plan = self._upgrade_by_rank(again, dear, standing)
         if not job.stopping.is_set():
             self._settle()
             last = self._last_rows(plan, dear)
@@ -124,8 +135,11 @@ class Session:
         self._money.bill = plan.bill
         return self._money, self._asking
 
-    def _upgrade_by_rank(self, plan: Plan, dear: tuple[str, ...]) -> Plan:
-        """Ask the dear models for the best rows first, and cut again after every band, until money or rows are gone."""
+    def _upgrade_by_rank(self, plan: Plan, dear: tuple[str, ...], standing: Standing | None = None) -> Plan:
+        """Ask the dear models for the best rows first, and cut again after every band, until money or rows are gone.
+
+        standing: what `plan` was just cut by, if it was.
+        """
         job = self.job
         while not job.stopping.is_set():
             todo = self.open_rows(plan)
@@ -136,14 +150,16 @@ class Session:
             n_asked = sum(len(keys) for keys in band.values())
             if not n_asked or all(name in money.stopped() for name, keys in band.items() if len(keys)):
                 break
-            money.next_wave(dear, todo, self.planner.weak_usd(plan))
+            money.next_wave(dear, todo, self.planner.weak_usd(plan, standing))
+            standing = None  # spent with the band
             asking.wait(asking.start(plan.assignments, band, by_rank=True))
             left = self.open_rows(plan)
             if job.stopping.is_set() or sum(np.isin(band[name], left[name]).sum() for name in dear) == n_asked:
                 break  # no row of it could be paid, or answered
             if job.spec.on_budget == "stop" and any(len(left[name]) for name in dear):
                 continue  # what was planned stays planned
-            again = self.planner.recut(plan)
+            standing = self.planner.standing()
+            again = self.planner.recut(plan, standing)
             if again is None:
                 break
             plan = again

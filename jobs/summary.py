@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jobs import measures
-from jobs.account import HISTOGRAM_BINS
+from jobs.bucket_sums import HISTOGRAM_BINS
 from jobs.estimate import HOUR_S
 from jobs.evidence import EXAMPLES
 from jobs.journal import Spent
@@ -34,22 +34,10 @@ def summarise(
     """The report. `stranded_usd`: dollars granted to a process that died before it could say what it used. `facts`: provenance.
     `judge`, `further`: what the judge and a cascade's further answers cost."""
     names = spec.names
-    journal = {name: _add([s["journal"][name] for s in sums]) for name in names}
-    spent = dict.fromkeys(PURPOSES, 0.0)
-    gpu_usd: float | None = None
-    for name in names:
-        for purpose, usd in journal[name]["by_purpose"].items():
-            spent[purpose] = spent.get(purpose, 0.0) + usd
-        rate = bill["prices"][name].get("gpu_hour_usd")
-        if rate is not None:
-            gpu_usd = (gpu_usd or 0.0) + journal[name]["gpu_s"] / HOUR_S * rate
-    judge = judge or Spent()
-    further = further or Spent()
-    spent["judge"] += judge.cost_usd
-    spent["cascade"] += further.cost_usd
-    spent_usd = sum(spent.values())
-    lost_usd = sum(journal[name]["lost_usd"] for name in names) + judge.lost_usd + further.lost_usd + stranded_usd
-    parts = [s["evidence"] for s in sums]
+    journal = {name: _add([part["journal"][name] for part in sums]) for name in names}
+    rows, errors, still_open = (sum(part[key] for part in sums) for key in ("rows", "errors", "open"))
+    given, routed = (_count(sums, key) for key in ("given", "routed"))
+    parts = [part["evidence"] for part in sums]
     sample = measures.sampled_rows(parts, len(names))
     estimated = measures.estimates(parts, sample, len(names))
     from_sample = {
@@ -59,17 +47,6 @@ def summarise(
     all_usd = {
         name: found.mean if (found := from_sample[name]) else _all_usd(name, journal[name], bill) for name in names
     }
-    routed = Counter[str]()
-    given = Counter[str]()
-    for part in sums:
-        routed.update(part["routed"])
-        given.update(part["given"])
-    rows, errors, still_open = (sum(s[k] for s in sums) for k in ("rows", "errors", "open"))
-    strong = all_usd[names[-1]]
-    quality, measured_rows = measures.run_quality(parts, estimated)
-    curve = measures.measured_curve(bill["curve"], all_usd[names[0]], all_usd[names[-1]])
-    sample_rows = int(sample.reported.sum())
-    figure = measures.figure
     return {
         "rows": rows, "errors": errors, "open": still_open, "complete": still_open == 0,
         "by_model": {
@@ -79,12 +56,58 @@ def summarise(
                 "requests": journal[name]["requests"],
             } for name in names
         },
+        **_money(names, journal, bill, stranded_usd, judge or Spent(), further or Spent(), all_usd[names[-1]]),
+        "all_strong_usd": all_usd[names[-1]], "all_weak_usd": all_usd[names[0]],
+        "all_strong_usd_interval": measures.figure(from_sample[names[-1]]),
+        "all_weak_usd_interval": measures.figure(from_sample[names[0]]),
+        "strong_share": routed[names[-1]] / max(1, sum(routed.values())),
+        **_quality(spec, parts, sample, estimated, all_usd, bill),
+        "requests": sum(journal[name]["requests"] for name in names),
+        "copied_rows": sum(part["copied"] for part in sums),
+        "reused_answers": sum(journal[name]["reused"] for name in names),
+        **_job(spec, bill),
+        **_details(names, sums, parts, bill),
+        "next": _next(still_open, errors),
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **facts,
+        "provenance": (facts.get("provenance") or {}) | {"prices": {"hash": fingerprint(bill["prices"])}},
+    }  # fmt: skip
+
+
+def _money(
+    names: tuple[str, ...], journal: dict[str, dict[str, Any]], bill: dict[str, Any], stranded_usd: float, judge: Spent,
+    further: Spent, all_strong_usd: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Dollars that reconcile: planned - spent - lost = unspent. GPU dollars stand beside them."""
+    spent = dict.fromkeys(PURPOSES, 0.0)
+    gpu_usd: float | None = None
+    for name in names:
+        for purpose, usd in journal[name]["by_purpose"].items():
+            spent[purpose] = spent.get(purpose, 0.0) + usd
+        rate = bill["prices"][name].get("gpu_hour_usd")
+        if rate is not None:
+            gpu_usd = (gpu_usd or 0.0) + journal[name]["gpu_s"] / HOUR_S * rate
+    spent["judge"] += judge.cost_usd
+    spent["cascade"] += further.cost_usd
+    spent_usd = sum(spent.values())
+    lost_usd = sum(journal[name]["lost_usd"] for name in names) + judge.lost_usd + further.lost_usd + stranded_usd
+    return {
         "planned_usd": bill["planned_usd"], "spent_usd": spent_usd, "spent_by_purpose": spent, "lost_usd": lost_usd,
         "unspent_usd": bill["planned_usd"] - spent_usd - lost_usd, "gpu_usd": gpu_usd,
-        "all_strong_usd": strong, "all_weak_usd": all_usd[names[0]],
-        "all_strong_usd_interval": figure(from_sample[names[-1]]), "all_weak_usd_interval": figure(from_sample[names[0]]),
-        "saved_usd": None if strong is None else strong - spent_usd - lost_usd - (gpu_usd or 0.0),
-        "strong_share": routed[names[-1]] / max(1, sum(routed.values())),
+        "saved_usd": None if all_strong_usd is None else all_strong_usd - spent_usd - lost_usd - (gpu_usd or 0.0),
+    }  # fmt: skip
+
+
+def _quality(
+    spec: JobSpec, parts: measures.Evidence, sample: measures.SampledRows, estimated: RunEstimates,
+    all_usd: dict[str, float | None], bill: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """How good the answers are, and how good the routing was."""
+    names, figure = spec.names, measures.figure
+    quality, measured_rows = measures.run_quality(parts, estimated)
+    curve = measures.measured_curve(bill["curve"], all_usd[names[0]], all_usd[names[-1]])
+    sample_rows = int(sample.reported.sum())
+    return {
         "quality": figure(quality), "quality_source": _source(spec, measured_rows, sample_rows),
         "quality_by_model": _by_model(names, estimated, sample_rows, all_usd),
         "pgr": figure(estimated.pgr), "pgr_over_random": figure(estimated.pgr_over_random), "gap": figure(estimated.gap),
@@ -92,36 +115,51 @@ def summarise(
         **measures.examples(parts, names), "sample_rows": sample_rows, "n_failed": estimated.n_failed,
         "calibration": measures.calibration(sample, names),
         "oracle": measures.oracle(sample, [all_usd[name] for name in names]),
-        "requests": sum(journal[name]["requests"] for name in names),
-        "copied_rows": sum(s["copied"] for s in sums),
-        "reused_answers": sum(journal[name]["reused"] for name in names),
-        "weak": names[0], "strong": names[-1], "models": list(names), "output": spec.output,
-        "policy": bill["policy"], "max_usd": spec.max_usd, "cap_usd": bill["cap_usd"],
-        "score_histogram": {
-            "edges": np.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(),
-            "counts": {name: np.sum([s["histogram"][name] for s in sums], axis=0).tolist() for name in names},
-            "cut": bill["cut_score"],
-        },
         "curve": curve, "budget_changes": measures.budget_changes(bill, curve),
-        "judge": (bill.get("pilot") or {}).get("judge"),
-        "pilot": bill.get("pilot"), "cascade": bill.get("cascade"), "promise": bill.get("promise"), "recuts": bill.get("recuts"),
         "drift": measures.drift(parts, estimated, sample, names, _router_card(spec)),
-        "errors_by_kind": _errors_by_kind(sums),
-        "by_category": [{"category": k} | v for k, v in measures.groups(parts, "categories").items()],
-        "by_length": [
-            {"from_bytes": k, "to_bytes": 2 * k - 1} | v
-            for k, v in sorted((int(k), v) for k, v in measures.groups(parts, "lengths").items())
-        ],
-        "slowest": sorted((row for s in sums for row in s["slowest"]), key=lambda row: -row["latency_s"])[: 2 * EXAMPLES],
+    }  # fmt: skip
+
+
+def _job(spec: JobSpec, bill: dict[str, Any]) -> dict[str, Any]:
+    """What the job was, and what pilot, judge and cascade made of it."""
+    return {
+        "weak": spec.names[0], "strong": spec.names[-1], "models": list(spec.names), "output": spec.output,
+        "policy": bill["policy"], "max_usd": spec.max_usd, "cap_usd": bill["cap_usd"],
+        "judge": (bill.get("pilot") or {}).get("judge"),
+        **{name: bill.get(name) for name in ("pilot", "cascade", "promise", "recuts")},
         "prices": {
             name: {"input": p["input_usd_per_million"], "output": p["output_usd_per_million"], "source": p["source"]}
             for name, p in bill["prices"].items()
         },
-        "next": _next(still_open, errors),
-        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **facts,
-        "provenance": (facts.get("provenance") or {}) | {"prices": {"hash": fingerprint(bill["prices"])}},
     }  # fmt: skip
+
+
+def _details(
+    names: tuple[str, ...], sums: list[dict[str, Any]], parts: measures.Evidence, bill: dict[str, Any]
+) -> dict[str, Any]:
+    """What the page breaks down: scores, errors, groups of rows, the slowest calls."""
+    lengths = sorted((int(key), group) for key, group in measures.groups(parts, "lengths").items())
+    return {
+        "score_histogram": {
+            "edges": np.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(),
+            "counts": {name: np.sum([part["histogram"][name] for part in sums], axis=0).tolist() for name in names},
+            "cut": bill["cut_score"],
+        },
+        "errors_by_kind": _errors_by_kind(sums),
+        "by_category": [{"category": key} | group for key, group in measures.groups(parts, "categories").items()],
+        "by_length": [{"from_bytes": key, "to_bytes": 2 * key - 1} | group for key, group in lengths],
+        "slowest": sorted((row for part in sums for row in part["slowest"]), key=lambda row: -row["latency_s"])[
+            : 2 * EXAMPLES
+        ],
+    }
+
+
+def _count(sums: list[dict[str, Any]], key: str) -> Counter[str]:
+    """Model → rows, over all buckets."""
+    total = Counter[str]()
+    for part in sums:
+        total.update(part[key])
+    return total
 
 
 def _source(spec: JobSpec, rows: int, sample_rows: int) -> str | None:

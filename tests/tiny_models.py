@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from jobs.journal import Journal
 from jobs.lanes.base import LaneContext
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from jobs.store import Store
 from routing.pricing import Price
 

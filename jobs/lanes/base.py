@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import ray.data
 
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from routing.pricing import Price
 
 ASK_COLUMNS = ("row_key", "bucket", "messages", "body", "content_key", "prompt_bytes", "sample")

@@ -21,7 +21,7 @@ from jobs.errors import LaneDown
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.exchange import backoff_s
 from jobs.replies import Verdict, clean, judge, read_error
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 
 NONCE = "headgate_nonce"
 ADOPT_S = 15.0

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
+from itertools import compress, islice
 from typing import Any, TypeVar
 
 import aiohttp
@@ -32,10 +33,12 @@ from jobs.journal import Journal, JournalWriter
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneContext
 from jobs.lanes.batch_api import ADOPT_S, BatchApi
+from jobs.lanes.batch_queue import BatchQueue
 from jobs.lanes.batch_results import Outcome, Results
-from jobs.lanes.batch_rows import MAX_FILE_BYTES, MAX_REQUESTS, Pending, file_line, prepare
+from jobs.lanes.batch_rows import Pending, file_line, prepare
 from jobs.lanes.exchange import Row
 from jobs.reservations import new_name, nonce_of, unfinished
+from jobs.scored import is_among
 from jobs.store import Store
 
 FINAL = ("completed", "failed", "expired", "cancelled")
@@ -43,12 +46,6 @@ POLL_S, POLL_LIMIT_S, POLL_SHARE = 1.0, 60.0, 0.05
 """A batch is asked for again after a twentieth of its age: that much later than it ends are its answers here."""
 BATCH_LIMIT_S = 30 * 3600.0
 """No provider's window is longer than 24 h; a batch that has not ended then is for a person to look at."""
-QUEUE_WAIT_POLLS, QUEUE_WAIT_LIMIT_S, QUEUE_LIMIT_S = 5, 300.0, 24 * 3600.0
-"""A queue found full is tried again after so many polls, then after twice as long, and given up after a day."""
-FAILED_BATCHES = 3
-"""So many batches in a row that failed as a whole mean that the next one will, too."""
-TOKENS_PER_BYTE = 1 / 3
-"""Prompt tokens per byte of the bound until answers tell better: English text has a quarter."""
 ROWS_A_TURN = 1000
 """Rows made ready before other blocks get the event loop: some 0.1 s."""
 T = TypeVar("T")
@@ -98,10 +95,7 @@ class BatchAsker:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sending = asyncio.Lock()
         self._counts = Report()
-        self._limit_tokens = float(context.model.limits.enqueued_tokens or np.inf)
-        self._tokens_per_byte, self._extra_tokens = TOKENS_PER_BYTE, 0
-        self._queue_wait_s, self._queue_full_until, self._queue_full_since = QUEUE_WAIT_POLLS * poll_s, 0.0, 0.0
-        self._failed_in_a_row = 0
+        self._queue = BatchQueue(context, poll_s)
         self._n_blocks = 0
         self._poor: set[int] = set()
         """Blocks whose next rows wait for dollars. Blocks come best rows first: later ones do not overtake them."""
@@ -171,7 +165,7 @@ class BatchAsker:
         for place, row in enumerate(rows):
             if place % ROWS_A_TURN == 0:
                 await asyncio.sleep(0)
-            pending = prepare(row, self.context, self._extra_tokens)
+            pending = prepare(row, self.context, self._queue.extra_tokens)
             if isinstance(pending, Pending):
                 queue.append(pending)
             else:
@@ -181,20 +175,21 @@ class BatchAsker:
                 answers.append(answer)
         followed = set()
         for keys, task in self._adopted:
-            mine = [pending for pending in queue if _among(pending.row.row_key, keys)]
-            if mine:
-                queue = deque(pending for pending in queue if not _among(pending.row.row_key, keys))
+            held = is_among(np.fromiter((pending.row.row_key for pending in queue), np.int64, len(queue)), keys)
+            if held.any():
+                mine = list(compress(queue, held))
+                queue = deque(compress(queue, ~held))
                 followed.add(self._start(_part_of(task, mine)))
         return queue, followed
 
     async def _send(self, queue: deque[Pending], number: int) -> Running | None:
         """Make a batch of the first rows of `queue`, which lose their place in it. None where nothing can go now."""
         async with self._sending:
-            n_fit = self._fitting(queue)
+            n_fit = self._queue.fitting(queue, self._waiting_tokens(), bool(self._running))
             if self.stopped or not n_fit or any(earlier < number for earlier in self._poor):
                 return None
             name = new_name()
-            part = [queue[at] for at in range(n_fit)]
+            part = list(islice(queue, n_fit))
             taken = await self._tell("reserve", name, np.array([pending.worst_usd for pending in part]))
             if taken.rows:
                 self._poor.discard(number)
@@ -215,7 +210,7 @@ class BatchAsker:
                 pending.file_row = replace(pending.file_row, attempts=pending.file_row.attempts + 1)
             pendings = {p.row.row_key: p for p in part if p.row.row_key not in skipped}
             rows = {key: pending.file_row for key, pending in pendings.items()}
-            batch = Running(name, rows, self._tokens(pendings.values()), writer, pendings)
+            batch = Running(name, rows, self._queue.tokens(rows.values()), writer, pendings)
             if not rows:
                 await self._close(batch, [])
                 return None
@@ -231,31 +226,16 @@ class BatchAsker:
             await self._record(batch, created)
             return batch
 
-    def _fitting(self, queue: deque[Pending]) -> int:
-        """How many rows, from the first, one file may hold now."""
-        if time.monotonic() < self._queue_full_until:
-            return 0
-        room = self._limit_tokens - sum(batch.tokens for batch in self._running.values())
-        n, n_bytes, tokens = 0, 0, 0.0
-        for pending in queue:
-            n_bytes += pending.n_bytes
-            tokens += self._tokens([pending])
-            too_long = tokens > room and (n or self._running)  # one row alone is tried, whatever our estimate of it
-            if n == MAX_REQUESTS or n_bytes > MAX_FILE_BYTES or too_long:
-                break
-            n += 1
-        return n
-
-    def _tokens(self, pendings: Any) -> float:
-        return float(sum(pending.file_row.bound for pending in pendings) * self._tokens_per_byte)
+    def _waiting_tokens(self) -> float:
+        return sum(batch.tokens for batch in self._running.values())
 
     # A batch --------------------------------------------------------------------------------------------------------
 
     async def _adopt(self, name: str, rows: list[FileRow]) -> Outcome:
         """Follow a batch that an earlier process made. What came of it: nothing where it was never created."""
         await self._tell("adopt_reserved", name)
-        tokens = sum(row.bound for row in rows) * self._tokens_per_byte
-        batch = Running(name, {row.row_key: row for row in rows}, tokens, self._writer(name))
+        of_key = {row.row_key: row for row in rows}
+        batch = Running(name, of_key, self._queue.tokens(rows), self._writer(name))
         if rows:
             skip = await self._tell("begin", batch.writer.unique, self._node_id, self._pid, batch.keys())
             # Read after the claim: it commits what a dead process had only in its local log.
@@ -299,12 +279,11 @@ class BatchAsker:
         results = Results(self.context, self._endpoint.key, batch.rows, batch.pending, batch.journaled)
         if state["status"] == "failed":
             outcome = results.of_failed(state)
-            self._after_failure(batch, outcome)
+            self._queue.failed(outcome, batch.tokens, self._waiting_tokens() - batch.tokens)
+            self._count(limited=int(outcome.queue_full))
         else:
             outcome = await results.of_files(state, self._api, lambda answer: self._settle(batch, answer))
-            self._failed_in_a_row, self._queue_full_since = 0, 0.0
-            self._queue_wait_s = QUEUE_WAIT_POLLS * self._poll_s
-            self._learn(batch, outcome.answers)
+            self._queue.ended(batch.rows, outcome.answers)
         await self._close(batch, outcome.done)
         if outcome.fault:
             raise LaneDown(outcome.fault)
@@ -313,40 +292,6 @@ class BatchAsker:
     def _settle(self, batch: Running, answer: Answer) -> None:
         batch.writer.append(answer)
         self._count_answer(answer)
-
-    def _after_failure(self, batch: Running, outcome: Outcome) -> None:
-        """A batch that failed as a whole, at no cost: wait for room in the queue, or give the lane up."""
-        if not outcome.queue_full:
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row >= FAILED_BATCHES and not outcome.fault:
-                outcome.fault = (
-                    f"models.{self.context.alias}: {FAILED_BATCHES} batches in a row failed ({outcome.error}); "
-                    "try again later"
-                )
-            return
-        now = time.monotonic()
-        self._queue_full_since = self._queue_full_since or now
-        others = sum(each.tokens for each in self._running.values()) - batch.tokens
-        self._limit_tokens = min(self._limit_tokens, others + batch.tokens / 2)
-        self._queue_full_until = now + self._queue_wait_s
-        self._queue_wait_s = min(QUEUE_WAIT_LIMIT_S, 2 * self._queue_wait_s)
-        self._count(limited=1)
-        if now - self._queue_full_since > QUEUE_LIMIT_S:
-            outcome.fault = (
-                f"models.{self.context.alias}.limits.enqueued_tokens: the provider's queue has been full for 24 h "
-                f"({outcome.error}); lower it, or ask for a higher limit"
-            )
-
-    def _learn(self, batch: Running, answers: list[Answer]) -> None:
-        """Better estimates of prompt tokens, and room again in a queue that was found full."""
-        counted = [answer for answer in answers if answer.token_source == "provider" and answer.row_key in batch.rows]
-        if counted:
-            bound = sum(batch.rows[answer.row_key].bound for answer in counted)
-            used = [answer.prompt_tokens or 0 for answer in counted]
-            self._tokens_per_byte = max(0.02, sum(used) / max(1, bound)) * 1.05
-            beyond = max(n - batch.rows[a.row_key].bound for n, a in zip(used, counted, strict=True))
-            self._extra_tokens += max(0, beyond)
-        self._limit_tokens = min(float(self.context.model.limits.enqueued_tokens or np.inf), 1.25 * self._limit_tokens)
 
     async def _close(self, batch: Running, done: list[int]) -> None:
         """All that comes of a batch is settled: commit, then free its rows and its dollars. `done`: keys settled."""
@@ -423,11 +368,6 @@ class BatchAsker:
             cost_usd=answer.cost_usd,
             lost_usd=answer.lost_usd,
         )
-
-
-def _among(key: int, keys: NDArray[np.int64]) -> bool:
-    at = int(np.searchsorted(keys, key))
-    return at < len(keys) and int(keys[at]) == key
 
 
 async def _part_of(adopted: asyncio.Task[Outcome | None], mine: list[Pending]) -> Outcome:

@@ -22,7 +22,7 @@ import ray
 
 from jobs.errors import StoreError
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from jobs.store import filesystem_of, storage_errors
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")

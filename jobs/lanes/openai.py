@@ -38,7 +38,7 @@ from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.exchange import Row
 from jobs.lanes.slots import Slots
 from jobs.replies import clean, read_error
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 
 DEFAULT_URL = "https://api.openai.com/v1"
 CHECK_TIMEOUT_S = 15.0

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.account import run_account
+from jobs.cutting import decide
 from jobs.estimate import Estimate
 from jobs.inputs import list_files
 from jobs.journal import Answer, JournalWriter
-from jobs.plan import decide, read_rows
+from jobs.plan import read_rows
 from jobs.score import plan_score, run_score
 from jobs.spec import parse_spec
 from jobs.store import Store

@@ -10,12 +10,13 @@ import pytest
 
 from jobs.answer_rows import ANSWER_SCHEMA, Answer, answers_table
 from jobs.border import Job
+from jobs.cutting import decide
 from jobs.errors import SpecError
 from jobs.estimate import Estimate
 from jobs.further import agreement_with, sample_keys
 from jobs.journal import Journal
 from jobs.pipeline import run_job
-from jobs.plan import Rows, WeakFirst, decide
+from jobs.plan import Rows, WeakFirst
 from jobs.replay import ReplayOptions
 from jobs.requests import answer_key, mean_and_least, parse_completion
 from jobs.spec import parse_spec

@@ -19,7 +19,7 @@ from jobs.lanes.exchange import Row
 from jobs.lanes.slots import Slots
 from jobs.replay import ReplayOptions
 from jobs.requests import build_request
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from jobs.store import Store
 from routing.pricing import Price
 from tests.jobs.test_lane_openai_batch import MAX_TOKENS, ask_table, outcomes

@@ -25,7 +25,7 @@ from jobs.errors import StoreError
 from jobs.governor import Ask, Governor, GovernorService, Report, recover_on_all_nodes
 from jobs.journal import Answer, Journal, JournalWriter, Spent
 from jobs.rates import RateLimiter
-from jobs.spec import Limits
+from jobs.spec_models import Limits
 from jobs.store import Store
 
 # Dollars --------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from jobs.lanes import asking, lane_of
 from jobs.lanes.base import LaneContext
 from jobs.lanes.openai import OpenAILane
 from jobs.replay import ReplayOptions
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from jobs.store import Store
 from routing.outcomes import Outcomes
 from routing.pricing import Price

@@ -21,14 +21,14 @@ import pytest
 from jobs.batches import Manifest, stopped_line
 from jobs.governor import GovernorService
 from jobs.journal import Journal, recover_orphans
-from jobs.lanes import batching, lane_of
+from jobs.lanes import batch_queue, lane_of
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneContext
 from jobs.lanes.batch_api import BatchApi
 from jobs.lanes.batching import BatchAsker
 from jobs.replay import ReplayOptions
 from jobs.reservations import Reservations, unfinished
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 from jobs.store import Store
 from routing.outcomes import Outcomes
 from routing.pricing import Price
@@ -342,7 +342,7 @@ def test_batches_that_fail_or_are_cancelled_stop_the_lane(tmp_path: Path) -> Non
     with serving(50, batch_faults={"failed": 1.0}) as server:
         job = Job(server, tmp_path / "failed", cap_usd=1.0)
         assert job.ask(list(range(50))) == 0
-        assert server.stats()["batches"]["failed"] == batching.FAILED_BATCHES
+        assert server.stats()["batches"]["failed"] == batch_queue.FAILED_BATCHES
         assert "3 batches in a row failed" in job.state["models"]["gpt"]["stopped"]
         check_books(job, 0.0)
     with serving(50) as server:

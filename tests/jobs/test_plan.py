@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from jobs.cutting import decide
 from jobs.errors import SpecError
 from jobs.estimate import Estimate
-from jobs.plan import Rows, decide, first_of_equal
+from jobs.groups import first_of_equal
+from jobs.plan import Paid, Rows, Sample, load_plan, write_plan
 from jobs.score import row_keys
 from jobs.spec import parse_spec
+from jobs.store import Store
 from routing.pricing import Price
 
 N = 1000
@@ -143,3 +146,53 @@ def test_first_of_equal_names_the_first_in_input_order():
 def test_nothing_to_ask_is_refused():
     with pytest.raises(SpecError, match="not one row"):
         decide(job(), rows(error=np.ones(N, bool)), ESTIMATES, FITS)
+
+
+def promising(**more):
+    gold = {"gold": {"column": "answer"}}
+    return job(policy={"min_quality": 0.9}, quality=gold, sample={"rows": 200}, **more)
+
+
+def measured(weak: float) -> Sample:
+    """200 rows of the select fold: the strong model right on all, the weak one on a share of them."""
+    quality = np.stack([(np.arange(200) < 200 * weak).astype(float), np.ones(200)], axis=1)
+    return Sample(row_keys(np.arange(200)), np.ones(200, np.int8), quality)
+
+
+def test_a_promise_costs_no_more_than_what_the_sample_leaves_of_the_cap():
+    free, bill = decide(promising(), rows(), ESTIMATES, FITS, sample=measured(0.3))
+    wanted_usd = free.cost_usd.sum()
+    assert bill["promise"]["kept"] and bill["planned_usd"] > wanted_usd > 0.5 * N * 0.004
+    _, bill = decide(promising(max_usd=wanted_usd + 0.01), rows(), ESTIMATES, FITS, sample=measured(0.3))
+    assert not bill["promise"]["kept"] and bill["planned_usd"] <= wanted_usd + 0.01
+
+
+def test_rows_of_the_sample_that_no_model_takes_any_more_promise_nothing():
+    gone = FITS.copy()
+    gone[:100] = True
+    sample = measured(0.5)
+    _, bill = decide(promising(), rows(), ESTIMATES, gone, sample=sample)
+    assert bill["promise"]["rows"] == 100
+
+
+def test_settled_rows_keep_score_and_rank_of_their_own():
+    whole, _ = decide(job(policy={"budget_usd": 2.0}), rows(), ESTIMATES, FITS)
+    answered = np.zeros((N, 2), bool)
+    answered[:600, 1] = True
+    paid = Paid(answered, np.zeros((N, 2), bool), np.where(answered, 0.001, 0.0), np.zeros(2), 0.0)
+    again, _ = decide(job(policy={"budget_usd": 2.0}), rows(), ESTIMATES, FITS, paid)
+    np.testing.assert_array_equal(again.router_score, whole.router_score)
+    np.testing.assert_array_equal(again.rank, whole.rank)
+    assert (again.model[:600] == 1).all()
+
+
+def test_a_plan_is_read_back_as_it_was_written(tmp_path):
+    error = np.arange(N) % 97 == 0
+    plan, bill = decide(job(sample={"rows": 50}), rows(error=error, content=np.arange(N) // 3), ESTIMATES, FITS)
+    store = Store(str(tmp_path))
+    write_plan(store, 3, plan, bill)
+    found = load_plan(store, 3)
+    assert found.number == 3 and found.bill["planned_usd"] == bill["planned_usd"]
+    for name in plan.__slots__:
+        np.testing.assert_array_equal(getattr(found.assignments, name), getattr(plan, name))
+        assert getattr(found.assignments, name).dtype == getattr(plan, name).dtype

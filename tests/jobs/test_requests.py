@@ -23,7 +23,7 @@ from jobs.requests import (
     prompt_tokens_bound,
     request_tokens_bound,
 )
-from jobs.spec import ModelSpec
+from jobs.spec_models import ModelSpec
 
 MODEL = ModelSpec.model_validate({"engine": "openai", "model": "gpt-4o-2024-08-06", "service_tier": "flex"})
 MESSAGES = [{"role": "user", "content": "héllo"}]

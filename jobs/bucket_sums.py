@@ -1,0 +1,172 @@
+"""What a bucket adds to the report: counts, dollars and tokens by model, errors by kind, and the evidence of its quality.
+
+All of it is small enough for JSON, and `jobs/summary.py` adds it up over the buckets. Legend: k rows of the bucket, m models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from jobs.evidence import EXAMPLES, BucketRows, evidence
+from jobs.merging import Answers, Bucket
+from jobs.scored import is_among, matrix_of
+from jobs.store import Store
+from routing.pilot import FOLD_NAMES
+
+HISTOGRAM_BINS = 40
+ERROR_KINDS, ERROR_CHARS = 20, 200
+"""Of a bucket's errors: the most frequent ones, told apart by their first characters."""
+REPORT = FOLD_NAMES.index("report")
+"""Rows of the other folds taught the router or chose the cut: they say nothing of how well either did."""
+
+
+def bucket_sums(bucket: Bucket, table: pa.Table, own: list[Answers]) -> dict[str, Any]:
+    """What the report adds up over all buckets. table: the bucket's rows of responses/. own: the journal rows of its own keys, per
+    model: an answer that other buckets copy counts where it was asked."""
+    given, model, names = bucket.given, bucket.model, bucket.task.names
+    open_rows = int(bucket.open_rows.sum())
+    bad = pc.not_equal(table["error"], "").to_numpy()
+    quality, policy = _measured(bucket, table)
+    return {
+        "rows": bucket.rows,
+        "errors": int(bad.sum()) - open_rows,
+        "open": open_rows,
+        "copied": int((~bucket.is_leader & (given >= 0)).sum()),
+        "given": {n: int((given == j).sum()) for j, n in enumerate(names)},
+        "routed": {n: int((model == j).sum()) for j, n in enumerate(names)},
+        "journal": {n: _journal_sums(bucket, j, own[j]) for j, n in enumerate(names)},
+        "histogram": _histogram(bucket),
+        "errors_by_kind": _errors_by_kind(table.filter(pa.array(bad))),
+        "slowest": _slowest(bucket, table),
+        "evidence": evidence(_evidence_rows(bucket, table, quality, policy)),
+    }
+
+
+def _measured(bucket: Bucket, table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(k, m) quality of every model's answer, and (k,) that of the answer the plan wanted, or else of the one there is."""
+    quality = bucket.quality.copy()
+    routed = quality[np.arange(bucket.rows), np.maximum(bucket.model, 0)]
+    own_answer = (bucket.model >= 0) & np.isfinite(routed)
+    policy = np.where(own_answer, routed, table["quality"].to_numpy(zero_copy_only=False).astype(float))
+    if bucket.task.has_judge:
+        # Gold that some rows have and others have not says nothing of the others; the judge's sample is drawn from all.
+        quality[~bucket.sample], policy[~bucket.sample] = np.nan, np.nan
+    return quality, policy
+
+
+def _histogram(bucket: Bucket) -> dict[str, list[int]]:
+    """Router scores, per model that the rows are routed to."""
+    bins = np.clip((np.nan_to_num(bucket.score) * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)
+    scored = ~np.isnan(bucket.score) & (bucket.model >= 0)
+    return {
+        name: np.bincount(bins[scored & (bucket.model == j)], minlength=HISTOGRAM_BINS).tolist()
+        for j, name in enumerate(bucket.task.names)
+    }
+
+
+def _errors_by_kind(bad: pa.Table) -> dict[str, dict[str, Any]]:
+    """Error → rows, and the ids of the first few, of the rows of responses/ that have one."""
+    kinds = pc.utf8_slice_codeunits(bad["error"], 0, ERROR_CHARS).combine_chunks().dictionary_encode()
+    codes, ids = kinds.indices.to_numpy(), bad["id"]
+    count = np.bincount(codes, minlength=len(kinds.dictionary))
+    return {
+        kinds.dictionary[kind].as_py(): {
+            "rows": int(count[kind]),
+            "ids": ids.take(pa.array(np.flatnonzero(codes == kind)[:EXAMPLES])).to_pylist(),
+        }
+        for kind in np.argsort(-count, kind="stable")[:ERROR_KINDS].tolist()
+    }
+
+
+def _slowest(bucket: Bucket, table: pa.Table) -> list[dict[str, Any]]:
+    latency = table["latency_s"].to_numpy(zero_copy_only=False).astype(float)
+    slow = np.argsort(-np.nan_to_num(np.where(bucket.is_leader, latency, 0)))[:EXAMPLES]
+    return [
+        {"id": table["id"][i].as_py(), "model": bucket.task.names[bucket.given[i]], "latency_s": float(latency[i])}
+        for i in slow.tolist() if bucket.given[i] >= 0
+    ]  # fmt: skip
+
+
+def _journal_sums(bucket: Bucket, j: int, own: Answers) -> dict[str, Any]:
+    """Money, tokens and calls of one model in this bucket, and what it was not asked."""
+    table = own.table
+    purpose = table["purpose"].to_numpy().astype(object)
+    fitted = is_among(own.keys, np.sort(bucket.leader[(bucket.fold >= 0) & (bucket.fold < REPORT)]))
+    purpose[fitted & (purpose == "shadow")] = "pilot"
+    if j == 0 and bucket.task.cascade:  # asked first, and then not good enough
+        upgraded = is_among(own.keys, np.sort(bucket.leader[bucket.model > 0]))
+        purpose[upgraded & (purpose == "answer")] = "cascade"
+    cost = table["cost_usd"].to_numpy()
+    answered = pc.equal(table["kind"], "answered").to_numpy()
+    n_bytes = bucket.scored["prompt_bytes"].to_numpy()
+    mine = bucket.is_leader & (bucket.model >= 0)
+    # An answer without an attempt is an earlier run's: this run paid nothing for it, and measured nothing.
+    asked = mine & (bucket.kind[j] == "answered") & (bucket.take(j, "attempts", 0) > 0)
+    unasked = mine & ~asked
+    tried = table["attempts"].to_numpy() > 0
+    fresh = table.filter(pa.array(tried))
+
+    def total(name: str) -> float:
+        return float(pc.sum(fresh[name]).as_py() or 0)
+
+    return {
+        "cost_usd": total("cost_usd"), "lost_usd": total("lost_usd"), "prompt_tokens": int(total("prompt_tokens")),
+        "completion_tokens": int(total("completion_tokens")), "requests": int(total("attempts")),
+        "answers": int((answered & tried).sum()), "reused": int((answered & ~tried).sum()), "gpu_s": total("gpu_s"),
+        "by_purpose": {p: float(cost[purpose == p].sum()) for p in set(purpose.tolist())},
+        "asked_bytes": int(n_bytes[asked].sum()), "unasked_bytes": int(n_bytes[unasked].sum()), "unasked": int(unasked.sum()),
+    }  # fmt: skip
+
+
+class _Column(Sequence[Any]):
+    """An Arrow column as a sequence: only values that are looked at become Python objects."""
+
+    def __init__(self, values: pa.ChunkedArray | pa.Array) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._values[row].as_py()
+
+
+def _evidence_rows(
+    bucket: Bucket, table: pa.Table, quality: NDArray[np.float64], policy: NDArray[np.float64]
+) -> BucketRows:
+    """What the run is measured by. An answer without an attempt is an earlier run's, and has no price here."""
+    paid = [
+        np.where((kind == "answered") & (bucket.take(j, "attempts", 0) > 0), bucket.take(j, "cost_usd", 0.0), np.nan)
+        for j, kind in enumerate(bucket.kind)
+    ]
+    category = bucket.task.category
+    return BucketRows(
+        bucket.key, _Column(table["id"]), _Column(bucket.scored["messages"]),
+        bucket.scored["prompt_bytes"].to_numpy().astype(np.int64), None if category is None else table[category],
+        bucket.model, bucket.fold, bucket.score, bucket.is_leader, _predicted(bucket), np.stack(bucket.kind, axis=1),
+        np.stack(paid, axis=1), quality, policy, _can_tell(bucket), bucket.open_rows,
+        [_Column(texts) for texts in bucket.texts],
+    )  # fmt: skip
+
+
+def _predicted(bucket: Bucket) -> NDArray[np.float64]:
+    """(k, m) what the plan expected of every model: the pilot's word where it recalibrated the router."""
+    table, task = bucket.scored, bucket.task
+    if task.predictions:
+        name = f"{task.predictions}/part-{table['bucket'][0].as_py():010d}.parquet"
+        table = Store(task.output).read_table(name)
+    return matrix_of(table["predicted"]).astype(np.float64)
+
+
+def _can_tell(bucket: Bucket) -> NDArray[np.bool_]:
+    """(k,) rows that have something to compare an answer with; with a judge all but what it left out of the sample."""
+    gold = np.zeros(bucket.rows, bool)
+    if bucket.task.gold_match is not None:
+        gold = np.asarray(bucket.scored["gold"].is_valid())
+    return gold | bucket.is_judged | ~bucket.sample if bucket.task.has_judge else gold

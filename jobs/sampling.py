@@ -1,0 +1,113 @@
+"""The rows that every model answers, and what the cut may promise by them.
+
+    draw by a hash of the row key → folds (routing/pilot.py) → answered and measured → the cheapest cut that the select fold
+    vouches for (routing/guarantee.py)
+
+Legend: n rows, g groups, m models, k rows of the sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.groups import Groups
+from jobs.plan import Rows, Sample
+from jobs.scored import find_keys, positions
+from jobs.spec import JobSpec
+from routing.guarantee import agreement_margins, candidate_cuts, promise, quality_margins
+from routing.intervals import LEVEL
+from routing.pilot import FOLD_NAMES, FoldSizes, affordable, assign_folds, draw, fold_sizes, stopping
+from routing.upgrades import Cut, Steps, cut_at
+
+
+def has_pilot(spec: JobSpec) -> bool:
+    """The sample is answered before the cut: its quality can be told, so that the cut learns from it."""
+    quality = spec.quality
+    return spec.sample is not None and any((quality.matcher, quality.judge, spec.policy.guarantee))
+
+
+def most_judged(spec: JobSpec) -> int | None:
+    """How many rows of the sample the judge sees at most; None where no number is given."""
+    return spec.quality.judge.rows if spec.quality.judge else None
+
+
+def draw_sample(
+    spec: JobSpec, rows: Rows, groups: Groups, cost_usd: NDArray[Any], verdicts_usd: NDArray[np.float64]
+) -> Sample:
+    """The rows that every model answers: drawn by a hash of the row key, as many as sample.max_usd pays for.
+
+    Its dollars are those beyond one model's answer; a group is paid once, however many of its rows are drawn. cost_usd: (g, m)
+    expected. verdicts_usd: (g,) what it costs to have a group's answers judged.
+    """
+    assert spec.sample is not None
+    at = np.flatnonzero(groups.askable)
+    drawn = at[draw(rows.row_key[at], spec.sample.rows, spec.sample.seed)]
+    group = groups.of_rows(drawn)
+    first = np.zeros(len(drawn), bool)
+    first[np.unique(group, return_index=True)[1]] = True
+    # Before the cut every answer of the sample is paid from sample.max_usd, the one that the row would have had anyway too.
+    of_group = cost_usd[group]
+    usd = of_group.sum(axis=1) if has_pilot(spec) else of_group.sum(axis=1) - of_group.min(axis=1)
+    usd[: most_judged(spec)] += verdicts_usd[group][: most_judged(spec)]
+    drawn = drawn[: affordable(np.where(first, usd, 0.0), spec.sample.max_usd)]
+    keys = rows.row_key[groups.leader[drawn]]
+    sizes = fold_sizes(len(drawn), spec.policy.promises) if has_pilot(spec) else FoldSizes(0, 0, len(drawn))
+    return Sample(rows.row_key[drawn], assign_folds(keys, sizes, spec.sample.seed))
+
+
+def folds_of_rows(sample: Sample | None, rows: Rows, askable: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """(n,) fold of the rows of the sample that can be asked, -1 for all others."""
+    fold = np.full(len(rows.row_key), -1, np.int8)
+    if sample is not None:
+        at = find_keys(sample.row_key, rows.row_key)
+        here = (at >= 0) & askable
+        fold[here] = sample.fold[at[here]]
+    return fold
+
+
+def keep_promise(
+    spec: JobSpec, rows: Rows, sample: Sample, steps: Steps, groups: Groups, too_long: NDArray[np.bool_], predicted: Cut,
+    left_usd: float | None,
+) -> tuple[Cut, dict[str, Any] | None]:  # fmt: skip
+    """The cheapest cut that the pilot's select fold vouches for, never dearer than `left_usd`; what the bill says of it.
+
+    predicted: the policy's own cut, which stands, with nothing for the bill, where there is no select fold. left_usd: of the cap,
+    after all that is gone beside the cut; None without a cap.
+    """
+    assert sample.quality is not None
+    at = positions(rows.row_key, sample.row_key)
+    quality = fill_in(sample.quality, too_long[at])
+    use = (sample.fold == FOLD_NAMES.index("select")) & np.isfinite(quality).all(axis=1) & groups.askable[at]
+    if not use.any():
+        return predicted, None
+    cuts = candidate_cuts(steps, groups.of_rows(at[use]), groups.weight)
+    wanted = spec.policy.guarantee
+    confidence = wanted.confidence if wanted else LEVEL
+    if wanted:  # the pilot's quality is agreement with the strong model then
+        margins = agreement_margins(cuts, quality[use] == 1.0, wanted.agreement, confidence)
+    else:
+        margins = quality_margins(cuts, quality[use], spec.policy.value, confidence)
+    found = promise(cuts, margins, int(use.sum()))
+    chosen = cut_at(steps, found.n_steps)
+    if left_usd is not None and chosen.cost_usd > left_usd:
+        chosen = predicted  # which was cut under the same cap
+    row_usd = float((cuts.cost_usd[0] + steps.base_cost_usd) / max(1, steps.total_weight))
+    more = stopping(int(use.sum()), max(0.0, found.certainty_usd), row_usd, steps.total_weight)
+    return chosen, {
+        **dataclasses.asdict(found), "certainty_usd": found.certainty_usd,
+        "kind": spec.policy.kind, "share": spec.policy.value, "confidence": confidence,
+        "rows": int(use.sum()), "kept": chosen.n_steps_taken == found.n_steps,
+        "best_rows": more.best_rows, "one_more_row_pays": more.pays,
+    }  # fmt: skip
+
+
+def fill_in(quality: NDArray[np.float64], too_long: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(k, m) where a model cannot answer a row, the quality of the next one up that can: it answers in its place."""
+    filled = quality.copy()
+    for j in range(quality.shape[1] - 2, -1, -1):
+        filled[too_long[:, j], j] = filled[too_long[:, j], j + 1]
+    return filled

@@ -1,0 +1,167 @@
+"""The job file's section `models:`: engines, prices, limits, retries, sampling; and the types that all sections are made of.
+
+Unknown keys are errors, so a misspelt limit is never silently ignored. `jobs.spec` holds the whole job.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+class Model(BaseModel):
+    """Base of every section: unknown keys refused, values frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+def number(value: Any) -> Any:
+    """`budget_usd: yes` is true in YAML, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number (found {str(value).lower()})")
+    return value
+
+
+PositiveInt = Annotated[int, BeforeValidator(number), Field(gt=0, le=2**53)]
+PositiveFloat = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
+Dollars = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class PerMillion(Model):
+    """Dollars per million tokens."""
+
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
+
+
+class PriceSpec(Model):
+    """Metered price, or the price of the machine."""
+
+    per_million: PerMillion | None = None
+    gpu_hour_usd: Dollars | None = None
+    batch: PerMillion | None = None
+    """engine openai_batch: its rate; default the provider's, else half of `per_million`."""
+    flex: PerMillion | None = None
+    """service_tier flex: its rate; default the provider's, else half of `per_million`."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> PriceSpec:
+        metered = [self.per_million, self.batch, self.flex]
+        if any(metered) == (self.gpu_hour_usd is not None):
+            raise ValueError("give exactly one of per_million, gpu_hour_usd")
+        return self
+
+
+class Limits(Model):
+    """What the provider (or courtesy) allows, for all actors of the model together."""
+
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    in_flight: PositiveInt = 256
+    enqueued_tokens: PositiveInt | None = None
+    """openai_batch: prompt tokens of the model that may wait in batches, the provider's limit. Rates are not for batches."""
+
+
+class Retries(Model):
+    """How often one row is tried. 429 is limited by time, not by attempts."""
+
+    attempts: PositiveInt = 8
+    timeout_s: PositiveFloat = 120.0
+    limited_s: PositiveFloat = 900.0
+    """How long a row may be kept waiting by 429 answers."""
+
+
+class Sampling(Model):
+    """Generation parameters; those of a model win over the job's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+
+FLEX_TIMEOUT_S = 900.0
+Engine = Literal["vllm", "openai", "openai_batch", "transformers"]
+
+
+class ModelSpec(Model):
+    """One model: the engine that runs it, its price and its limits."""
+
+    engine: Engine
+    source: Name | None = None
+    """vllm, transformers: hub id or folder."""
+    model: Name | None = None
+    """openai: the provider's name of the model; default the job file's name for it."""
+    base_url: str | None = None
+    """openai: endpoint; default the environment's OPENAI_BASE_URL, else the provider's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key. The key itself never stands in a job file."""
+    price: PriceSpec | None = None
+    limits: Limits = Limits()
+    retries: Retries = Retries()
+    sampling: Sampling = Sampling()
+    service_tier: Literal["auto", "default", "flex"] | None = None
+    """openai: `flex` is half price, slower, and now and then turned away (429, asked again); retries.timeout_s is 900 then.
+    Answers that the provider serves in its standard tier all the same are priced in full."""
+    context: PositiveInt | None = None
+    """Longest prompt + answer in tokens; local models know it themselves."""
+    tokenizer: str | None = None
+    """Hub id or folder; makes prompt token counts exact before the run. Local models use their own."""
+    gpus: PositiveInt = 1
+    """vllm, transformers: GPUs of one replica, for `price.gpu_hour_usd`."""
+    replicas: PositiveInt = 1
+    """vllm, transformers: engines side by side. openai: sending processes."""
+    engine_kwargs: dict[str, Any] = {}
+    """vllm: passed to the engine (tensor_parallel_size, max_model_len, dtype, …)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patience_for_flex(cls, data: Any) -> Any:
+        """The provider's own advice for the flex tier is a time-out of 15 minutes."""
+        if isinstance(data, dict) and data.get("service_tier") == "flex":
+            retries = data.get("retries") or {}
+            if isinstance(retries, dict) and retries.get("timeout_s") is None:
+                data = data | {"retries": retries | {"timeout_s": FLEX_TIMEOUT_S}}
+        return data
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_not_a_key(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("must be the name of an environment variable, not the key itself, e.g. OPENAI_API_KEY")
+        return name
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address_without_a_key(cls, url: str | None) -> str | None:
+        try:
+            parts = urlsplit(url or "http://x")
+        except ValueError:
+            raise ValueError("must be a URL, e.g. http://localhost:8000/v1") from None
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("must be a URL, e.g. http://localhost:8000/v1")
+        if "@" in parts.netloc:
+            raise ValueError("must not hold a user or a password; put the key into the variable that api_key_env names")
+        return url
+
+    @model_validator(mode="after")
+    def _engine_fields(self) -> ModelSpec:
+        if "@" in (self.base_url or "").split("//")[-1].split("/")[0]:
+            raise ValueError("base_url must not hold a user or a key; name the key's variable in api_key_env")
+        if self.engine in ("vllm", "transformers") and not self.source:
+            raise ValueError(f"source is missing; engine {self.engine} needs a hub id or a folder")
+        if self.service_tier and self.engine != "openai":
+            why = "a batch has a rate of its own" if self.engine == "openai_batch" else "nothing there has tiers"
+            raise ValueError(f"service_tier is for engine openai; {why}: remove it")
+        if self.engine.startswith("openai") and self.price and self.price.gpu_hour_usd is not None:
+            raise ValueError("price.gpu_hour_usd is for engines that run here; an API needs price.per_million")
+        return self
