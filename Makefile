@@ -37,9 +37,9 @@ schema: install
 	@.venv/bin/python -m jobs.schema > docs/job-schema.json
 
 # docs/results.md: every router beside what was published; needs the recorded outcomes in ../shared/data. 50 minutes on one
-# core; what is done stays in build/results, so a second process may make half of it (python -m jobs.results --help).
+# core; RESULTS="--parts build/results" keeps what is done, so that a run cut short goes on, or two share the work.
 results: install
-	@.venv/bin/python -m jobs.results --cache build/embeddings --parts build/results
+	@.venv/bin/python -m jobs.results --cache build/embeddings $(RESULTS)
 
 install:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }

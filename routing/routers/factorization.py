@@ -4,8 +4,8 @@ RouteLLM (arXiv 2406.18665, section 4.2.2): delta(M, q) = w2 . (v_M * (W1' v_q +
 delta(b, q)), fitted to battles by Adam on the cross-entropy, with noise on the text vectors. Once fitted, delta is
 linear in v_q for every model, so the factors collapse into one weight column per model on loading and on saving:
 predicting costs what making the text vectors costs. Training: epochs x prompts, a batch holding all battles of its
-prompts; 600 rows of 11 models (33,000 battles, 30 epochs) take 8 s with their features on one core, where a step per 64 battles took 43 s
-and ranked no better. Prefer `similarity` below a few hundred battles. Legend: n prompts, N distinct
+prompts; 600 rows of 11 models (33,000 battles, 30 epochs) take 8 s with their features on one core, where a step per
+64 battles took 43 s and ranked no better. Prefer `similarity` below a few hundred battles. Legend: n prompts, N distinct
 training prompts, d dimensions of text, m models.
 """
 
