@@ -23,16 +23,17 @@ from jobs.plan import Assignments, Paid, Rows, Sample, WeakFirst
 from jobs.sampling import draw_sample, folds_of_rows, keep_promise, most_judged
 from jobs.spec import JobSpec
 from routing.errors import RoutingError
+from routing.hull import RankBy
 from routing.policy import Policy, require_base_paid
 from routing.upgrades import Cut, Limits, Steps, build_steps, cut, row_ranks, row_scores
 
 
-def policy_of(spec: JobSpec) -> Policy:
-    """The job file's policy for the cut. Raises SpecError."""
+def policy_of(spec: JobSpec, learnt: RankBy | None = None) -> Policy:
+    """The job file's policy for the cut; `learnt` is its order where the file leaves that open. Raises SpecError."""
     try:
         # Before a pilot vouches for it, agreement with the strong model is expected quality like any other.
         kind = "min_quality" if spec.policy.guarantee else spec.policy.kind
-        return Policy(kind, spec.policy.value, spec.policy.rank_by)  # type: ignore[arg-type]
+        return Policy(kind, spec.policy.value, spec.policy.rank_by or learnt)  # type: ignore[arg-type]
     except RoutingError as error:
         raise SpecError(str(error)) from None
 
@@ -55,7 +56,7 @@ def decide(
     through; None expects its dollars. `weak_first`: rows that a cascade's weak model answers whatever the cut makes of them: what
     it costs there is gone before the cut, and an upgrade costs the whole of the dearer call.
     """
-    groups, policy = group_rows(spec, rows, too_long), policy_of(spec)
+    groups, policy = group_rows(spec, rows, too_long), policy_of(spec, sample.rank_by if sample else None)
     n_bytes = rows.prompt_bytes[groups.at]
     cost = np.stack([estimates[name].cost_usd(n_bytes) for name in spec.names], axis=1)
     if sample is None and spec.sample is not None:

@@ -11,6 +11,7 @@ millisecond a prompt.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ from jobs.store import Store
 from routing.errors import RoutingError
 from routing.matching import make_comparer, make_matcher
 from routing.outcomes import Outcomes
-from routing.pilot import FOLD_NAMES
+from routing.pilot import FOLD_NAMES, choose_rank_by
+from routing.policy import POLICY_KINDS
 from routing.routers.calibrated import CalibratedRouter
 from routing.text import Frame, router_text
 
@@ -193,6 +195,14 @@ def _recalibrate(
     except RoutingError as error:
         return {"head": "none", "why": str(error)}
     entry = {"head": router.head_, "scores": router.pilot_scores_, "fit_rows": len(fit)}
+    if router.held_out_ is not None:
+        keys, estimates = sample.row_key[fit], planner.estimates()
+        n_bytes = planner.rows.prompt_bytes[planner.places(keys)]
+        cost = np.stack([estimates[name].cost_usd(n_bytes) for name in spec.names], axis=1)
+        entry["rank_by"] = {  # of every kind: the same pilot serves the job with another policy
+            kind: dataclasses.asdict(choose_rank_by(router.held_out_, quality[fit], cost, keys, kind))
+            for kind in POLICY_KINDS
+        }
     with tempfile.TemporaryDirectory(prefix="headgate-pilot-") as folder:
         router.save(folder)
         for path in sorted(Path(folder).rglob("*")):

@@ -23,6 +23,7 @@ from jobs.manifest import Run, fingerprint, read_json
 from jobs.scored import matrix_of, scored_rows
 from jobs.spec import JobSpec
 from jobs.store import Store
+from routing.hull import RankBy
 
 COLUMNS = ["row_key", "row", "bucket", "content_key", "id_key", "prompt_bytes", "input_error", "predicted"]
 
@@ -87,6 +88,8 @@ class Sample:
     """(k,) index into routing.pilot.FOLD_NAMES."""
     quality: NDArray[np.float64] | None = None
     """(k, m) measured; NaN where it cannot be told. None before the pilot is answered."""
+    rank_by: RankBy | None = None
+    """The order of the cut that did best on it; None leaves the policy's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from jobs.answer_rows import RANKS
 from jobs.bill import cap_usd
 from jobs.border import Border, Job
-from jobs.cutting import decide
+from jobs.cutting import decide, policy_of
 from jobs.errors import SpecError
 from jobs.estimate import Estimate, estimate_all
 from jobs.further import samples_spent
@@ -141,11 +141,14 @@ class Planner:
         if not has_pilot(self.job.spec) or not store.exists(f"{folder}/sample.parquet"):
             return None
         table = store.read_table(f"{folder}/sample.parquet")
-        quality = None
-        if self.run.entry(self.pilot_entry) is not None:
+        quality, rank_by = None, None
+        entry = self.run.entry(self.pilot_entry)
+        if entry is not None:
+            chosen = entry.get("rank_by", {}).get(policy_of(self.job.spec).kind)
+            rank_by = chosen and chosen["rank_by"]
             found = store.read_table(f"{folder}/quality.parquet")
             quality = np.stack([found[name].to_numpy() for name in self.job.spec.names], axis=1)
-        return Sample(table["row_key"].to_numpy(), table["fold"].to_numpy(), quality)
+        return Sample(table["row_key"].to_numpy(), table["fold"].to_numpy(), quality, rank_by)
 
     @cached_property
     def groups(self) -> Groups:

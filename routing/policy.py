@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from routing.errors import RoutingError
 from routing.hull import RANKS, RankBy
@@ -27,6 +27,7 @@ DEFAULT_RANK_BY: dict[str, RankBy] = {
     "budget_usd": "gain_per_dollar",
     "min_quality": "gain_per_dollar",
 }
+POLICY_KINDS: tuple[PolicyKind, ...] = get_args(PolicyKind)
 
 
 @dataclass(frozen=True, slots=True)

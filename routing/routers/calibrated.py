@@ -51,6 +51,9 @@ class CalibratedRouter(TextRouter):
     """Of the heads isotonic and platt."""
     pilot_scores_: dict[str, float]
     """Head → what it scored in cross-validation (APGR, or minus the squared error); empty where none was compared."""
+    held_out_: NDArray[np.float64] | None
+    """(n, m) for the pilot's rows, what the head that was taken predicts where it was fitted without them; None where none was
+    compared. Not in the artifact."""
 
     def __init__(
         self,
@@ -196,9 +199,11 @@ class CalibratedRouter(TextRouter):
             vectors = self._space.fit(pilot.prompts).astype(np.float64)
         inputs = np.hstack([(scores - self.score_mean_) * self.score_scale_, vectors])
         own = scores[:, self.columns_]
-        self.pilot_scores_ = self._compared(candidates, own, inputs, pilot) if len(candidates) > 1 else {}
+        compared = self._compared(candidates, own, inputs, pilot) if len(candidates) > 1 else {}
+        self.pilot_scores_ = {name: _criterion(held_out, pilot.quality) for name, held_out in compared.items()}
         # `max` keeps the first of equals: the head that changes least.
         self.head_ = max(self.pilot_scores_, key=self.pilot_scores_.__getitem__, default=candidates[0])
+        self.held_out_ = compared.get(self.head_)
         self.calibration_ = None
         if self.head_ == "ridge":
             weights, self.intercept_ = _ridge(inputs, pilot.quality)
@@ -210,8 +215,8 @@ class CalibratedRouter(TextRouter):
 
     def _compared(
         self, heads: Sequence[str], own: NDArray[np.float64], inputs: NDArray[np.float64], pilot: Outcomes
-    ) -> dict[str, float]:
-        """Head → cross-validated score (higher is better); empty where the pilot is too small to tell."""
+    ) -> dict[str, NDArray[np.float64]]:
+        """Head → (n, m) what it predicts for rows that it has not seen; empty where the pilot is too small to tell."""
         numbers: dict[str, int] = {}
         group = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in pilot.prompts], np.intp)
         if len(pilot) < MIN_PILOT or len(numbers) < self.n_folds:
@@ -230,7 +235,7 @@ class CalibratedRouter(TextRouter):
                     fitted[test] = np.clip(inputs[test] @ weights + intercept, 0, 1)
                 else:
                     fitted[test] = fit_calibration(own[train], quality[train], head).apply(own[test])
-            result[head] = _criterion(fitted, quality)
+            result[head] = fitted
         return result
 
 

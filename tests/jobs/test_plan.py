@@ -1,5 +1,7 @@
 """The plan: exact shares, one request per group of equal prompts, errors apart, and a bill that adds up."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -196,3 +198,13 @@ def test_a_plan_is_read_back_as_it_was_written(tmp_path):
     for name in plan.__slots__:
         np.testing.assert_array_equal(getattr(found.assignments, name), getattr(plan, name))
         assert getattr(found.assignments, name).dtype == getattr(plan, name).dtype
+
+
+def test_the_order_is_the_pilots_where_the_job_file_leaves_it_open():
+    sample = dataclasses.replace(measured(0.5), rank_by="gain_per_dollar")
+    orders = {}
+    for rank_by in (None, "score"):
+        policy = {"strong_share": 0.3} | ({"rank_by": rank_by} if rank_by else {})
+        _, bill = decide(job(policy=policy, sample={"rows": 200}), rows(), ESTIMATES, FITS, sample=sample)
+        orders[rank_by] = bill["policy"]["rank_by"]
+    assert orders == {None: "gain_per_dollar", "score": "score"}

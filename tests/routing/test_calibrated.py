@@ -75,6 +75,10 @@ def test_the_ridge_learns_what_the_base_router_does_not_see():
     router = CalibratedRouter(**TEXT).fit_pilot(base, pilot(topic=0.5))
     assert router.head_ == "ridge"
     assert value(router, test) > value(base, test) + 0.05
+    table = pilot(topic=0.5)
+    held_out, seen = router.held_out_, router.predict(table.prompts)
+    assert held_out.shape == seen.shape
+    assert np.square(held_out - table.quality).mean() > np.square(seen - table.quality).mean(), "it has not seen them"
 
 
 def test_maps_bring_scores_to_the_scale_of_quality():
