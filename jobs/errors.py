@@ -29,6 +29,12 @@ class StoreError(HeadgateError):
     """Storage refused: unknown bucket, wrong secret, no write permission: exit 2."""
 
 
+class StorageDown(StoreError):
+    """Storage refused in the middle of the spending (full, gone, throttled for long). Rows stay open: exit 3."""
+
+    exit_code = EXIT_OPEN
+
+
 class LaneDown(HeadgateError):
     """A model's lane cannot go on (key, model, quota, server gone). Its rows stay open: exit 3."""
 

@@ -21,7 +21,7 @@ from jobs.border import Border, Job, check
 from jobs.cascade import cascade_stage
 from jobs.cluster import ray_running
 from jobs.compaction import compact_journal
-from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, RunHeld, SpecError
+from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, RunHeld, SpecError, StorageDown, StoreError, find_known
 from jobs.further import samples_spent
 from jobs.governor import recover_on_all_nodes
 from jobs.journal import local_dir
@@ -111,11 +111,12 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
         compact_journal(run.store, job.spec.payees)
         with progress_of(job) as progress:
             parts = score_stage(job, border, run, progress)
-            planner = Planner(job, border, run, parts)
-            plan, stopped = answer_stage(job, run, planner, progress)
-            if not job.stopping.is_set():
-                progress.update({"job": {"stage": "account"}})
-                report = account_stage(job, run, parts, plan, started) | {"stopped": stopped}
+            with rows_stay_open():
+                planner = Planner(job, border, run, parts)
+                plan, stopped = answer_stage(job, run, planner, progress)
+                if not job.stopping.is_set():
+                    progress.update({"job": {"stage": "account"}})
+                    report = account_stage(job, run, parts, plan, started) | {"stopped": stopped}
         if job.stopping.is_set():
             raise LaneDown(stopped_line(run.store))
     return exit_code(job, report, stopped), report
@@ -191,6 +192,18 @@ def report_job(output: str, allow_code: bool = False) -> dict[str, Any]:
 def progress_of(job: Job) -> Iterator[Progress]:
     with Progress(0, list(job.spec.names), live=job.live) as progress:
         yield progress
+
+
+@contextmanager
+def rows_stay_open() -> Iterator[None]:
+    """Storage that fails from here on is no mistake of the job file. Raises StorageDown for a StoreError."""
+    try:
+        yield
+    except Exception as error:
+        known = find_known(error)
+        if not isinstance(known, StoreError):
+            raise
+        raise StorageDown(f"{known}; what is answered is kept: once that is mended, the same command goes on") from None
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from jobs import lease
 from jobs.budget import Budget
-from jobs.errors import RunHeld
+from jobs.errors import RunHeld, SpecError, StorageDown, StoreError
 from jobs.journal import Answer, Journal, JournalWriter
+from jobs.pipeline import rows_stay_open
 from jobs.store import Store
 from tests.chaos.proxy import Faults, fault_proxy
 
@@ -84,3 +86,13 @@ def test_a_lease_that_cannot_be_given_back_hides_nothing(tmp_path):
     (tmp_path / "away").rename(folder)
     with pytest.raises(RunHeld):
         lease.acquire(store, "two", lambda: None)
+
+
+def test_storage_that_fails_in_the_middle_leaves_the_rows_open():
+    """Exit 3, for a scheduler to try again; also through what Ray wraps around it. Other errors pass as they are."""
+    for error in (StoreError("out: no space left"), RayTaskError("f", "text", StoreError("out: no space left"))):
+        with pytest.raises(StorageDown, match="no space left.*same command goes on") as raised, rows_stay_open():
+            raise error
+        assert raised.value.exit_code == 3
+    with pytest.raises(SpecError, match="policy"), rows_stay_open():
+        raise SpecError("policy: wrong")
