@@ -91,7 +91,7 @@ def test_a_lease_that_cannot_be_given_back_hides_nothing(tmp_path):
 def test_storage_that_fails_in_the_middle_leaves_the_rows_open():
     """Exit 3, for a scheduler to try again; also through what Ray wraps around it. Other errors pass as they are."""
     for error in (StoreError("out: no space left"), RayTaskError("f", "text", StoreError("out: no space left"))):
-        with pytest.raises(StorageDown, match="no space left.*same command goes on") as raised, rows_stay_open():
+        with pytest.raises(StorageDown, match=r"no space left.*same command goes on") as raised, rows_stay_open():
             raise error
         assert raised.value.exit_code == 3
     with pytest.raises(SpecError, match="policy"), rows_stay_open():
