@@ -144,21 +144,22 @@ def test_a_model_on_object_storage(s3_moto: Any, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.vllm
-@pytest.mark.parametrize("name", ["weak"])
-def test_greedy_answers_equal_vllm_s(ray_local: None, tmp_path: Path, name: str) -> None:
+def test_greedy_answers_and_their_log_probabilities_equal_vllm_s(ray_local: None, tmp_path: Path) -> None:
     from jobs.demo.tasks import generate
 
-    source = demo_model(name)
+    source = demo_model("weak")
     table = ask_rows([task.prompt for task in generate(200, 5, "outcomes")])
     found = {}
     for engine, lane in (("vllm", VLLMLane()), ("transformers", TransformersLane())):
         context = lane_context(engine, source, tmp_path / engine, sampling={"temperature": 0, "max_tokens": 24})
-        run_lane(lane, table, context)
+        run_lane(lane, table, replace(context, logprobs=True))
         found[engine] = answers_by_key(context, table.num_rows)
-    same = sum(
-        found["vllm"][key]["generated_text"] == row["generated_text"] for key, row in found["transformers"].items()
-    )
-    print(f"\nvLLM and transformers agree on {same} of {table.num_rows} rows")
-    assert same >= 0.95 * table.num_rows
+    pairs = [(found["vllm"][key], row) for key, row in found["transformers"].items()]
+    same = [(vllm, row) for vllm, row in pairs if vllm["generated_text"] == row["generated_text"]]
+    assert len(same) >= 0.95 * table.num_rows, f"vLLM and transformers agree on {len(same)} of {table.num_rows} rows"
+    for vllm, row in same:
+        assert vllm["mean_logprob"] == pytest.approx(row["mean_logprob"], abs=0.01)
+        assert vllm["min_logprob"] == pytest.approx(row["min_logprob"], abs=0.05)
+        assert vllm["min_logprob"] <= vllm["mean_logprob"] <= 0
     tokens = [[found[engine][key]["prompt_tokens"] for key in sorted(found[engine])] for engine in found]
     assert tokens[0] == tokens[1]
