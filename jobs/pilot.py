@@ -31,12 +31,14 @@ from jobs.plan import Plan, Sample
 from jobs.planning import Planner
 from jobs.sampling import has_pilot
 from jobs.score import load_artifact, load_router, router_columns
-from jobs.scored import matrix_of, over_parts, predicted_column, scored_rows
-from jobs.spec import JUDGE
+from jobs.scored import matrix_of, over_parts, positions, predicted_column, scored_rows
+from jobs.spec import JUDGE, JobSpec
 from jobs.spending import Session
 from jobs.store import Store
 from routing.errors import RoutingError
+from routing.intervals import proportion_interval
 from routing.matching import make_comparer, make_matcher
+from routing.metrics import Interval
 from routing.outcomes import Outcomes
 from routing.pilot import FOLD_NAMES, choose_rank_by
 from routing.policy import POLICY_KINDS
@@ -169,6 +171,26 @@ def _agreement(job: Job, said: NDArray[np.object_]) -> NDArray[np.float64]:
         if strong is not None:
             quality[i, j] = 1.0 if j == said.shape[1] - 1 else float(text is not None and compare(text, strong))
     return quality
+
+
+def measured_agreement(spec: JobSpec, store: Store, plan: Plan) -> Interval | None:
+    """Share of the rows for which the policy's model says what the strong one does, by the report fold: no choice was made on it.
+
+    Rows of the sample are given the strong model's answer in any case, which is not counted in. None where the policy is no
+    guarantee, or its pilot is not through.
+    """
+    entry = plan.bill.get("pilot")
+    if spec.policy.guarantee is None or entry is None:
+        return None
+    sample = store.read_table(f"{entry['folder']}/sample.parquet")
+    quality = store.read_table(f"{entry['folder']}/quality.parquet")
+    agreed = np.stack([quality[name].to_numpy() for name in spec.names], axis=1)
+    model = plan.assignments.model[positions(plan.assignments.row_key, sample["row_key"].to_numpy())]
+    reported = (sample["fold"].to_numpy() == FOLD_NAMES.index("report")) & (model >= 0)
+    seen = agreed[reported, model[reported]]
+    seen = seen[np.isfinite(seen)]
+    n_total = int((plan.assignments.model >= 0).sum())
+    return proportion_interval(int((seen == 1).sum()), len(seen), n_total) if len(seen) else None
 
 
 def _recalibrate(

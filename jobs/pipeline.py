@@ -27,8 +27,9 @@ from jobs.governor import recover_on_all_nodes
 from jobs.journal import local_dir
 from jobs.judge import judge_spent, judged_quality
 from jobs.manifest import Run, load_run, open_run
+from jobs.measures import figure
 from jobs.money import stranded
-from jobs.pilot import pilot_stage
+from jobs.pilot import measured_agreement, pilot_stage
 from jobs.plan import Plan, latest_plan, load_plan
 from jobs.planning import Planner
 from jobs.progress import Progress
@@ -146,6 +147,7 @@ def account_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, s
         "provenance": provenance(job.spec, run, plan),
         "plan": plan.number,
         "notes": job.notes,
+        "agreement": figure(measured_agreement(job.spec, run.store, plan)),
     }
     lost_usd = sum(stranded(run.store, job.spec.payees).values())
     spent_beside = judge_spent(run.store, job.spec), samples_spent(run.store, job.spec)

@@ -33,7 +33,7 @@ KEYS = (
     "quality_by_model", "quality_source", "copied_rows", "score_histogram", "curve", "errors_by_kind",
     "by_category", "slowest", "provenance", "prices", "next", "gap", "over_routing", "under_routing", "over_routed", "under_routed",
     "all_strong_usd_interval", "all_weak_usd_interval", "n_failed", "sample_rows", "calibration", "oracle", "budget_changes",
-    "pilot", "promise", "recuts", "by_length", "drift", "judge",
+    "pilot", "promise", "recuts", "by_length", "drift", "judge", "agreement",
 )
 # fmt: on
 """Everything a report may say; keys it lacks are null."""
@@ -136,6 +136,8 @@ def _promise(r: Mapping[str, Any]) -> dict[str, str]:
         "without certainty": f"{percent(promise.get('point_strong_share'))} would do by the sample's own figures",
         "certainty costs": usd(promise.get("certainty_usd")),
     }
+    if r["agreement"]:
+        facts["measured on other rows"] = f"{measured(r['agreement'])} agreement"
     if not promise.get("below_all_strong", True):
         facts["note"] = "the sample vouches for nothing cheaper than all-strong"
     if promise.get("best_rows") is not None:

@@ -95,9 +95,13 @@ def test_agreement_with_the_strong_model_is_guaranteed_without_gold(tmp_path, ra
     with thread_replay([outcomes()], ReplayOptions(latency_s=0.01)) as server:
         guarantee = {"agreement": 0.8, "confidence": 0.9}
         data = job(server, tmp_path, policy={"guarantee": guarantee}, sample={"rows": 500}, quality={})
-        code, _ = run_job(Job(parse_spec(data), live=False))
+        code, report = run_job(Job(parse_spec(data), live=False))
         rows = pd.read_parquet(tmp_path / "out/responses")
     bill = json.loads(sorted((tmp_path / "out/plan").glob("*/bill.json"))[-1].read_text())
     # The strong model always says yes; half of the weak one's answers agree.
     assert code == 0 and (rows.generated_text == "yes").mean() >= 0.8
+    # Rows of the sample have the strong answer in any case; measured is what the policy itself would have given.
+    above = rows.route_reason.str.startswith("above the cut")
+    agreed = (above | (rows.id.astype(int) % 2 == 0)).mean()
+    assert report["agreement"]["low"] <= agreed <= report["agreement"]["high"] < report["agreement"]["low"] + 0.2
     assert bill["promise"]["kind"] == "guarantee" and 0.3 <= bill["promise"]["strong_share"] < 0.6
