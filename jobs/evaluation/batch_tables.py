@@ -25,7 +25,7 @@ from jobs.evaluation.pilot_tables import (
     uses_encoder,
 )
 from jobs.evaluation.show import with_interval
-from jobs.evaluation.tables import Amount, Say, apgr_figure, markdown
+from jobs.evaluation.tables import Amount, Say, apgr_figure, each_that_is_there, markdown
 from routing.outcomes import Outcomes, split_by_prompt
 from routing.pilot import fold_sizes
 from routing.routers import create
@@ -56,16 +56,9 @@ LABELS = {
 
 def batch_tables(data: Path, amount: Amount, say: Say) -> str:
     """A table per set whose data are there."""
-    parts, missing = [], []
-    for each in SETS:
-        if each.name in SAMPLE:
-            try:
-                parts.append(_set_table(data, each, amount, say))
-            except FileNotFoundError as error:
-                missing.append(str(error))
-    if not parts:
-        raise FileNotFoundError("; ".join(dict.fromkeys(missing)))
-    return "\n\n".join([*parts, *(f"Not measured: {why}." for why in dict.fromkeys(missing))])
+    return each_that_is_there(
+        (each for each in SETS if each.name in SAMPLE), lambda each: _set_table(data, each, amount, say)
+    )
 
 
 def _set_table(data: Path, each: PilotSet, amount: Amount, say: Say) -> str:

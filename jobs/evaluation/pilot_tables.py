@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from jobs.evaluation.result_sets import Reference, mmlu_pro, mmlu_pro_training, routellm
 from jobs.evaluation.show import with_interval
 from jobs.evaluation.sources import OutcomeSet, known_rows
-from jobs.evaluation.tables import Amount, Say, apgr_figure, few, markdown
+from jobs.evaluation.tables import Amount, Say, apgr_figure, each_that_is_there, few, markdown
 from routing.outcomes import Outcomes, split_by_prompt
 from routing.routers import create
 from routing.routers.auto import encoder_installed
@@ -93,15 +93,7 @@ def load_set(data: Path, each: PilotSet, amount: Amount, say: Say) -> tuple[Outc
 
 def pilot_tables(data: Path, amount: Amount, say: Say) -> str:
     """A table per set whose data are there."""
-    parts, missing = [], []
-    for each in SETS:
-        try:
-            parts.append(_set_table(data, each, amount, say))
-        except FileNotFoundError as error:
-            missing.append(str(error))
-    if not parts:
-        raise FileNotFoundError("; ".join(dict.fromkeys(missing)))
-    return "\n\n".join([*parts, *(f"Not measured: {why}." for why in dict.fromkeys(missing))])
+    return each_that_is_there(SETS, lambda each: _set_table(data, each, amount, say))
 
 
 def _set_table(data: Path, each: PilotSet, amount: Amount, say: Say) -> str:

@@ -5,9 +5,10 @@ A `Table` makes its own text from the data folder; a `Section` (result_sets.py) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from jobs.evaluation.measure import Floats, Statistic, two_way_bootstrap
 from routing.metrics import curve_apgr, router_curve
 from routing.outcomes import Outcomes
 
+S = TypeVar("S")
 Say = Callable[[str], None]
 N_BOOT, QUICK_BOOT = 300, 40
 
@@ -56,6 +58,19 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
 def few(outcomes: Outcomes, rows: int) -> Outcomes:
     """At most `rows` rows, spread over the table."""
     return outcomes.select(np.linspace(0, len(outcomes) - 1, min(rows, len(outcomes))).astype(int))
+
+
+def each_that_is_there(sets: Iterable[S], make: Callable[[S], str]) -> str:
+    """The tables of all sets whose data are there, then what was missing. Raises FileNotFoundError where none is."""
+    parts, missing = [], []
+    for each in sets:
+        try:
+            parts.append(make(each))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if not parts:
+        raise FileNotFoundError("; ".join(dict.fromkeys(missing)))
+    return "\n\n".join([*parts, *(f"Not measured: {why}." for why in dict.fromkeys(missing))])
 
 
 def apgr_figure(
