@@ -286,7 +286,7 @@ def judgement(section: Section, ours: dict[str, Any]) -> str:
     if section.reference:
         name, limit = section.reference
         words.append(
-            f"{name[:1].upper()}{name[1:]} ({limit:.3f}) is {'beaten' if value > limit else 'better than ours'}."
+            f"{name.replace("the", "The", 1) if name.startswith("the") else name} ({limit:.3f}) is {'beaten' if value > limit else 'better than ours'}."
         )
     below = [name for name, mean in scored.items() if section.reference and mean < section.reference[1]]
     if below:
