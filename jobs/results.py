@@ -285,9 +285,8 @@ def judgement(section: Section, ours: dict[str, Any]) -> str:
             words.append(f"The {label} of {limit:.3f} ({name}) is {verdict}.")
     if section.reference:
         name, limit = section.reference
-        words.append(
-            f"{name.replace("the", "The", 1) if name.startswith("the") else name} ({limit:.3f}) is {'beaten' if value > limit else 'better than ours'}."
-        )
+        subject = f"The {name.removeprefix('the ')}" if name.startswith("the ") else name
+        words.append(f"{subject} ({limit:.3f}) is {'beaten' if value > limit else 'better than ours'}.")
     below = [name for name, mean in scored.items() if section.reference and mean < section.reference[1]]
     if below:
         words.append(f"Worse than that: {', '.join(below)}.")
