@@ -139,10 +139,8 @@ def answers_of(job: Job, run: Run, leaders: NDArray[np.int64]) -> NDArray[np.obj
     """(k, m) what each model answered to these rows, None where it did not."""
     said = np.full((len(leaders), len(job.spec.names)), None, object)
     for j, name in enumerate(job.spec.names):
-        table = Journal(run.store).read(name, None, ["row_key", "kind", "generated_text"])
-        table = table.filter(
-            pc.and_(pc.equal(table["kind"], "answered"), pc.is_in(table["row_key"], pa.array(leaders)))
-        )
+        table = Journal(run.store).read(name, None, ["row_key", "kind", "generated_text"], np.unique(leaders))
+        table = table.filter(pc.equal(table["kind"], "answered"))
         found = dict(zip(table["row_key"].to_pylist(), table["generated_text"].to_pylist(), strict=True))
         said[:, j] = [found.get(leader) for leader in leaders.tolist()]
     return said

@@ -268,10 +268,11 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
         num_gpus=1 if gpus else 0,
     )
     with storage_errors(output, "writing scored/"):
-        parts = []
+        parts, done = [], 0
         for part in scored.iter_rows():
             parts.append(part)
-            on_rows(sum(each["rows"] for each in parts))
+            done += part["rows"]
+            on_rows(done)
     parts.sort(key=lambda part: part["bucket"])
     if not parts:
         raise InputError("input.path: the files hold no rows; there is nothing to answer")
