@@ -25,7 +25,7 @@ from jobs.evaluation import show
 from jobs.evaluation.candidates import Candidate
 from jobs.evaluation.folds import make_folds
 from jobs.evaluation.measure import N_BOOT
-from jobs.evaluation.result_sets import Section, after_the_weak_answer, cascade_rows, neural_text
+from jobs.evaluation.result_sets import Reference, Section, after_the_weak_answer, cascade_rows, neural_text
 from jobs.evaluation.sections import SECTIONS, TABLES
 from jobs.evaluation.sources import OutcomeSet, known_rows
 from jobs.evaluation.tables import Amount, Table
@@ -179,12 +179,10 @@ def section_text(section: Section, options: Options, say: Callable[[str], None])
     if section.cascades:
         more += cascade_rows(found["folds"], found["table"], quick=options.quick)
     rows += [table_row(section, name, row, True) for name, row in more]
-    ours = {
-        name: row
-        for name, row in [*found["routers"].items(), *more[:1]]
-        if section.after_answer or name in found["routers"]
-    }
-    lines = [show.heading(found).replace("\n", ", ") + ".", "", *_table(section, rows), "", judgement(section, ours)]
+    words = judgement(section, found["routers"])
+    if section.after_answer:
+        words += " " + verdict("after the weak answer", more[0][1][section.figure]["mean"], section.reference)
+    lines = [show.heading(found).replace("\n", ", ") + ".", "", *_table(section, rows), "", words]
     notes = [note for note in found["notes"] if "no cost" not in note]
     if section.without and not options.quick:
         notes.append(f"left out, since they take minutes with so many rows: {', '.join(section.without)}")
@@ -281,16 +279,22 @@ def judgement(section: Section, ours: dict[str, Any]) -> str:
     for label, wanted in (("floor", section.floor), ("target", section.target)):
         if wanted is not None:
             name, limit = wanted
-            verdict = "reached" if value >= limit else f"missed by {limit - value:.3f}"
-            words.append(f"The {label} of {limit:.3f} ({name}) is {verdict}.")
-    if section.reference:
+            reached = "reached" if value >= limit else f"missed by {limit - value:.3f}"
+            words.append(f"The {label} of {limit:.3f} ({name}) is {reached}.")
+    if section.reference and not section.after_answer:
         name, limit = section.reference
         subject = f"The {name.removeprefix('the ')}" if name.startswith("the ") else name
         words.append(f"{subject} ({limit:.3f}) is {'beaten' if value > limit else 'better than ours'}.")
-    below = [name for name, mean in scored.items() if section.reference and mean < section.reference[1]]
-    if below:
-        words.append(f"Worse than that: {', '.join(below)}.")
+        below = [name for name, mean in scored.items() if mean < limit]
+        if below:
+            words.append(f"Worse than that: {'all of them' if len(below) == len(scored) else '; '.join(below)}.")
     return " ".join(words)
+
+
+def verdict(what: str, value: float, reference: Reference | None) -> str:
+    """One figure against the section's reference, as a sentence."""
+    said = f"{what.capitalize()}: {value:.3f}"
+    return f"{said}; {reference[0]} is {reference[1]:.3f}." if reference else f"{said}."
 
 
 if __name__ == "__main__":
