@@ -1,11 +1,12 @@
 """Pilot-calibrated: any router, recalibrated or refitted on a small sample (pilot) of the set at hand.
 
-Four heads compete by cross-validation inside the pilot (exact APGR for a pair of models, squared error otherwise):
-the base router as it is; isotonic and Platt maps of its scores, per model (`routing.calibration`); and a ridge on its
+Five heads compete by cross-validation inside the pilot (exact APGR for a pair of models, squared error otherwise):
+the base router as it is; isotonic and Platt maps of its scores, per model (`routing.calibration`); a ridge on its
 scores together with text vectors and structure counts of the prompt, which learns what the base router gets wrong
-here. The base router is asked once for the pilot's prompts; a fit adds a ridge per fold and model, seconds for a
-thousand rows. Predict: the base router, plus the linear router's 0.5 ms a prompt where the ridge won. Legend: n
-prompts, m models of the pilot, b models of the base router, d dimensions of text and structure.
+here; and a Gaussian process on the prompts alone, for a base router that knows nothing of this set. The base router is
+asked once for the pilot's prompts; a fit adds a ridge and a Gaussian process per fold, half a minute for a thousand
+rows. Predict: the base router, plus 0.5 ms a prompt where the ridge or the process won. Legend: n prompts, m models of
+the pilot, b models of the base router, d dimensions of text and structure.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from routing.errors import RoutingError
 from routing.metrics import apgr
 from routing.outcomes import Outcomes, split_by_prompt
 from routing.routers.base import Router, TrainingData, as_outcomes, read_card
+from routing.routers.gp import GaussianProcessRouter
 from routing.routers.linear import ridge
 from routing.routers.text import TextRouter, regress_each
 
-HEADS = ("none", *METHODS, "ridge")
+HEADS = ("none", *METHODS, "ridge", "gp")
 """In order of how little they change; the first of the best ones is taken."""
+UNMATCHED = ("ridge", "gp")
+"""Heads that do without a base router of the same models."""
 ALPHAS = np.logspace(-2, 4, 13)
 MIN_PILOT = 20
 """Rows below which a pilot cannot choose between heads; the base router then stays as it is."""
@@ -49,6 +53,8 @@ class CalibratedRouter(TextRouter):
     head_: str
     calibration_: Calibration | None
     """Of the heads isotonic and platt."""
+    pilot_router_: Router
+    """Of the head gp: fitted on the pilot, without the base router."""
     pilot_scores_: dict[str, float]
     """Head → what it scored in cross-validation (APGR, or minus the squared error); empty where none was compared."""
     held_out_: NDArray[np.float64] | None
@@ -114,6 +120,8 @@ class CalibratedRouter(TextRouter):
         """`predict` where the base router has been asked already: scores (n, b), its predictions for the prompts."""
         if not len(prompts):
             return np.empty((0, len(self.models_)), np.float32)
+        if self.head_ == "gp":
+            return self.pilot_router_.predict(prompts)
         if self.head_ != "ridge":
             own: NDArray[np.float32] = scores[:, self.columns_]
             return own if self.calibration_ is None else self.calibration_.apply(own)
@@ -126,10 +134,14 @@ class CalibratedRouter(TextRouter):
         return result
 
     def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
-        """Write the base router's artifact into `base`, then this one, which seals it by its digest."""
+        """Write the base router's artifact into `base`, and the head's into `pilot` where it is a router; this one seals them
+        by their digests."""
         self._require_models()
         self.base_.save(Path(directory) / "base")
         self._base_digest = _digest(Path(directory) / "base")
+        if self.head_ == "gp":
+            self.pilot_router_.save(Path(directory) / "pilot")
+            self._base_digest += _digest(Path(directory) / "pilot")
         super().save(directory, {"head": self.head_, "pilot": self.pilot_scores_, **(metrics or {})})
 
     @property
@@ -139,13 +151,19 @@ class CalibratedRouter(TextRouter):
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
-        """Read both artifacts. Raises RoutingError where one is missing, damaged, or not of the other."""
+        """Read all artifacts. Raises RoutingError where one is missing, damaged, or not of the others."""
         from routing.routers import load  # the registry imports this module
 
         router = super().load(directory)
         router.base_ = load(Path(directory) / "base")
-        if _digest(Path(directory) / "base") != router._base_digest:
-            raise RoutingError(f"router artifact {directory}: base/ is another router's; copy the whole folder again")
+        digest = _digest(Path(directory) / "base")
+        if router.head_ == "gp":
+            router.pilot_router_ = load(Path(directory) / "pilot")
+            digest += _digest(Path(directory) / "pilot")
+        if digest != router._base_digest:
+            raise RoutingError(
+                f"router artifact {directory}: base/ or pilot/ is another router's; copy the whole folder again"
+            )
         router.pilot_scores_ = dict(read_card(directory)["metrics"].get("pilot") or {})
         return router
 
@@ -159,6 +177,8 @@ class CalibratedRouter(TextRouter):
             own = {"weights": self.weights_, "intercept": self.intercept_, "score_weights": self.score_weights_}
             scaling = {"score_mean": self.score_mean_, "score_scale": self.score_scale_}
             return {**arrays, **own, **scaling, **super().state()}
+        if self.head_ == "gp":
+            return arrays
         return {**arrays, "columns": self.columns_, **(self.calibration_.arrays() if self.calibration_ else {})}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -166,6 +186,8 @@ class CalibratedRouter(TextRouter):
         self._base_digest = arrays["base_digest"].tobytes()
         self.head_ = HEADS[int(arrays["head"].reshape(1)[0])]
         self.calibration_ = None
+        if self.head_ == "gp":
+            return
         if self.head_ != "ridge":
             self.columns_ = arrays["columns"].reshape(m)
             if self.head_ != "none":
@@ -183,12 +205,12 @@ class CalibratedRouter(TextRouter):
         self.base_ = base
         scores = base.predict(pilot.prompts).astype(np.float64)
         columns = _columns(base.models_, pilot.models)
-        matched = HEADS if columns is not None else ("ridge",)
+        matched = HEADS if columns is not None else UNMATCHED
         candidates = matched if head == "auto" else (head,)
         if not set(candidates) <= set(matched):
             raise RoutingError(
                 f"router 'calibrated': the base router knows {', '.join(base.models_)}, the pilot"
-                f" {', '.join(pilot.models)}; head {head!r} needs the same models (`with_models`), head 'ridge' does not"
+                f" {', '.join(pilot.models)}; head {head!r} needs the same models (`with_models`), {' and '.join(UNMATCHED)} do not"
             )
         self.columns_ = np.array(columns if columns is not None else [0] * len(pilot.models), np.int32)
         spread = scores.std(axis=0)
@@ -210,8 +232,13 @@ class CalibratedRouter(TextRouter):
             b = scores.shape[1]
             self.score_weights_ = weights[:b]
             self.weights_ = self._space.collapse(weights[b:]).astype(np.float32)
+        elif self.head_ == "gp":
+            self.pilot_router_ = self._process().fit(pilot)
         elif self.head_ != "none":
             self.calibration_ = fit_calibration(own, pilot.quality, self.head_)
+
+    def _process(self) -> GaussianProcessRouter:
+        return GaussianProcessRouter(features=self.features, n_components=self.n_components, seed=self.seed)
 
     def _compared(
         self, heads: Sequence[str], own: NDArray[np.float64], inputs: NDArray[np.float64], pilot: Outcomes
@@ -230,7 +257,10 @@ class CalibratedRouter(TextRouter):
             fitted = own.copy()
             for f in range(self.n_folds) if head != "none" else ():
                 train, test = fold != f, fold == f
-                if head == "ridge":
+                if head == "gp":
+                    known = self._process().fit(pilot.select(np.flatnonzero(train)))
+                    fitted[test] = known.predict([pilot.prompts[i] for i in np.flatnonzero(test)])
+                elif head == "ridge":
                     weights, intercept = _ridge(inputs[train], quality[train])
                     fitted[test] = np.clip(inputs[test] @ weights + intercept, 0, 1)
                 else:

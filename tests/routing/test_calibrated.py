@@ -90,11 +90,11 @@ def test_maps_bring_scores_to_the_scale_of_quality():
         quality = router.predict(test.prompts)
         assert np.abs(quality[:, 2] - chance).mean() < 0.06, head
         np.testing.assert_allclose(quality[:, :2], 0.3, atol=0.02)
-    assert set(router.pilot_scores_) == {"none", "isotonic", "platt", "ridge"}
+    assert set(router.pilot_scores_) == {"none", "isotonic", "platt", "ridge", "gp"}
     assert router.pilot_scores_["none"] == min(router.pilot_scores_.values())
 
 
-@pytest.mark.parametrize("head", ["none", "isotonic", "platt", "ridge"])
+@pytest.mark.parametrize("head", ["none", "isotonic", "platt", "ridge", "gp"])
 def test_every_head_comes_back_from_its_artifact(head, tmp_path, registered):
     router = CalibratedRouter(head=head, **TEXT).fit_pilot(Hinted(bend="narrow"), pilot(80))
     router.save(tmp_path / "art")
