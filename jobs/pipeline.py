@@ -91,7 +91,7 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
         parts = score_stage(job, border, run, progress)
         planner = Planner(job, border, run, parts)
         if ask_sample:
-            with stop_on_signals(job), spending(job, run, planner, progress) as session:
+            with rows_stay_open(), stop_on_signals(job), spending(job, run, planner, progress) as session:
                 pilot_stage(job, run, planner, session)
         if job.stopping.is_set():
             raise LaneDown(stopped_line(run.store))
@@ -198,9 +198,16 @@ def progress_of(job: Job) -> Iterator[Progress]:
 
 @contextmanager
 def rows_stay_open() -> Iterator[None]:
-    """Storage that fails from here on is no mistake of the job file. Raises StorageDown for a StoreError."""
+    """What fails from here on is no mistake of the job file. Raises StorageDown for a StoreError, LaneDown for a dead governor."""
+    from ray.exceptions import RayActorError
+
     try:
         yield
+    except RayActorError:  # of the lanes' own actors the lanes tell
+        raise LaneDown(
+            "the process that holds the dollars (the governor) ended; nobody sends without it. What is answered is kept: the same"
+            " command goes on"
+        ) from None
     except Exception as error:
         known = find_known(error)
         if not isinstance(known, StoreError):
