@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from jobs.journal import Journal, Spent
 from jobs.requests import answer_key, build_request, digest16, prompt_tokens_bound
+from jobs.scored import find_keys
 from jobs.spec import JUDGE, JobSpec, JudgeSpec
 from jobs.store import Store
 from routing.judging import (
@@ -266,10 +267,8 @@ def judged_rows(
     """
     quality, judged = np.full((len(row_key), len(names)), np.nan), np.zeros(len(row_key), bool)
     if table is not None and len(table):
-        keys = table["row_key"].to_numpy()
-        order = np.argsort(keys)
-        at = order[np.minimum(np.searchsorted(keys, row_key, sorter=order), len(keys) - 1)]
-        judged = keys[at] == row_key
+        at = find_keys(table["row_key"].to_numpy(), row_key)
+        judged = at >= 0
         for j, name in enumerate(names):
             quality[judged, j] = table[name].to_numpy()[at[judged]]
     return quality, judged

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.bill import cap_usd
 from jobs.budget import stranded_usd
+from jobs.errors import LaneDown
 from jobs.governor import Governor
 from jobs.journal import Journal
 from jobs.manifest import Run
@@ -50,7 +52,7 @@ class Money:
         # Beside the driver: it has no business on a node that may be lost, or taken back, while the driver lives on.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.governor: Any = Governor.options(scheduling_strategy=here).remote(run.store.uri, session, cap, limits)
-        self.state: dict[str, Any] = ray.get(self.governor.state.remote())
+        self.state: dict[str, Any] = self._ask("state")
         self._shown_s = 0.0
 
     def next_wave(self, ended: tuple[str, ...], todo: Todo, weak_usd: float, cap_usd: float | None = None) -> None:
@@ -67,7 +69,7 @@ class Money:
             self.todo[name] = settled + len(todo.get(name, ()))
         cap = min((usd for usd in (self.cap, cap_usd) if usd is not None), default=None)
         caps = None if cap is None else dict.fromkeys(self.spec.names[1:], max(0.0, cap - weak_usd))
-        ray.get(self.governor.next_wave.remote(ended, caps, cap))
+        self._ask("next_wave", ended, caps, cap)
 
     def shower(self, progress: Progress) -> Callable[[dict[str, Any]], None]:
         """What `answer.ask` calls with each batch that a lane settled, and between them; at most SHOW_S apart."""
@@ -78,11 +80,21 @@ class Money:
             if time.monotonic() - self._shown_s < SHOW_S:
                 return
             self._shown_s = time.monotonic()
-            self.state = ray.get(self.governor.state.remote())
+            self.refresh()
             job = {"stage": "answer", "cap_usd": self.cap, "planned_usd": self.bill.get("planned_usd")}
             progress.update({"job": job, "models": {name: self._model(name) for name in self.todo if self.todo[name]}})
 
         return show
+
+    def _ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """What the governor answers. Raises LaneDown where its process has ended: nobody sends without it."""
+        try:
+            return ray.get(getattr(self.governor, method).remote(*arguments), timeout=timeout_s)
+        except RayActorError:
+            raise LaneDown(
+                "the process that holds the dollars (the governor) ended; nobody sends without it. What is answered is kept: the"
+                " same command goes on"
+            ) from None
 
     def _add(self, name: str, batch: pa.Table) -> None:
         for column in COUNTS:
@@ -110,7 +122,7 @@ class Money:
         return shown | {"todo": self.todo[name]}
 
     def refresh(self) -> None:
-        self.state = ray.get(self.governor.state.remote())
+        self.state = self._ask("state")
 
     def exhausted(self) -> bool:
         """Some lane wanted dollars that will not come."""
@@ -133,16 +145,17 @@ class Money:
 
     def stop_lane(self, name: str, reason: str) -> None:
         """One lane broke down."""
-        ray.get(self.governor.stop.remote(name, reason))
+        self._ask("stop", name, reason)
 
     def stop(self, reason: str) -> None:
         """Nobody sends any more."""
-        ray.get([self.governor.stop.remote(name, reason, "user") for name in self.todo])
+        for name in self.todo:
+            self._ask("stop", name, reason, "user")
 
     def close(self) -> None:
         """Give back on the ledger what was granted and not spent, and end the governor."""
         try:
-            ray.get(self.governor.close.remote(), timeout=30)
+            self._ask("close", timeout_s=30)
         finally:
             ray.kill(self.governor)
 

@@ -198,16 +198,9 @@ def progress_of(job: Job) -> Iterator[Progress]:
 
 @contextmanager
 def rows_stay_open() -> Iterator[None]:
-    """What fails from here on is no mistake of the job file. Raises StorageDown for a StoreError, LaneDown for a dead governor."""
-    from ray.exceptions import RayActorError
-
+    """Storage that fails from here on is no mistake of the job file. Raises StorageDown for a StoreError."""
     try:
         yield
-    except RayActorError:  # of the lanes' own actors the lanes tell
-        raise LaneDown(
-            "the process that holds the dollars (the governor) ended; nobody sends without it. What is answered is kept: the same"
-            " command goes on"
-        ) from None
     except Exception as error:
         known = find_known(error)
         if not isinstance(known, StoreError):

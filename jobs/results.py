@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from jobs.evaluate import EvaluateOptions, evaluate_set
 from jobs.evaluation import show
 from jobs.evaluation.candidates import Candidate
 from jobs.evaluation.folds import make_folds
-from jobs.evaluation.measure import N_BOOT
+from jobs.evaluation.pilot_tables import ENCODER
 from jobs.evaluation.result_sets import Reference, Section, after_the_weak_answer, cascade_rows, neural_text
 from jobs.evaluation.sections import SECTIONS, TABLES
 from jobs.evaluation.sources import OutcomeSet, known_rows
-from jobs.evaluation.tables import Amount, Table
+from jobs.evaluation.tables import Amount, Table, few, markdown
 from routing import routers
 from routing.errors import RoutingError
 from routing.feature_cache import feature_cache
@@ -39,8 +39,7 @@ QUICK = ("knn", "linear")
 PARTS: tuple[Section | Table, ...] = (*SECTIONS, *TABLES)
 NEURAL = "neural"
 """Key of the last section, which measures nothing."""
-ENCODER = {"kind": "encoder", "source": "minilm"}
-QUICK_ROWS, QUICK_BOOT = 300, 40
+QUICK_ROWS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ def section_text(section: Section, options: Options, say: Callable[[str], None])
     training = section.train(options.data) if section.train is not None else None
     if options.quick:
         each, training = (
-            _few(each),
+            replace(each, outcomes=few(each.outcomes, QUICK_ROWS)),
             training and (training[0].select(np.arange(min(QUICK_ROWS, len(training[0])))), training[1]),
         )
     found = measure(section, each, training, options, say)
@@ -182,7 +181,7 @@ def section_text(section: Section, options: Options, say: Callable[[str], None])
     words = judgement(section, found["routers"])
     if section.after_answer:
         words += " " + verdict("after the weak answer", more[0][1][section.figure]["mean"], section.reference)
-    lines = [show.heading(found).replace("\n", ", ") + ".", "", *_table(section, rows), "", words]
+    lines = [show.heading(found).replace("\n", ", ") + ".", "", _table(section, rows), "", words]
     notes = [note for note in found["notes"] if "no cost" not in note]
     if section.without and not options.quick:
         notes.append(f"left out, since they take minutes with so many rows: {', '.join(section.without)}")
@@ -204,7 +203,7 @@ def measure(
     chosen = EvaluateOptions(
         (section.key,), tuple(c.label for c in candidates), "weak" if pair else None, "strong" if pair else None,
         train_rows=None if training is not None else train_rows, fraction=None if train_rows else section.fraction,
-        seeds=min(options.seeds, section.most_seeds or options.seeds), n_boot=QUICK_BOOT if options.quick else N_BOOT,
+        seeds=min(options.seeds, section.most_seeds or options.seeds), n_boot=Amount(quick=options.quick).n_boot,
     )  # fmt: skip
     found = evaluate_set(each, candidates, chosen, training, say)
     needs_folds = section.after_answer or section.cascades
@@ -225,13 +224,6 @@ def candidates_of(name: str, options: Options) -> list[Candidate]:
     if options.encoder and not options.quick and installed and key in arguments:
         found.append(Candidate(f"{name}, MiniLM", name, {key: ENCODER}))
     return found
-
-
-def _few(each: OutcomeSet) -> OutcomeSet:
-    from dataclasses import replace
-
-    rows = np.linspace(0, len(each.outcomes) - 1, min(QUICK_ROWS, len(each.outcomes))).astype(int)
-    return replace(each, outcomes=each.outcomes.select(rows))
 
 
 def table_row(section: Section, name: str, row: Mapping[str, Any], is_baseline: bool) -> list[str]:
@@ -258,14 +250,12 @@ def against(figure: Mapping[str, Any] | None, reference: float | None) -> str:
     return (f"+{gap:.3f}" if gap >= 0 else f"{-gap:.3f} worse") + (" (within the interval)" if unsure else "")
 
 
-def _table(section: Section, rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(section: Section, rows: Sequence[Sequence[str]]) -> str:
     figures = ["AIQ [95 %]", "over Zero", "AIQ as the code has it"]
     if section.figure == "apgr":
         figures = ["APGR [95 %]", "RouteLLM's", "CPT 50 %", "CPT 80 %"]
     reference = f"against {section.reference[0]}, {section.reference[1]:.3f}" if section.reference else "against"
-    head = ["router", *figures, reference]
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+    return markdown(["router", *figures, reference], rows)
 
 
 def judgement(section: Section, ours: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from jobs.evaluation.folds import Fold
 from jobs.evaluation.measure import FIGURES, Floats, Statistic, Trial, figures, two_way_bootstrap
 from jobs.evaluation.sources import OutcomeSet, find_model, known_rows, read_outcome_set
+from jobs.evaluation.tables import markdown
 from routing.cascade import ERROR_RATES, cascade, cascade_orders, simulated_judge, sweep
 from routing.outcomes import Outcomes, concat
 from routing.plane import aiq, aiq_published, by_cost, row_mean, single_models
@@ -56,7 +57,7 @@ class Section:
 def published_table(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
     """RouteLLM's table of one benchmark: CPT50 % / CPT80 % / APGR per router."""
     head = ["trained on (published: CPT 50 % / CPT 80 % / APGR)", "BERT", "causal LLM", "MF", "SW"]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * 5, *rows))
+    return markdown(head, rows, left=len(head))
 
 
 def _need(path: Path) -> str:

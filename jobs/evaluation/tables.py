@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from jobs.evaluation.measure import Floats, Statistic, two_way_bootstrap
+from jobs.evaluation.measure import N_BOOT, Floats, Statistic, two_way_bootstrap
 from routing.metrics import curve_apgr, router_curve
 from routing.outcomes import Outcomes
 
 S = TypeVar("S")
 Say = Callable[[str], None]
-N_BOOT, QUICK_BOOT = 300, 40
+QUICK_BOOT = 40
 
 
 @dataclass(frozen=True, slots=True)

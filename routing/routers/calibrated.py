@@ -114,7 +114,9 @@ class CalibratedRouter(TextRouter):
         return self
 
     def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        return self.predict_from(self.base_.predict(prompts), prompts)
+        # The process looks at no score: the base router, which may be a forward pass a prompt, is not asked for nothing.
+        scores = np.empty((len(prompts), 0), np.float32) if self.head_ == "gp" else self.base_.predict(prompts)
+        return self.predict_from(scores, prompts)
 
     def predict_from(self, scores: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
         """`predict` where the base router has been asked already: scores (n, b), its predictions for the prompts."""
@@ -138,10 +140,9 @@ class CalibratedRouter(TextRouter):
         by their digests."""
         self._require_models()
         self.base_.save(Path(directory) / "base")
-        self._base_digest = _digest(Path(directory) / "base")
         if self.head_ == "gp":
             self.pilot_router_.save(Path(directory) / "pilot")
-            self._base_digest += _digest(Path(directory) / "pilot")
+        self._base_digest = self._digests(directory)
         super().save(directory, {"head": self.head_, "pilot": self.pilot_scores_, **(metrics or {})})
 
     @property
@@ -156,11 +157,9 @@ class CalibratedRouter(TextRouter):
 
         router = super().load(directory)
         router.base_ = load(Path(directory) / "base")
-        digest = _digest(Path(directory) / "base")
         if router.head_ == "gp":
             router.pilot_router_ = load(Path(directory) / "pilot")
-            digest += _digest(Path(directory) / "pilot")
-        if digest != router._base_digest:
+        if router._digests(directory) != router._base_digest:
             raise RoutingError(
                 f"router artifact {directory}: base/ or pilot/ is another router's; copy the whole folder again"
             )
@@ -237,6 +236,12 @@ class CalibratedRouter(TextRouter):
         elif self.head_ != "none":
             self.calibration_ = fit_calibration(own, pilot.quality, self.head_)
 
+    def _digests(self, directory: str | Path) -> bytes:
+        """Of the cards of the artifacts inside this one, which in turn hold the digests of their weights."""
+        inside = ("base", "pilot") if self.head_ == "gp" else ("base",)
+        cards = [Path(directory) / name / "router.json" for name in inside]
+        return b"".join(hashlib.sha256(card.read_bytes()).digest() for card in cards)
+
     def _process(self) -> GaussianProcessRouter:
         return GaussianProcessRouter(features=self.features, n_components=self.n_components, seed=self.seed)
 
@@ -302,8 +307,3 @@ def _columns(base: Sequence[str], models: Sequence[str]) -> list[int] | None:
 def _all_known(quality: NDArray[np.float32]) -> bool:
     """Whether every model has a known quality."""
     return bool((~np.isnan(quality)).any(axis=0).all())
-
-
-def _digest(folder: Path) -> bytes:
-    """Of a router card, which in turn holds the digest of its weights."""
-    return hashlib.sha256((folder / "router.json").read_bytes()).digest()
