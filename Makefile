@@ -39,7 +39,7 @@ schema: install
 # docs/results.md: every router beside what was published; needs the recorded outcomes in ../shared/data. 50 minutes on one
 # core; RESULTS="--parts build/results" keeps what is done, so that a run cut short goes on, or two share the work.
 results: install
-	@.venv/bin/python -m jobs.results --cache build/embeddings $(RESULTS)
+	@.venv/bin/python -m jobs.results --cache build/embeddings --live build/live $(RESULTS)
 
 install:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }

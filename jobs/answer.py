@@ -166,10 +166,13 @@ class Asking:
                 self.on_progress({"model": name, "batch": batch})
         except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again by `wait`, or the lane's end
             known = find_known(error)
-            if known is None or isinstance(known, LaneDown):
-                self.on_lane_down(name, str(known) if known else last_words(error))
-            else:
+            if known is not None and not isinstance(known, LaneDown):
                 self._failures.append(known)
+                return
+            try:
+                self.on_lane_down(name, str(known) if known else last_words(error))
+            except HeadgateError as gone:  # nobody is there to be told: that is the whole run's end
+                self._failures.append(gone)
 
 
 Wave = list[threading.Thread]

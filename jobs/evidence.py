@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from routing.features import structure
+from routing.structure import structure
 from routing.text import find_frame, router_text
 
 EXAMPLES = 5
@@ -185,7 +185,7 @@ def shown(text: Any) -> str | None:
 
 
 def _form(rows: BucketRows) -> dict[str, Any]:
-    """Rows, sums and sums of squares of `routing.features.structure`, of the rows with the smallest keys: a random draw."""
+    """Rows, sums and sums of squares of `routing.structure.structure`, of the rows with the smallest keys: a random draw."""
     at = np.flatnonzero(rows.route >= 0)
     at = at[np.argsort(rows.row_key[at])[:FORM_ROWS]]
     texts = [router_text(json.loads(rows.messages[i])) for i in at]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from jobs.evidence import CATEGORIES, EXAMPLES
 from routing.estimates import Answered, RunEstimates, alternative_usd, estimate_run
-from routing.features import STRUCTURE
 from routing.intervals import bounded_interval
 from routing.metrics import Interval
 from routing.pilot import FOLD_NAMES
+from routing.structure import STRUCTURE
 from routing.upgrades import build_steps
 
 REPORT = FOLD_NAMES.index("report")

@@ -54,6 +54,8 @@ class Options:
     cache: str | None = None
     parts: Path | None = None
     """Folder of parts that are done."""
+    live: Path | None = None
+    """Folder of the demo's run that asks everything; it is made where it is not there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     options = Options(
         Path(args.data), args.quick, 1 if args.quick else args.seeds, not args.no_encoder, tuple(args.only), args.cache,
-        Path(args.parts) if args.parts else None,
+        Path(args.parts) if args.parts else None, Path(args.live) if args.live else None,
     )  # fmt: skip
     try:
         text = results(options, lambda line: print(f"results: {line}", file=sys.stderr, flush=True))
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="this table; may be repeated",
     )
     add("--parts", metavar="DIR", help="keep each part there when it is done, and take those that are there already")
+    add("--live", metavar="DIR", help="ask the demo's models everything there, and measure a cascade on their answers")
     add("--cache", metavar="DIR", help="keep the encoder's vectors there, for the next time")
     return parser
 
@@ -153,7 +156,7 @@ def part_text(part: Section | Table, options: Options, say: Callable[[str], None
     """What stands below the heading. Raises FileNotFoundError where the data are missing."""
     if isinstance(part, Section):
         return section_text(part, options, say)
-    return part.make(options.data, Amount(options.seeds, options.quick, options.encoder), say)
+    return part.make(options.data, Amount(options.seeds, options.quick, options.encoder, options.live), say)
 
 
 def section_text(section: Section, options: Options, say: Callable[[str], None]) -> str:

@@ -23,8 +23,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from routing.features import Features, structure
+from routing.features import Features
 from routing.prompt_form import prompt_form
+from routing.structure import structure
 
 _active: ContextVar[FeatureCache | None] = ContextVar("feature_cache", default=None)
 
@@ -62,7 +63,7 @@ def cached(features: Features) -> Features:
 
 
 def cached_structure(prompts: Sequence[str]) -> NDArray[np.float32]:
-    """`routing.features.structure` of the prompts, from the cache that is active where there is one."""
+    """`routing.structure.structure` of the prompts, from the cache that is active where there is one."""
     cache = _active.get()
     result: NDArray[np.float32] = structure(prompts) if cache is None else cache.structure.rows(prompts)
     return result

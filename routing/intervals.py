@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from routing.errors import RoutingError
 from routing.metrics import Interval
@@ -63,9 +63,12 @@ def proportion_lower(n_right: int, n: int, n_total: int, confidence: float = LEV
 def _lowest_count(n_right: int, n: int, n_total: int, alpha: float) -> int:
     """The smallest K of N with P(X >= n_right | K) > alpha, X hypergeometric: bisection, since P grows with K."""
 
+    # scipy.stats takes most of a second to load; every process that merges answers would pay for it.
+    from scipy.stats import hypergeom
+
     def kept(count: int) -> bool:
         # sf(x) is P(X > x).
-        return bool(stats.hypergeom.sf(n_right - 1, n_total, count, n) > alpha)
+        return bool(hypergeom.sf(n_right - 1, n_total, count, n) > alpha)
 
     low, high = n_right, n_total - (n - n_right)
     if not n_right or low >= high:

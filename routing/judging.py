@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import cohen_kappa_score
 
 from routing.errors import RoutingError
 
@@ -250,6 +249,8 @@ def self_agreement(first: ArrayLike, second: ArrayLike, swapped: bool = False) -
     values, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
     kappa = math.nan
     if len(values) > 1:
+        from sklearn.metrics import cohen_kappa_score  # a second to load, which processes that only parse verdicts save
+
         # Weights go by position among the labels, so halves need labels of their own.
         scale = np.round(np.concatenate([a, b]) * 2).astype(np.int64)
         labels = list(range(int(scale.min()), int(scale.max()) + 1))

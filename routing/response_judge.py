@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from routing.errors import RoutingError
-from routing.features import STRUCTURE, structure
 from routing.preferences import TrainingData, as_outcomes
 from routing.rerank import agreement
 from routing.response_features import RESPONSE, extracted_answers, response_features
 from routing.routers.base import Router
+from routing.structure import STRUCTURE, structure
 
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 N_FEATURES = len(RESPONSE) + len(STRUCTURE) + 3

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,23 +61,28 @@ def demo_job(folder: Path, strong: dict[str, Any], weak_engine: str) -> dict[str
     }
 
 
-def run_demo(where: str, live: bool | None = None) -> tuple[int, dict[str, Any]]:
-    """Make the prompts, start the strong model's server, run the job. Returns (exit code, report)."""
+def run_demo(
+    where: str, live: bool | None = None, change: Mapping[str, Any] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Make the prompts, start the strong model's server, run the job. Returns (exit code, report).
+
+    change: top-level fields of the job file to put in place of the demo's own.
+    """
     folder = Path(where).absolute()
     if not (folder / "prompts").exists():
         write_prompts(folder / "prompts", PROMPTS, SEED)
     print(f"headgate demo: {PROMPTS:,} prompts, two small models, one router; all in {folder}", file=sys.stderr)
     source = str(ASSETS / "models/strong")
     if importlib.util.find_spec("vllm") is None:
-        return _run(folder, {"engine": "transformers", "source": source}, "transformers", live)
+        return _run(folder, {"engine": "transformers", "source": source}, "transformers", live, change)
     api = {"engine": "openai", "model": "strong", "tokenizer": source, "limits": {"in_flight": 64}}
     if is_complete(folder / "run"):
         print(f"headgate demo: {folder / 'run'} is complete, nothing is asked; delete it to run again", file=sys.stderr)
-        return _run(folder, api | {"base_url": "http://127.0.0.1:1/v1"}, "vllm", live)
+        return _run(folder, api | {"base_url": "http://127.0.0.1:1/v1"}, "vllm", live, change)
     log = folder / "strong-server.log"
     with strong_server(source, log) as (server, port), ray_running():  # Ray starts while the server loads
         _wait_ready(server, port, log)
-        return _run(folder, api | {"base_url": f"http://127.0.0.1:{port}/v1"}, "vllm", live)
+        return _run(folder, api | {"base_url": f"http://127.0.0.1:{port}/v1"}, "vllm", live, change)
 
 
 def is_complete(run: Path) -> bool:
@@ -86,9 +91,11 @@ def is_complete(run: Path) -> bool:
     return report.exists() and bool(json.loads(report.read_text())["complete"])
 
 
-def _run(folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None) -> tuple[int, dict[str, Any]]:
+def _run(
+    folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None, change: Mapping[str, Any] | None
+) -> tuple[int, dict[str, Any]]:
     """Write the job file and run it."""
-    data = demo_job(folder, strong, weak_engine)
+    data = demo_job(folder, strong, weak_engine) | dict(change or {})
     text = JOB_TEXT.format(folder=folder.name) + yaml.safe_dump(data, sort_keys=False)
     (folder / "job.yaml").write_text(text)
     return run_job(Job(parse_spec(data), live=live))

@@ -6,30 +6,28 @@ Gaussian process on the pilot (routing/routers/gp.py); a pair is cut by its gain
 records hold no log-probabilities and no further answers. It is paid on every row; or only on those that the prompt alone, at the
 same willingness to pay, would leave with the weak model, the others going straight to a dearer one. RouterBench's simulated judge
 (arXiv 2403.12031) sees which answers are right and errs in one of ten; its ladders and thresholds are chosen on the pilot. The
-oracle knows every outcome. Dollars between two settings are those of mixing them, for all alike.
+oracle knows every outcome. Dollars between two settings are those of mixing them, for all alike
+(cascade_points.py).
 Cost: some 15 s a seed and case on one core.
 Legend: n rows, m models, cheapest (weak) first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.evaluation.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
 from jobs.evaluation.measure import Floats
 from jobs.evaluation.result_sets import STRONG, WEAK
-from jobs.evaluation.tables import Amount, Say, markdown
+from jobs.evaluation.tables import Amount, Say
 from routing.answer_head import AnswerHead, Evidence, answer_marks
-from routing.cascade import cascade, cascade_orders, simulated_judge, sweep
-from routing.metrics import apgr
 from routing.outcomes import Outcomes, read_outcomes
-from routing.plane import CostQuality, by_cost, ndch
 from routing.routers.gp import GaussianProcessRouter
-from routing.sweep import Sweep, choose, oracle_points, pair_points
+from routing.sweep import oracle_points
 
 LLAMA_8B, LLAMA_70B, MIXTRAL = "meta-llama/Meta-Llama-3.1-8B-Instruct", "meta-llama/Meta-Llama-3.1-70B-Instruct", WEAK
 GPT_4O, GEMINI = "gpt-4o-2024-05-13", "gemini-1.5-flash-002"
@@ -40,16 +38,11 @@ PER_MILLION = {
 """Dollars per million tokens, input and output."""
 BYTES_PER_TOKEN = 4
 """Where the records hold no counts."""
-ERROR_RATE = 0.1
 TEST_ROWS, QUICK_ROWS, QUICK_PILOT, MAX_SEEDS = 1500, 100, 80, 3
-RECOVERED = (0.5, 0.8, 0.9)
-"""PGR at which dollars are compared: shares of the quality from the weak model to the best one."""
 ALONE, AFTER, BOTH, JUDGE, ORACLE = ROWS = (
     "routing by the prompt alone", "cascade, every row weak first", "cascade, straight up where the prompt says so",
     "simulated judge, wrong in 10 %", "oracle",
 )  # fmt: skip
-WILLINGNESS = 120
-"""Points of the cascade that leaves weak calls out; the others' curves are exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +103,9 @@ def _case_table(data: Path, case: Case, amount: Amount, say: Say) -> str:
     for seed in range(n_seeds):
         say(f"{case.name}: seed {seed + 1} of {n_seeds}")
         trials.append(trial(answers, pilot, rows, seed))
-    is_pair = len(case.models) == 2
-    lines = []
-    for name in ROWS:
-        cells = [_dollars([(t[name], t[ALONE]) for t in trials], column) for column in range(len(RECOVERED))]
-        merit = np.mean([t[name][-1] for t in trials])
-        lines.append([name, *cells, *([f"{merit:.3f}" if np.isfinite(merit) else "-"] if is_pair else [])])
-    quality = np.mean([t["quality"] for t in trials], axis=0)
-    targets = [f"PGR {100 * share:.0f} % (quality {q:.3f})" for share, q in zip(RECOVERED, quality, strict=True)]
-    head = ["dollars per 1,000 rows", *targets, *(["APGR"] if is_pair else [])]
     measured = min(rows, len(answers.outcomes) - pilot)
-    return f"**{case.name}.** Pilot of {pilot:,} rows, {measured:,} others measured, {n_seeds} seeds.\n\n{markdown(head, lines)}"
-
-
-def _dollars(pairs: Sequence[tuple[Floats, Floats]], column: int) -> str:
-    """Mean dollars per 1,000 rows, and how they compare with routing alone's; "not reached" where a seed does not get there."""
-    own, alone = np.array([(mine[column], base[column]) for mine, base in pairs]).T * 1000
-    if not np.isfinite(own).all():
-        return "not reached"
-    if not np.isfinite(alone).all():
-        return f"${own.mean():.2f}"
-    change = own.mean() / alone.mean() - 1
-    return f"${own.mean():.2f}" + (f" ({100 * change:+.0f} %)" if pairs[0][0] is not pairs[0][1] else "")
+    done = f"Pilot of {pilot:,} rows, {measured:,} others measured, {n_seeds} seeds."
+    return f"**{case.name}.** {done}\n\n{dollars_table(ROWS, trials)}"
 
 
 def trial(answers: Answers, pilot: int, rows: int, seed: int) -> dict[str, Floats]:
@@ -145,68 +119,13 @@ def trial(answers: Answers, pilot: int, rows: int, seed: int) -> dict[str, Float
     head = AnswerHead(seed=seed).fit(answers.evidence(at), train.quality)
     after = head.predict(answers.evidence(test_at)).astype(np.float64)
     points = {
-        ALONE: _points(alone, quality, cost, price),
-        AFTER: _points(after, quality, _on_top(cost), _on_top(price)),
-        BOTH: _straight_up(alone, after, quality, cost, price),
-        JUDGE: _judged(train.quality.astype(np.float64), taught, quality, cost, seed),
+        ALONE: reached(alone, quality, cost, price),
+        AFTER: reached(after, quality, on_top(cost), on_top(price)),
+        BOTH: straight_up(alone, after, quality, cost, price),
+        JUDGE: judged(train.quality.astype(np.float64), taught, quality, cost, seed),
         ORACLE: oracle_points(quality, cost),
     }
-    hulls = {name: ndch(*each) for name, each in points.items()}
-    weak, best = quality[:, 0].mean(), quality.mean(axis=0).max()
-    wanted = weak + np.array(RECOVERED) * (best - weak)
-    scores = {ALONE: alone, AFTER: after, ORACLE: quality}
-    found = {}
-    for name, hull in hulls.items():
-        merit = np.nan
-        if quality.shape[1] == 2 and name in scores:
-            merit = float(apgr(scores[name][:, 1] - scores[name][:, 0], *quality.T))
-        found[name] = np.append([usd_at(hull, target) for target in wanted], merit)
-    return found | {"quality": wanted}
-
-
-def usd_at(hull: CostQuality, target: float) -> float:
-    """Least dollars a row for a mean quality of `target`, mixing settings of the hull; infinite where it is not reached."""
-    if target > hull.quality[-1] + 1e-12:
-        return float("inf")
-    return float(np.interp(target, hull.quality, hull.cost_usd))
-
-
-def _points(predicted: Floats, quality: Floats, cost: Floats, price: Floats) -> CostQuality:
-    """A pair's prefixes by gain, down to all-strong; more models by the rule of willingness to pay."""
-    if quality.shape[1] == 2:
-        return pair_points(predicted[:, 1] - predicted[:, 0], *quality.T, *cost.T)
-    return Sweep(predicted, quality, cost, price).points()
-
-
-def _straight_up(alone: Floats, after: Floats, quality: Floats, cost: Floats, price: Floats) -> CostQuality:
-    """Routing and cascading in one: asked the weak model first are the rows that the prompt alone would leave with it."""
-    rows, points = np.arange(len(quality)), []
-    dearer = price.copy()
-    dearer[0] = 0.0  # its answer is paid for
-    for willingness in np.geomspace(price.min() / 10, price.max() * 1000, WILLINGNESS):
-        first = choose(alone, price, willingness)
-        asked = first == 0
-        last = np.where(asked, choose(after, dearer, willingness), first)
-        paid = cost[rows, last] + np.where(asked & (last > 0), cost[:, 0], 0.0)
-        points.append((paid.mean(), quality[rows, last].mean()))
-    # Both ends are settings too: nobody goes up, everybody goes straight to the dearest model.
-    points += [(cost[:, j].mean(), quality[:, j].mean()) for j in (0, -1)]
-    return by_cost(*np.array(points).T)
-
-
-def _on_top(cost: Floats) -> Floats:
-    """What a row costs once its weak answer is paid: (..., m)."""
-    paid = cost + cost[..., :1]
-    paid[..., 0] = cost[..., 0]
-    return paid
-
-
-def _judged(q_pilot: Floats, c_pilot: Floats, quality: Floats, cost: Floats, seed: int) -> CostQuality:
-    """Points of the simulated judge's cascades that are on the pilot's hull."""
-    tried = sweep(simulated_judge(q_pilot, ERROR_RATE, seed), q_pilot, c_pilot, cascade_orders(q_pilot, c_pilot))
-    judged = simulated_judge(quality, ERROR_RATE, seed + 1)
-    runs = [cascade(judged, quality, cost, *tried.settings[setting]) for setting in tried.best()]
-    return by_cost(np.array([run.cost_usd.mean() for run in runs]), np.array([run.quality.mean() for run in runs]))
+    return compared(points, {ALONE: alone, AFTER: after, ORACLE: quality}, quality)
 
 
 def dollars(outcomes: Outcomes) -> Floats:

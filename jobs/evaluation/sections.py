@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from jobs.evaluation.batch_tables import batch_tables
 from jobs.evaluation.cascade_tables import cascade_tables
+from jobs.evaluation.live_tables import live_tables
 from jobs.evaluation.matcher_tables import matcher_tables
 from jobs.evaluation.pilot_tables import pilot_tables
 from jobs.evaluation.promise_tables import coverage_tables, violation_tables
@@ -110,6 +111,12 @@ TABLES = (
         " records, so the cascade has the answer's text alone. The simulated judge (RouterBench) is told which answers are right"
         " and errs in one of ten; the oracle knows all. Recorded tokens at list prices of 2024.",
         cascade_tables,
+    ),
+    Table(
+        "cascade-live", "Cascade with all signals",
+        "The same on the demo's two models, which answer live: log-probabilities of the weak model's tokens, and further answers of"
+        " it drawn near the cut, which are paid for too.",
+        live_tables,
     ),
     Table(
         "coverage", "Coverage of the intervals",

@@ -30,6 +30,8 @@ class Amount:
     """Few rows and draws: figures that mean nothing."""
     encoder: bool = True
     """Whether a sentence encoder may take part where it is installed."""
+    live: Path | None = None
+    """Folder of a run of the demo that asked everything."""
 
     @property
     def n_boot(self) -> int:

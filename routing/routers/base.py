@@ -24,9 +24,9 @@ from safetensors.numpy import load, save_file
 
 from routing.errors import RoutingError
 from routing.feature_cache import cached_structure
-from routing.features import STRUCTURE
 from routing.outcomes import Outcomes
 from routing.preferences import Preferences, TrainingData, as_outcomes, as_preferences, relabelled
+from routing.structure import STRUCTURE
 from routing.text import find_frame
 from routing.tiers import make_tiers, ratings, weakest_first
 
@@ -125,7 +125,7 @@ class Router(ABC):
     completion_tokens_: Mapping[str, float] = MappingProxyType({})
     """Model → mean output tokens in the training data, where it has them: what a bill expects before anything was asked."""
     prompt_form_: Mapping[str, Mapping[str, float]] = MappingProxyType({})
-    """Column of `routing.features.structure` → `mean` and `std` over the training prompts, without what all of them start
+    """Column of `routing.structure.structure` → `mean` and `std` over the training prompts, without what all of them start
     and end with: what a later set of prompts is compared with (drift)."""
 
     def _start_fit(self, outcomes: Outcomes) -> NDArray[np.float64]:

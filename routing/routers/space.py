@@ -21,7 +21,8 @@ from sklearn.utils.extmath import randomized_svd
 
 from routing.boilerplate import find_boilerplate, without_boilerplate
 from routing.errors import RoutingError
-from routing.features import STRUCTURE, make_features
+from routing.features import make_features
+from routing.structure import STRUCTURE
 
 FIT_ROWS = 3000
 """Rows the projection is learned on; more cost minutes and move APGR by less than its spread over seeds."""

@@ -30,7 +30,7 @@ JOB: dict[str, Any] = {
     "strong": "gpt-4.1",
     "policy": {"strong_share": 0.3},
 }
-DROP = object()
+DROP = "(dropped)"
 
 
 def changed(place: str, value: Any) -> dict[str, Any]:

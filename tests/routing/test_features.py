@@ -8,7 +8,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from routing.encoder import SentenceEncoder, minilm_folder
 from routing.errors import RoutingError
-from routing.features import STRUCTURE, HashedTextFeatures, make_features, structure
+from routing.features import HashedTextFeatures, make_features
+from routing.structure import STRUCTURE, structure
 
 ODD = [
     "",

@@ -20,12 +20,12 @@ import pytest
 from safetensors import safe_open
 
 from routing.errors import RoutingError
-from routing.features import STRUCTURE, structure
 from routing.metrics import apgr
 from routing.outcomes import Outcomes, read_outcomes, split_by_prompt
 from routing.preferences import as_outcomes, as_preferences
 from routing.routers import ROUTERS, create, load, names
 from routing.routers.category import category_scores, shrunken_means
+from routing.structure import STRUCTURE, structure
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HASHED = {"kind": "hashed", "n_features": 256}
