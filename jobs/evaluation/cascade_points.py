@@ -102,8 +102,7 @@ def _dollars(pairs: Sequence[tuple[Floats, Floats]], column: int) -> str:
     own, first = np.array([(mine[column], base[column]) for mine, base in pairs]).T * 1000
     if not np.isfinite(own).all():
         return "not reached"
-    digits = 2 if own.mean() >= 0.1 else 4
-    text = f"${own.mean():.{digits}f}"
+    text = f"${own.mean():.2f}" if own.mean() >= 1 else f"${own.mean():.3g}"
     if not np.isfinite(first).all() or pairs[0][0] is pairs[0][1]:
         return text
     return text + f" ({100 * (own.mean() / first.mean() - 1):+.0f} %)"

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.demo.everything import SAMPLES_A_ROW, is_whole
+from jobs.demo.everything import SAMPLES_A_ROW, ask_everything, is_whole
 from jobs.demo.run import ASSETS
+from jobs.errors import LaneDown
 from jobs.evaluation.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
 from jobs.evaluation.measure import Floats
 from jobs.evaluation.tables import Amount, Say
@@ -60,13 +61,15 @@ class Live:
         return Live(self.outcomes.select(rows), self.evidence.select(rows), self.samples_usd[rows])
 
 
-def live_tables(folder: Path, amount: Amount, say: Say) -> str:
-    """The table. Raises FileNotFoundError where no whole run is in `folder`."""
-    if not is_whole(folder):
-        raise FileNotFoundError(
-            "no run of the demo's models that asked everything (`--live DIR` makes it: some five minutes)"
-        )
-    live = read_live(str(folder / "run"))
+def live_tables(data: Path, amount: Amount, say: Say) -> str:
+    """The table; the job is run where it has not been. Raises FileNotFoundError where no folder is named, LaneDown for engines."""
+    if amount.live is None:
+        raise FileNotFoundError("no folder for the demo's answers was named (--live DIR)")
+    if not is_whole(amount.live):
+        say("live cascade: asking the demo's models everything, some five minutes")
+        if ask_everything(amount.live) != 0:
+            raise LaneDown(f"{amount.live}: the demo's models did not answer everything; the same command goes on")
+    live = read_live(str(amount.live / "run"))
     pilot, seeds = (QUICK_PILOT, 1) if amount.quick else (PILOT, min(amount.seeds, MAX_SEEDS))
     trials = []
     for seed in range(seeds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 from outcome_tables import two_topics
 
 from jobs import results
-from jobs.evaluation import batch_tables, cascade_tables, pilot_tables, promise_tables
+from jobs.evaluation import batch_tables, cascade_points, cascade_tables, live_tables, pilot_tables, promise_tables
+from jobs.evaluation.live_tables import in_band
 from jobs.evaluation.matcher_tables import matcher_tables
 from jobs.evaluation.result_sets import STRONG, WEAK
 from jobs.evaluation.tables import Amount, apgr_figure, markdown
+from routing.answer_head import Evidence
 from routing.metrics import apgr
 from routing.plane import CostQuality
 
@@ -101,8 +104,40 @@ def test_cascades(data, monkeypatch):
 
 def test_dollars_for_a_quality_are_those_of_mixing_settings():
     hull = CostQuality(np.array([1.0, 2.0]), np.array([0.4, 0.6]))
-    assert cascade_tables.usd_at(hull, 0.5) == pytest.approx(1.5)
-    assert cascade_tables.usd_at(hull, 0.3) == 1.0 and cascade_tables.usd_at(hull, 0.7) == float("inf")
+    assert cascade_points.usd_at(hull, 0.5) == pytest.approx(1.5)
+    assert cascade_points.usd_at(hull, 0.3) == 1.0 and cascade_points.usd_at(hull, 0.7) == float("inf")
+
+
+def test_further_answers_are_paid_in_the_band_alone_and_move_its_rows_alone():
+    """Ten rows in the order of their plain gain; the full one turns that order round."""
+    n = 10
+    plain = np.stack([np.zeros(n), np.linspace(1, 0.1, n)], axis=1)
+    quality = np.stack([np.zeros(n), np.r_[np.zeros(5), np.ones(5)]], axis=1)
+    cost = np.tile([1.0, 10.0], (n, 1))
+    found = in_band(plain, plain[::-1], quality, cost, np.full(n, 2.0))
+    assert found.cost_usd[0] == 1 and found.quality[0] == 0 and found.quality[found.cost_usd == 11].tolist() == [0.5]
+    # Half of the rows go up; rows at .45 and .55 are within .1 of that cut and change places, .35 and .65 do not.
+    at = np.flatnonzero(np.isclose(found.cost_usd, 1 + 5 + 2 * 2 / n))
+    assert len(at) and found.quality[at] == pytest.approx(0.1)
+
+
+def test_log_probabilities_that_tell_the_wrong_answers_help_the_cascade():
+    table, rng = two_topics(400), np.random.default_rng(0)
+    right = rng.random(400) < 0.6
+    table = replace(
+        table, models=("weak", "strong"), quality=np.stack([right, np.ones(400)], axis=1).astype(np.float32),
+        responses=np.array([["It is so."] * 2] * 400, object), cost_usd=np.tile([0.001, 0.02], (400, 1)),
+    )  # fmt: skip
+    told = np.where(right, -0.1, -1.0) + rng.normal(0, 0.3, 400)
+    evidence = Evidence(
+        table.prompts, ["It is so."] * 400, np.zeros((400, 2)), log_probabilities=np.stack([told, told], axis=1),
+        agreement=np.where(right, 1.0, 0.25),
+    )  # fmt: skip
+    found = live_tables.trial(live_tables.Live(table, evidence, np.full(400, 0.004)), 150, 0)
+    merit = {name: found[name][-1] for name in (live_tables.RESPONSE, live_tables.LOGPROB, live_tables.AGREEMENT)}
+    assert merit[live_tables.LOGPROB] > merit[live_tables.RESPONSE] + 0.1
+    assert merit[live_tables.AGREEMENT] > merit[live_tables.LOGPROB]
+    assert found[live_tables.LOGPROB][2] < found[live_tables.ALONE][2], "dollars at nine tenths of the gap"
 
 
 def test_intervals_and_promises(data):
