@@ -42,6 +42,12 @@ def usd(value: Any, decimals: int | None = None) -> str:
     return f"-${text}" if value < 0 and text.strip("0.,") else f"${text}"
 
 
+def routed_rows(entry: Mapping[str, Any]) -> int | None:
+    """Rows that the plan sends to a model, from its entry in the report's `by_model`; whose answer stands, in older reports."""
+    rows: int | None = entry.get("routed", entry.get("rows"))
+    return rows
+
+
 def count(value: Any) -> str:
     """1,240."""
     return f"{round(value):,}" if known(value) else NOT_MEASURED

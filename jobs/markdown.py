@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.figures import count, known, measured, percent, points, usd, usd_bounds, usd_decimals
+from jobs.figures import count, known, measured, percent, points, routed_rows, usd, usd_bounds, usd_decimals
 
 ERROR_KINDS = 5
 
@@ -42,7 +42,7 @@ def _result(r: Mapping[str, Any]) -> list[str]:
     rows = []
     for name in r["models"]:
         entry = r["by_model"].get(name) or {}
-        n_rows = entry.get("routed", entry.get("rows"))
+        n_rows = routed_rows(entry)
         share = percent(n_rows / r["rows"]) if known(n_rows) and r["rows"] else "-"
         rows.append([escaped(name), count(n_rows), share, usd(entry.get("cost_usd"), decimals), ""])
     rows.append(["**this run**", count(r["rows"]), "", f"**{usd(r['spent_usd'], decimals)}**", measured(r["quality"])])

@@ -192,7 +192,8 @@ def budget_changes(bill: dict[str, Any], curve: list[dict[str, Any]]) -> list[di
         return []
     usd, share, quality = (np.array([point[key] for point in curve]) for key in ("usd", "share", "quality"))
     shown = usd if curve[0]["measured_usd"] is None else np.array([point["measured_usd"] for point in curve])
-    planned = bill["planned_usd"] - (bill.get("sample") or {}).get("usd", 0.0)
+    # Sample, judge and a cascade's further answers are paid beside the cut, whatever it is.
+    planned = sum(entry["usd"] for entry in bill["by_model"].values())
     now = float(np.interp(planned, usd, shown))
     out = []
     for change in (CHANGES[0], 0.0, CHANGES[1]):

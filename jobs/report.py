@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from jobs import charts, score_charts
-from jobs.figures import bounds, count, known, measured, percent, points, usd, usd_bounds, usd_decimals
+from jobs.figures import bounds, count, known, measured, percent, points, routed_rows, usd, usd_bounds, usd_decimals
 from jobs.markdown import escaped, report_markdown
 from jobs.store import Store
 from jobs.tables import bill_table, summary_table
@@ -103,16 +103,19 @@ def saved_share(report: Mapping[str, Any]) -> float | None:
 def _model_rows(r: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One dict per model of the run, cheapest first, for the table with bars."""
     by_model = {name: r["by_model"].get(name) or {} for name in r["models"]}
-    rows = sum(m.get("rows") or 0 for m in by_model.values())
+    routed = {name: routed_rows(m) or 0 for name, m in by_model.items()}
+    rows = sum(routed.values())
     dollars = sum(m.get("cost_usd") or 0 for m in by_model.values())
     return [
         {
             "name": name,
-            "rows": m.get("rows") or 0,
-            "row_share": (m.get("rows") or 0) / rows if rows else 0.0,
+            "rows": routed[name],
+            "row_share": routed[name] / rows if rows else 0.0,
+            "given": m.get("rows") or 0,
+            "answers": m.get("answers"),
             "cost_usd": m.get("cost_usd"),
             "usd_share": (m.get("cost_usd") or 0) / dollars if dollars else 0.0,
-            "per_thousand": 1000 * (m.get("cost_usd") or 0) / m["rows"] if m.get("rows") else None,
+            "per_thousand": 1000 * (m.get("cost_usd") or 0) / m["answers"] if m.get("answers") else None,
             "prompt_tokens": m.get("prompt_tokens"),
             "completion_tokens": m.get("completion_tokens"),
             "quality": (r["quality_by_model"] or {}).get(name),

@@ -53,7 +53,7 @@ def summarise(
             name: {
                 "rows": given[name], "cost_usd": journal[name]["cost_usd"], "prompt_tokens": journal[name]["prompt_tokens"],
                 "completion_tokens": journal[name]["completion_tokens"], "routed": routed[name],
-                "requests": journal[name]["requests"],
+                "answers": journal[name]["answers"], "requests": journal[name]["requests"],
             } for name in names
         },
         **_money(names, journal, bill, stranded_usd, judge or Spent(), further or Spent(), all_usd[names[-1]]),
