@@ -11,7 +11,7 @@ from jobs import measures
 from jobs.account import predicted_folder
 from jobs.evidence import BucketRows, evidence, length_bins, shown
 from routing.estimates import Answered, RunEstimates, alternative_usd, estimate_run
-from routing.features import STRUCTURE
+from routing.structure import STRUCTURE
 
 N, SAMPLE, BUCKETS = 3000, 400, 3
 NAMES = ("small", "middle", "large")
