@@ -3,7 +3,9 @@
 
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do $$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
-PYTEST := .venv/bin/python -m pytest --durations=15
+# The files of tests are shared out to WORKERS processes: most of what one does is waiting for Ray. WORKERS=0: none but pytest itself.
+WORKERS ?= 2
+PYTEST := .venv/bin/python -m pytest --durations=15 -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # make test-all SLOW_ONLY=1 leaves out what `make test` has just passed; PART="tests/jobs/test_k*.py" runs those files alone.
 ALL_TESTS := $(if $(SLOW_ONLY),-m slow,) $(PART)
 

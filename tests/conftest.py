@@ -60,6 +60,7 @@ RAY_OPTIONS: dict[str, Any] = {
 }
 GRACE_S = 20
 """How long processes may take to end after the last test: Ray's own need a few seconds."""
+LEFT_BEHIND: list[str] = []
 HARMLESS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")
 """Helpers of the standard library and torch that live as long as the process that uses them."""
 
@@ -128,16 +129,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     while left and time.monotonic() < deadline:
         time.sleep(0.2)
         left = survivors()
-    if not left:
+    for process, culprit in left:
+        LEFT_BEHIND.append(f"LEFT BEHIND: process {process.pid} ({describe(process)}), started by {culprit}")
+        process.kill()
+    if hasattr(session.config, "workeroutput"):  # one of several: the process that started this one tells
+        session.config.workeroutput["left_behind"] = LEFT_BEHIND
         return
     report = session.config.pluginmanager.get_plugin("terminalreporter")
-    for process, culprit in left:
-        line = f"LEFT BEHIND: process {process.pid} ({describe(process)}), started by {culprit}"
-        if report is not None:
-            report.write_line(line, red=True)
-        process.kill()
-    if session.exitstatus == pytest.ExitCode.OK:
+    for line in LEFT_BEHIND:
+        report.write_line(line, red=True)
+    if LEFT_BEHIND and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """pytest-xdist: one of the processes is through; what its tests left behind."""
+    LEFT_BEHIND.extend(getattr(node, "workeroutput", {}).get("left_behind", []))
 
 
 def survivors() -> list[tuple[psutil.Process, str]]:
