@@ -33,7 +33,7 @@ from jobs.spec import parse_spec
 ASSETS = Path(__file__).parent
 PROMPTS, SEED = 2400, 7
 SAMPLE_ROWS = 600
-READY_S = 300.0
+READY_S = 600.0
 JOB_TEXT = """\
 # The demo's job file. Change the policy and run `headgate run {folder}/job.yaml`: what is answered is not asked again.
 """

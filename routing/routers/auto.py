@@ -47,7 +47,8 @@ Member = tuple[str, dict[str, Any]]
 class AutoRouter(Router):
     """Chooses, fits on all rows, and stands for what it chose.
 
-    `encoder`: "auto" (MiniLM where the extra is installed), an encoder's spec, or None. `scores_`: candidate → what it
+    `encoder`: "auto" (MiniLM where the extra is installed), an encoder's spec, or None. `n_folds`: 0 compares nothing and takes the
+    most trusted. `scores_`: candidate → what it
     reached in cross-validation (APGR - 1/2) x gap; `choice_` is the candidate's name. The artifact holds the chosen
     routers' own in folders `chosen-0` and so on.
     """
@@ -67,8 +68,8 @@ class AutoRouter(Router):
     ) -> None:
         if isinstance(encoder, str) and encoder != "auto":
             raise RoutingError(f"router 'auto': encoder is {encoder!r}; it must be \"auto\", an encoder's spec or null")
-        if not isinstance(n_folds, int) or n_folds < 2:
-            raise RoutingError(f"router 'auto': n_folds is {n_folds!r}; it must be a whole number of at least 2")
+        if not isinstance(n_folds, int) or (n_folds < 2 and n_folds != 0):
+            raise RoutingError(f"router 'auto': n_folds is {n_folds!r}; it must be a whole number of at least 2, or 0")
         self.encoder = encoder if isinstance(encoder, str) or encoder is None else dict(encoder)
         self.features = dict(features or {"kind": "hashed", "n_features": 2**12})
         self.n_folds, self.seed = n_folds, seed
@@ -102,7 +103,7 @@ class AutoRouter(Router):
         self._start_fit(outcomes)
         candidates = self.candidates()
         with using(active_cache() or FeatureCache()):
-            merits = self._compared(candidates, outcomes)
+            merits = self._compared(candidates, outcomes) if self.n_folds else {}
             self.choice_ = clearly_best(merits) if merits else next(iter(candidates))
             self.scores_ = {name: float(merit.sum()) for name, merit in merits.items()}
             fitted = [create(name, **arguments).fit(outcomes) for name, arguments in candidates[self.choice_]]
@@ -259,11 +260,11 @@ def pair_merit(predicted: Floats, quality: Floats) -> Floats:
     return merit / max(1, len(pairs))
 
 
-def clearly_best(merits: Mapping[str, Floats]) -> str:
-    """The first name, unless a later one is better by more than SURE standard errors of the paired difference."""
+def clearly_best(merits: Mapping[str, Floats], sure: float = SURE) -> str:
+    """The first name, unless a later one is better by more than `sure` standard errors of the paired difference."""
     best, *later = merits
     for name in later:
         difference = merits[name] - merits[best]
-        if difference.sum() > SURE * difference.std() * np.sqrt(len(difference)):
+        if difference.sum() > sure * difference.std() * np.sqrt(len(difference)):
             best = name
     return best

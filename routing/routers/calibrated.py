@@ -1,12 +1,13 @@
 """Pilot-calibrated: any router, recalibrated or refitted on a small sample (pilot) of the set at hand.
 
-Five heads compete by cross-validation inside the pilot (exact APGR for a pair of models, squared error otherwise):
-the base router as it is; isotonic and Platt maps of its scores, per model (`routing.calibration`); a ridge on its
-scores together with text vectors and structure counts of the prompt, which learns what the base router gets wrong
-here; and a Gaussian process on the prompts alone, for a base router that knows nothing of this set. The base router is
-asked once for the pilot's prompts; a fit adds a ridge and a Gaussian process per fold, half a minute for a thousand
-rows. Predict: the base router, plus 0.5 ms a prompt where the ridge or the process won. Legend: n prompts, m models of
-the pilot, b models of the base router, d dimensions of text and structure.
+Five heads compete by cross-validation inside the pilot. The most trusted, "blend" (heads.py), joins the base router's
+score with what routers/auto.py trusts most with some hundred rows: a Gaussian process and a forest, and a forest that sees
+the base router's sentence encoder, averaged, fitted on the pilot. The others change less: the base router as it is; isotonic and
+Platt maps of its scores (`routing.calibration`); a ridge on them with text vectors and structure counts of the prompt. One of
+these is taken only where it leads by two standard errors (`auto.clearly_best`): the best of five on some hundred rows is mostly
+luck. The base router is asked once for the pilot's prompts; a fit costs `n_folds` + 1 of the pilot's routers, half a minute
+for a thousand rows. Predict: the base router, plus some 0.7 ms a prompt where the blend won.
+Legend: n prompts, m models of the pilot, b models of the base router, d dimensions of text and structure.
 """
 
 from __future__ import annotations
@@ -21,18 +22,14 @@ from numpy.typing import NDArray
 
 from routing.calibration import METHODS, Calibration, fit_calibration
 from routing.errors import RoutingError
-from routing.metrics import apgr
+from routing.feature_cache import FeatureCache, active_cache, using
 from routing.outcomes import Outcomes, split_by_prompt
+from routing.routers.auto import AutoRouter
 from routing.routers.base import Router, TrainingData, as_outcomes, read_card
-from routing.routers.gp import GaussianProcessRouter
-from routing.routers.linear import ridge
-from routing.routers.text import TextRouter, regress_each
+from routing.routers.heads import TRUSTED, UNMATCHED, Blend, clear_winner, criterion, fit_ridge, held_out
+from routing.routers.text import TextRouter
 
-HEADS = ("none", *METHODS, "ridge", "gp")
-"""In order of how little they change; the first of the best ones is taken."""
-UNMATCHED = ("ridge", "gp")
-"""Heads that do without a base router of the same models."""
-ALPHAS = np.logspace(-2, 4, 13)
+HEADS = ("none", *METHODS, "ridge", "blend")
 MIN_PILOT = 20
 """Rows below which a pilot cannot choose between heads; the base router then stays as it is."""
 
@@ -54,7 +51,9 @@ class CalibratedRouter(TextRouter):
     calibration_: Calibration | None
     """Of the heads isotonic and platt."""
     pilot_router_: Router
-    """Of the head gp: fitted on the pilot, without the base router."""
+    """Of the head blend: fitted on the pilot, without the base router."""
+    blend_: Blend
+    """Of the head blend: how both are joined."""
     pilot_scores_: dict[str, float]
     """Head → what it scored in cross-validation (APGR, or minus the squared error); empty where none was compared."""
     held_out_: NDArray[np.float64] | None
@@ -114,18 +113,17 @@ class CalibratedRouter(TextRouter):
         return self
 
     def _predict_chunk(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        # The process looks at no score: the base router, which may be a forward pass a prompt, is not asked for nothing.
-        scores = np.empty((len(prompts), 0), np.float32) if self.head_ == "gp" else self.base_.predict(prompts)
-        return self.predict_from(scores, prompts)
+        return self.predict_from(self.base_.predict(prompts), prompts)
 
     def predict_from(self, scores: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
         """`predict` where the base router has been asked already: scores (n, b), its predictions for the prompts."""
         if not len(prompts):
             return np.empty((0, len(self.models_)), np.float32)
-        if self.head_ == "gp":
-            return self.pilot_router_.predict(prompts)
+        if self.head_ == "blend":
+            own = scores[:, self.columns_]
+            return self.blend_.apply(own, self.pilot_router_.predict(prompts)).astype(np.float32)
         if self.head_ != "ridge":
-            own: NDArray[np.float32] = scores[:, self.columns_]
+            own = scores[:, self.columns_]
             return own if self.calibration_ is None else self.calibration_.apply(own)
         fitted = self._space.linear(prompts, self.weights_.astype(np.float64)) + self.intercept_
         standard = (scores.astype(np.float64) - self.score_mean_) * self.score_scale_
@@ -140,7 +138,7 @@ class CalibratedRouter(TextRouter):
         by their digests."""
         self._require_models()
         self.base_.save(Path(directory) / "base")
-        if self.head_ == "gp":
+        if self.head_ == "blend":
             self.pilot_router_.save(Path(directory) / "pilot")
         self._base_digest = self._digests(directory)
         super().save(directory, {"head": self.head_, "pilot": self.pilot_scores_, **(metrics or {})})
@@ -157,7 +155,7 @@ class CalibratedRouter(TextRouter):
 
         router = super().load(directory)
         router.base_ = load(Path(directory) / "base")
-        if router.head_ == "gp":
+        if router.head_ == "blend":
             router.pilot_router_ = load(Path(directory) / "pilot")
         if router._digests(directory) != router._base_digest:
             raise RoutingError(
@@ -176,8 +174,9 @@ class CalibratedRouter(TextRouter):
             own = {"weights": self.weights_, "intercept": self.intercept_, "score_weights": self.score_weights_}
             scaling = {"score_mean": self.score_mean_, "score_scale": self.score_scale_}
             return {**arrays, **own, **scaling, **super().state()}
-        if self.head_ == "gp":
-            return arrays
+        if self.head_ == "blend":
+            joined = {"intercept": self.blend_.intercept, "score_weights": self.blend_.weights}
+            return {**arrays, "columns": self.columns_, **joined}
         return {**arrays, "columns": self.columns_, **(self.calibration_.arrays() if self.calibration_ else {})}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -185,11 +184,11 @@ class CalibratedRouter(TextRouter):
         self._base_digest = arrays["base_digest"].tobytes()
         self.head_ = HEADS[int(arrays["head"].reshape(1)[0])]
         self.calibration_ = None
-        if self.head_ == "gp":
-            return
         if self.head_ != "ridge":
             self.columns_ = arrays["columns"].reshape(m)
-            if self.head_ != "none":
+            if self.head_ == "blend":
+                self.blend_ = Blend(arrays["intercept"].reshape(m), arrays["score_weights"].reshape(2))
+            elif self.head_ != "none":
                 self.calibration_ = Calibration.from_arrays(self.head_, arrays)
             return
         super().load_state(arrays)
@@ -204,7 +203,7 @@ class CalibratedRouter(TextRouter):
         self.base_ = base
         scores = base.predict(pilot.prompts).astype(np.float64)
         columns = _columns(base.models_, pilot.models)
-        matched = HEADS if columns is not None else UNMATCHED
+        matched = TRUSTED if columns is not None else UNMATCHED
         candidates = matched if head == "auto" else (head,)
         if not set(candidates) <= set(matched):
             raise RoutingError(
@@ -219,78 +218,70 @@ class CalibratedRouter(TextRouter):
         if "ridge" in candidates:
             vectors = self._space.fit(pilot.prompts).astype(np.float64)
         inputs = np.hstack([(scores - self.score_mean_) * self.score_scale_, vectors])
-        own = scores[:, self.columns_]
-        compared = self._compared(candidates, own, inputs, pilot) if len(candidates) > 1 else {}
-        self.pilot_scores_ = {name: _criterion(held_out, pilot.quality) for name, held_out in compared.items()}
-        # `max` keeps the first of equals: the head that changes least.
-        self.head_ = max(self.pilot_scores_, key=self.pilot_scores_.__getitem__, default=candidates[0])
+        own = scores[:, self.columns_] if columns is not None else np.zeros(pilot.quality.shape)
+        fold = self._folds(pilot)
+        # What the blend is fitted on, and what it is compared by.
+        unseen = self._unseen(pilot, fold) if fold is not None and "blend" in candidates else None
+        compared = {}
+        if fold is not None and len(candidates) > 1:
+            compared = {name: held_out(name, own, inputs, unseen, pilot.quality, fold) for name in candidates}
+        self.pilot_scores_ = {name: criterion(predicted, pilot.quality) for name, predicted in compared.items()}
+        if compared:
+            self.head_ = clear_winner(compared, pilot.quality)
+        else:  # nothing to choose by: what changes least
+            self.head_ = "none" if "none" in candidates else candidates[0]
         self.held_out_ = compared.get(self.head_)
         self.calibration_ = None
         if self.head_ == "ridge":
-            weights, self.intercept_ = _ridge(inputs, pilot.quality)
+            weights, self.intercept_ = fit_ridge(inputs, pilot.quality)
             b = scores.shape[1]
             self.score_weights_ = weights[:b]
             self.weights_ = self._space.collapse(weights[b:]).astype(np.float32)
-        elif self.head_ == "gp":
-            self.pilot_router_ = self._process().fit(pilot)
+        elif self.head_ == "blend":
+            self.pilot_router_ = self._pilot_router().fit(pilot)
+            self.blend_ = Blend.of_pilot_alone(len(pilot.models))
+            if fold is not None and unseen is not None:
+                self.blend_ = Blend.fit(own, unseen, pilot.quality, fold)
         elif self.head_ != "none":
             self.calibration_ = fit_calibration(own, pilot.quality, self.head_)
 
     def _digests(self, directory: str | Path) -> bytes:
         """Of the cards of the artifacts inside this one, which in turn hold the digests of their weights."""
-        inside = ("base", "pilot") if self.head_ == "gp" else ("base",)
+        inside = ("base", "pilot") if self.head_ == "blend" else ("base",)
         cards = [Path(directory) / name / "router.json" for name in inside]
         return b"".join(hashlib.sha256(card.read_bytes()).digest() for card in cards)
 
-    def _process(self) -> GaussianProcessRouter:
-        return GaussianProcessRouter(features=self.features, n_components=self.n_components, seed=self.seed)
+    def _pilot_router(self) -> AutoRouter:
+        return AutoRouter(encoder=_encoder_of(self.base_), n_folds=0, seed=self.seed)
 
-    def _compared(
-        self, heads: Sequence[str], own: NDArray[np.float64], inputs: NDArray[np.float64], pilot: Outcomes
-    ) -> dict[str, NDArray[np.float64]]:
-        """Head → (n, m) what it predicts for rows that it has not seen; empty where the pilot is too small to tell."""
+    def _folds(self, pilot: Outcomes) -> NDArray[np.intp] | None:
+        """(n,) fold of each row, equal prompts in one; None where the pilot is too small to tell heads apart."""
         numbers: dict[str, int] = {}
         group = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in pilot.prompts], np.intp)
         if len(pilot) < MIN_PILOT or len(numbers) < self.n_folds:
-            return {}
-        fold = np.random.default_rng(self.seed).permutation(len(numbers))[group] % self.n_folds
-        quality = pilot.quality
-        if not all(_all_known(quality[fold != f]) for f in range(self.n_folds)):
-            return {}
-        result = {}
-        for head in heads:
-            fitted = own.copy()
-            for f in range(self.n_folds) if head != "none" else ():
-                train, test = fold != f, fold == f
-                if head == "gp":
-                    known = self._process().fit(pilot.select(np.flatnonzero(train)))
-                    fitted[test] = known.predict([pilot.prompts[i] for i in np.flatnonzero(test)])
-                elif head == "ridge":
-                    weights, intercept = _ridge(inputs[train], quality[train])
-                    fitted[test] = np.clip(inputs[test] @ weights + intercept, 0, 1)
-                else:
-                    fitted[test] = fit_calibration(own[train], quality[train], head).apply(own[test])
-            result[head] = fitted
+            return None
+        fold: NDArray[np.intp] = np.random.default_rng(self.seed).permutation(len(numbers))[group] % self.n_folds
+        return fold if all(_all_known(pilot.quality[fold != f]) for f in range(self.n_folds)) else None
+
+    def _unseen(self, pilot: Outcomes, fold: NDArray[np.intp]) -> NDArray[np.float64]:
+        """(n, m) what the pilot's routers say of rows that they were not fitted on."""
+        result = np.empty(pilot.quality.shape)
+        with using(active_cache() or FeatureCache()):
+            for f in range(self.n_folds):
+                train, test = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
+                known = self._pilot_router().fit(pilot.select(train))
+                result[test] = known.predict([pilot.prompts[i] for i in test])
         return result
 
 
-def _ridge(
-    inputs: NDArray[np.float64], quality: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (b + d, m) and intercepts (m,), a ridge per model on its known rows, penalty by leave-one-out."""
-    return regress_each(inputs, quality, lambda x, y: ridge(x, y, ALPHAS))
-
-
-def _criterion(fitted: NDArray[np.float64], quality: NDArray[np.float32]) -> float:
-    """Exact APGR of a pair, stronger by mean quality; else, or where both are equally good, minus the squared error."""
-    both = ~np.isnan(quality).any(axis=1)
-    if quality.shape[1] == 2 and both.any():
-        weak, strong = np.argsort(quality[both].mean(axis=0), kind="stable")
-        gain = fitted[both, strong] - fitted[both, weak]
-        value = float(apgr(gain, quality[both, weak], quality[both, strong]))
-        if not np.isnan(value):
-            return value
-    return -float(np.nanmean(np.square(fitted - quality)))
+def _encoder_of(base: Router) -> Mapping[str, Any] | None:
+    """Spec of the sentence encoder that a router sees, itself or through those it stands for; None for none."""
+    arguments = base.hyperparameters()
+    for spec in (arguments.get("encoder"), arguments.get("features")):
+        if isinstance(spec, Mapping) and spec.get("kind") == "encoder":
+            return spec
+    inside = [*getattr(base, "chosen_", ()), *([base.base_] if hasattr(base, "base_") else [])]
+    return next((spec for router in inside if (spec := _encoder_of(router)) is not None), None)
 
 
 def _columns(base: Sequence[str], models: Sequence[str]) -> list[int] | None:

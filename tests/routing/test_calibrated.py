@@ -65,15 +65,15 @@ def test_a_good_router_is_left_alone_and_a_misled_one_is_mended():
         base = Hinted(bend=bend)
         router = CalibratedRouter(**TEXT).fit_pilot(base, pilot())
         assert value(router, test) >= max(floor, value(base, test) - 0.02), bend
-        assert router.pilot_scores_[router.head_] == max(router.pilot_scores_.values())
+        assert router.pilot_scores_[router.head_] >= max(router.pilot_scores_.values()) - 0.02
     assert value(Hinted(bend="reversed"), test) < 0.3
 
 
-def test_the_ridge_learns_what_the_base_router_does_not_see():
+def test_the_head_learns_what_the_base_router_does_not_see():
     test = pilot(2000, seed=1, topic=0.5)
     base = Hinted()
     router = CalibratedRouter(**TEXT).fit_pilot(base, pilot(topic=0.5))
-    assert router.head_ == "ridge"
+    assert router.head_ == "blend"
     assert value(router, test) > value(base, test) + 0.05
     table = pilot(topic=0.5)
     held_out, seen = router.held_out_, router.predict(table.prompts)
@@ -92,11 +92,11 @@ def test_maps_bring_scores_to_the_scale_of_quality():
         quality = router.predict(test.prompts)
         assert np.abs(quality[:, 2] - chance).mean() < 0.06, head
         np.testing.assert_allclose(quality[:, :2], 0.3, atol=0.02)
-    assert set(router.pilot_scores_) == {"none", "isotonic", "platt", "ridge", "gp"}
+    assert set(router.pilot_scores_) == {"none", "isotonic", "platt", "ridge", "blend"}
     assert router.pilot_scores_["none"] == min(router.pilot_scores_.values())
 
 
-@pytest.mark.parametrize("head", ["none", "isotonic", "platt", "ridge", "gp"])
+@pytest.mark.parametrize("head", ["none", "isotonic", "platt", "ridge", "blend"])
 def test_every_head_comes_back_from_its_artifact(head, tmp_path, registered):
     router = CalibratedRouter(head=head, **TEXT).fit_pilot(Hinted(bend="narrow"), pilot(80))
     router.save(tmp_path / "art")
