@@ -19,7 +19,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from jobs.errors import HeadgateError
-from jobs.governor import Ask, Lease, Report
+from jobs.leases import Ask, Lease, Report
 from jobs.spec_models import Limits
 
 SLACK = 0.25
@@ -132,6 +132,14 @@ class Allowance:
         if not self.stopped:
             self._halt(reason)
             await self._call(self._governor.stop, self._alias, reason)
+
+    async def has_answers(self) -> bool:
+        """Whether the model has answered anything in this job, whoever asked."""
+        return bool(await self._call(self._governor.has_answers, self._alias))
+
+    async def doubt(self, reason: str) -> None:
+        """The reason to give if the model should never answer."""
+        await self._call(self._governor.doubt, self._alias, reason)
 
     async def settle_up(self) -> None:
         """Nothing is in flight or waiting: give back all dollars, tell the totals."""

@@ -27,77 +27,19 @@ from jobs.budget import Budget
 from jobs.claims import Claims, Keys, Sender
 from jobs.errors import StoreError
 from jobs.journal import Journal, Recovered, local_dir, recover_orphans
+from jobs.leases import Ask, Lease, Report
 from jobs.rates import RateLimiter
 from jobs.reservations import Reservations, Taken
 from jobs.spec_models import Limits
 from jobs.store import Store
 
-__all__ = ["Ask", "Budget", "Governor", "GovernorService", "Lease", "Report", "recover_on_all_nodes"]
+__all__ = ["Budget", "Governor", "GovernorService", "recover_on_all_nodes"]
 
 RECOVER_WAIT_S = 10.0
 """How long a sender that Ray has given up may still hold its logs: a process takes a moment to die."""
 RECOVER_LIMIT_S = 180.0
 """For the whole recovery on a node: on a busy one, starting a worker process alone can take half a minute."""
 RATE_WINDOW_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One sender's totals since its start, so that a report told twice or not at all does no harm."""
-
-    cost_usd: float = 0.0
-    lost_usd: float = 0.0
-    returned_usd: float = 0.0
-    answered: int = 0
-    rejected: int = 0
-    failed: int = 0
-    left: int = 0
-    """Rows not asked to the end: budget, or the lane stopped."""
-    requests: int = 0
-    limited: int = 0
-    """429 replies."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    full_rate: int = 0
-    """Answers that were served, and charged, in the standard tier although flex was asked for."""
-    in_flight: int = 0
-    """Now, not a total."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a sender wants; the default wants nothing."""
-
-    tokens: Sequence[float] = ()
-    """Estimated tokens of the next requests, in order; empty where the model has no limits."""
-    corrected_tokens: float = 0.0
-    """Tokens used beyond earlier estimates."""
-    need_usd: float = 0.0
-    """Dollars without which the next request cannot go."""
-    want_usd: float = 0.0
-    free_usd: float = 0.0
-    """Dollars the sender has and has not reserved."""
-    stated_limits: tuple[float | None, float | None] = (None, None)
-    """Requests and tokens a minute that the provider says it allows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What it gets."""
-
-    requests: int = 0
-    usd: float = 0.0
-    wait_s: float = 0.0
-    """Ask again for requests after this."""
-    exhausted: bool = False
-    """`need_usd` will never be had in this session."""
-    tight: bool = False
-    """Give back what is free."""
-    rated: bool = False
-    """Requests have to be asked for, also where the job file sets no limit: the provider does."""
-    paused_s: float = 0.0
-    stopped: str = ""
-    """Why nobody may send any more; "" while all is well."""
 
 
 @dataclass
@@ -110,6 +52,10 @@ class _Lane:
     stopped: str = ""
     stop_kind: str = ""
     short_of_money: bool = False
+    has_answered: bool = False
+    """In an earlier session, as far as dollars tell."""
+    doubt: str = ""
+    """Why nothing has been answered, as far as senders know."""
     history: deque[tuple[float, int]] = field(default_factory=deque)
 
 
@@ -138,6 +84,8 @@ class GovernorService:
             for alias, limit in limits.items()
         }
         journaled = {alias: self._journal.spent(alias) for alias in limits}
+        for alias, spent in journaled.items():
+            self._lanes[alias].has_answered = spent.cost_usd > 0
         self._budget = Budget.resume(self._store, session, cap_usd, journaled, caps_usd)
         self._reservations = Reservations(self._budget, self._store, self._journal)
         self._money = asyncio.Lock()
@@ -234,6 +182,15 @@ class GovernorService:
         self._note(self._lanes[alias], actor_id, report)
         return self._lanes[alias].stopped
 
+    async def has_answers(self, alias: str) -> bool:
+        """Whether the model has answered anything in this job."""
+        lane = self._lanes[alias]
+        return lane.has_answered or any(report.answered for report in lane.reports.values())
+
+    async def doubt(self, alias: str, reason: str) -> None:
+        """All requests so far were refused alike. It is why the lane ended where no answer comes: see `state`."""
+        self._lanes[alias].doubt = reason
+
     async def next_wave(
         self, ended: Sequence[str], caps_usd: Mapping[str, float] | None, cap_usd: float | None
     ) -> None:
@@ -303,6 +260,8 @@ class GovernorService:
                     reserved[account.alias] = reserved.get(account.alias, 0.0) + account.outstanding_usd
         models = {}
         for alias, lane in self._lanes.items():
+            if lane.doubt and not lane.stopped and not lane.claims.open and not await self.has_answers(alias):
+                lane.stopped, lane.stop_kind = lane.doubt, "lane_down"
             totals = dict.fromkeys(asdict(Report()), 0.0)
             for report in lane.reports.values():
                 for name, value in asdict(report).items():

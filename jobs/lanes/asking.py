@@ -72,6 +72,8 @@ class Asker:
         self._failed_in_a_row = 0
         self._refusal, self._n_refusals = "", 0
         self._held: list[Answer] = []
+        self._answers = False
+        """Whether the model is known to answer: it has, here or anywhere in the job."""
         self._opened, self._n_first = asyncio.Event(), 0
 
     async def ask(self, row: Row) -> Answer | None:
@@ -167,6 +169,7 @@ class Asker:
         if answer.kind == "answered":
             counts |= {"prompt_tokens": answer.prompt_tokens or 0, "completion_tokens": answer.completion_tokens or 0}
             self._failed_in_a_row = self._n_refusals = 0
+            self._answers = True
             await self.release_held()
         self.allowance.add(**counts)
         return answer
@@ -192,8 +195,28 @@ class Asker:
         held, self._held = self._held, []
         for answer in held:
             lanes_fault = self._n_refusals >= SAME_REFUSALS and not answer.lost_usd
+            waited = answer.row_key in self.dropped
             if lanes_fault or await self.settle(answer) is None:
                 self.dropped.add(answer.row_key)
+            elif waited:
+                self.allowance.add(left=-1)
+
+    async def end_block(self) -> None:
+        """Settle what is held back, unless nothing shows so far that the model answers at all.
+
+        A small block may be through before SAME_REFUSALS have come: its rows are open then until an answer comes, here and now or
+        in another run. Where none ever does, the governor knows what to say of it.
+        """
+        if self._held and not self._answers and not self.allowance.stopped:
+            self._answers = await self.allowance.has_answers()
+        if self._answers or self.allowance.stopped:
+            await self.release_held()
+        elif self._held:
+            self.dropped |= {answer.row_key for answer in self._held}
+            n, said = len(self._held), self._held[-1].error
+            await self.allowance.doubt(
+                f"models.{self.context.alias}: refused all of its first {n} requests; mend what it says ({said})"
+            )
 
     async def give_up(self, answer: Answer, unreachable: bool) -> Answer | None:
         """A row out of attempts. Many of them in a row, or an endpoint that cannot be reached at all, stop the lane."""

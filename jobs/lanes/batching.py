@@ -28,7 +28,6 @@ from jobs.allowance import REPORT_S
 from jobs.answer_rows import Answer
 from jobs.batches import FileRow, Manifest
 from jobs.errors import HeadgateError, LaneDown
-from jobs.governor import Report
 from jobs.journal import Journal, JournalWriter
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneContext
@@ -37,6 +36,7 @@ from jobs.lanes.batch_queue import BatchQueue
 from jobs.lanes.batch_results import Outcome, Results
 from jobs.lanes.batch_rows import Pending, file_line, prepare
 from jobs.lanes.exchange import Row
+from jobs.leases import Report
 from jobs.reservations import new_name, nonce_of, unfinished
 from jobs.scored import is_among
 from jobs.store import Store

@@ -165,7 +165,7 @@ class ApiActor:
         asked = ~np.isin(keys, skip)
         rows = [row for row, ask in zip(rows, asked, strict=True) if ask]
         answers = await asyncio.gather(*(self._asker.ask(row) for row in rows))
-        await self._asker.release_held()
+        await self._asker.end_block()
         settled = [answer for answer in answers if answer is not None and answer.row_key not in self._asker.dropped]
         self._allowance.add(left=len(rows) - len(settled))
         try:

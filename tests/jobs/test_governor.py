@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import ray
 
-from jobs.governor import Ask, Governor, GovernorService, Report, recover_on_all_nodes
+from jobs.governor import Governor, GovernorService, recover_on_all_nodes
 from jobs.journal import Answer, JournalWriter
+from jobs.leases import Ask, Report
 from jobs.spec_models import Limits
 
 

@@ -160,6 +160,25 @@ def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(cluster:
 
 
 @pytest.mark.slow
+def test_a_few_rows_that_are_all_refused_stay_open_until_the_model_is_known_to_answer(
+    cluster: None, tmp_path: Path
+) -> None:
+    with serving(40, faults={"400": 1.0}) as server:
+        job = Job(server, tmp_path / "run")
+        job.ask(list(range(8)))
+        assert job.table() == [] and server.stats()["requests"] == 8
+        assert "refused all of its first 8 requests" in job.state["models"]["gpt"]["stopped"]
+        with serving(40) as mended:
+            job.server = mended
+            job.ask(list(range(4)))
+        assert [row["kind"] for row in job.table()] == ["answered"] * 4 and job.state["models"]["gpt"]["stopped"] == ""
+        job.server = server
+        job.ask(list(range(8)))
+    assert sorted(row["kind"] for row in job.table()) == ["answered"] * 4 + ["rejected"] * 4
+    assert job.state["models"]["gpt"]["stopped"] == ""
+
+
+@pytest.mark.slow
 def test_refusals_of_single_rows_are_final(cluster: None, tmp_path: Path) -> None:
     with serving(200, faults={"400": 0.1, "422": 0.05}, seed=2) as server:
         job = Job(server, tmp_path / "run")
