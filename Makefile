@@ -23,7 +23,7 @@ test-all: install
 # docs/reliability.md: faults of every kind done to real jobs, and what became of them. Within an hour.
 # CHAOS="--results build/chaos.jsonl" keeps what is done, so that a run cut short goes on.
 chaos: install
-	@.venv/bin/python -m tests.chaos --minutes 55 --out docs/reliability.md $(CHAOS)
+	@.venv/bin/python -m tests.chaos --minutes 55 --workers 2 --out docs/reliability.md $(CHAOS)
 
 check: install
 	@.venv/bin/ruff check .

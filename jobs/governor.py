@@ -11,6 +11,7 @@ When it is gone, actors stop sending: nobody would count the dollars.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -233,7 +234,7 @@ class GovernorService:
     async def limited(self, alias: str, retry_after_s: float | None) -> None:
         """A sender got a 429: all senders of the model wait."""
         lane = self._lanes[alias]
-        lane.limiter.pause(retry_after_s, _answers_per_s(lane.history))
+        lane.limiter.pause(retry_after_s, _answers_per_s(lane.history, lane.limiter.cut_at))
 
     def _note(self, lane: _Lane, actor_id: str, report: Report) -> None:
         lane.reports[actor_id] = report
@@ -289,11 +290,12 @@ class GovernorService:
         return await self.state()
 
 
-def _answers_per_s(history: deque[tuple[float, int]]) -> float | None:
-    """Answers a second over the window; None before there is a second of it."""
-    if not history or history[-1][0] - history[0][0] < 1.0:
+def _answers_per_s(history: deque[tuple[float, int]], since: float = -math.inf) -> float | None:
+    """Answers a second over the window, or the part of it after `since`; None before there is a second of it."""
+    start = next((point for point in history if point[0] >= since), None)
+    if start is None or history[-1][0] - start[0] < 1.0:
         return None
-    return (history[-1][1] - history[0][1]) / (history[-1][0] - history[0][0])
+    return (history[-1][1] - start[1]) / (history[-1][0] - start[0])
 
 
 def recover_on_all_nodes(store_uri: str, local_logs: str, session: str, wait_s: float = 0.0) -> Recovered:

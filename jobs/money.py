@@ -119,7 +119,8 @@ class Money:
             "requests_per_minute": known["requests_per_minute"],
             "paused_s": known["paused_s"],
         }
-        return shown | {"todo": self.todo[name]}
+        # A running lane goes through with rows that a new cut has given to another one.
+        return shown | {"todo": max(self.todo[name], int(shown["settled"]))}
 
     def refresh(self) -> None:
         self.state = self._ask("state")

@@ -4,8 +4,10 @@ So small a bucket spreads the sending evenly: the provider's own window, whateve
 burst. Tokens are taken by estimate and corrected when the answer says how many there were; the level may go below zero
 then and everybody waits. Three rates hold at once, the least counts: the job file's, the one the provider states in its
 `x-ratelimit-limit-*` headers, and one found by trying: a 429 pauses all senders of the model until its Retry-After has
-passed, and cuts the rate to CUT of what was being sent, from where it grows by GROWTH_S a second (additive increase,
-multiplicative decrease: Chiu and Jain 1989). O(1) a call.
+passed, and cuts the rate to CUT of what was being answered. From there it grows as CUBIC does (Ha, Rhee and Xu 2008): back to that
+rate in BACK_S seconds, flat around it, and ever faster beyond, so that a cut made too deep, in a slow start, is soon undone.
+Where a cut took answers away in proportion instead of refusals, others use the same limit up, or the server refuses at random:
+the rate goes back up, and for BLIND_S only Retry-After is kept. O(1) a call.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from dataclasses import dataclass
 BURST_S = 0.25
 PAUSE_WITHOUT_HEADER_S = 1.0
 CUT = 0.85
-GROWTH_S = 0.01
-"""Growth of a rate found by trying, a second, as a share of the rate at which the 429 came."""
+BACK_S = 12.0
 CUT_AGAIN_S = 3.0
 """429 replies this soon after a cut were sent before it."""
+BLIND_S = 60.0
+LEAST_S = 1 / 60
 STATED_SHARE = 0.99
 """Of a rate that the provider states: its clock is not ours."""
 
@@ -78,8 +81,13 @@ class RateLimiter:
         self._requests, self._tokens = _Bucket(requests_per_minute, now), _Bucket(tokens_per_minute, now)
         self._own = {"requests": self._requests.rate_s, "tokens": self._tokens.rate_s}
         self._stated = {"requests": math.inf, "tokens": math.inf}
-        self._found_s = self._seen_s = math.inf
-        self._cut_at = -math.inf
+        self._top_s, self._grown_s = math.inf, 0.0
+        """Rate at which the last cut was made, and seconds without a pause since."""
+        self._before = (math.inf, math.inf)
+        """Before the last cut: the rate in force, and answers a second."""
+        self.cut_at = -math.inf
+        """When it was made, or could have been."""
+        self._blind_until = -math.inf
         self._paused_until = -math.inf
 
     def admit(self, tokens: Sequence[float]) -> Admission:
@@ -109,26 +117,38 @@ class RateLimiter:
                 self._stated[name] = STATED_SHARE * per_minute / 60
         self._refill(self._clock())
 
-    def pause(self, retry_after_s: float | None, sent_per_s: float | None = None) -> None:
-        """A 429 came: nobody sends until this has passed. `sent_per_s`: the rate at which it came, where that is known."""
+    def pause(self, retry_after_s: float | None, answered_per_s: float | None = None) -> None:
+        """A 429 came: nobody sends until this has passed. `answered_per_s`: since `cut_at`, where that is known."""
         now = self._clock()
-        if sent_per_s and now - self._cut_at > CUT_AGAIN_S:
+        if answered_per_s and now - self.cut_at > CUT_AGAIN_S and now >= self._blind_until:
             self._refill(now)
-            self._seen_s = min(sent_per_s, self._requests.rate_s)
-            self._found_s = max(CUT * self._seen_s, 1 / 60)
-        if now - self._cut_at > CUT_AGAIN_S or now < self._paused_until:
-            self._cut_at = now
+            self._cut(answered_per_s, now)
+        if now - self.cut_at > CUT_AGAIN_S or now < self._paused_until:
+            self.cut_at = now
         pause_s = PAUSE_WITHOUT_HEADER_S if retry_after_s is None else retry_after_s
         self._paused_until = max(self._paused_until, now + pause_s)
 
+    def _cut(self, answered_per_s: float, now: float) -> None:
+        allowed, (before, answered_before) = self._requests.rate_s, self._before
+        if allowed < before < math.inf and answered_per_s / answered_before < (1 + allowed / before) / 2:
+            self._top_s, self._grown_s, self._before = before, BACK_S, (math.inf, math.inf)
+            self._blind_until = now + BLIND_S
+        else:
+            self._top_s, self._grown_s = max(min(answered_per_s, allowed), LEAST_S), 0.0
+            self._before = (allowed, answered_per_s)
+
     def _refill(self, now: float) -> None:
         """Fill the buckets up to now, and set their rates for what comes."""
-        if self._found_s < math.inf:
-            self._found_s += GROWTH_S * self._seen_s * max(0.0, now - max(self._requests.filled_at, self._paused_until))
+        self._grown_s += max(0.0, now - max(self._requests.filled_at, self._paused_until))
         self._requests.refill(now)
         self._tokens.refill(now)
         self._requests.limit(min(self._own["requests"], self._stated["requests"], self._found_s))
         self._tokens.limit(min(self._own["tokens"], self._stated["tokens"]))
+
+    @property
+    def _found_s(self) -> float:
+        """The rate found by trying, requests a second."""
+        return float(self._top_s * (1 + (1 - CUT) * (self._grown_s / BACK_S - 1) ** 3))
 
     @property
     def rated(self) -> bool:

@@ -1,5 +1,7 @@
 """Rates that the provider states or that are found by trying: kept, used, and let go again."""
 
+import random
+
 import pytest
 
 from jobs.rates import CUT, RateLimiter
@@ -38,15 +40,39 @@ def test_a_stated_limit_is_kept_as_if_it_were_the_users() -> None:
 def test_a_429_cuts_the_rate_and_it_grows_back() -> None:
     clock = Clock()
     limiter = RateLimiter(clock=clock)
-    limiter.pause(2.0, sent_per_s=50.0)
+    limiter.pause(2.0, answered_per_s=50.0)
     assert limiter.admit([1.0]).requests == 0 and limiter.paused_s == pytest.approx(2.0)
-    limiter.pause(2.0, sent_per_s=5.0)  # one that was under way: no second cut
+    limiter.pause(2.0, answered_per_s=5.0)  # one that was under way: no second cut
     clock.now += 2.1
     assert limiter.requests_per_minute is None or limiter.requests_per_minute >= CUT * 50 * 60 - 1
     first = served(limiter, clock, 10) / 10
     assert CUT * 50 - 1 <= first <= 50
-    later = served(limiter, clock, 60) / 60
+    later = served(limiter, clock, 30) / 30
     assert later > 50, "with no more 429 it grows beyond where it was cut"
+
+
+def test_a_429_in_a_slow_start_is_soon_forgotten() -> None:
+    clock = Clock()
+    limiter = RateLimiter(clock=clock)
+    limiter.pause(1.0, answered_per_s=0.5)
+    assert served(limiter, clock, 90) > 300, "one every two seconds would be 45"
+
+
+def test_refusals_at_random_do_not_starve_the_lane() -> None:
+    """Every second request is refused, whatever is sent: answers are a matter of Retry-After alone."""
+    clock, chance = Clock(), random.Random(0)
+    limiter, answered, began = RateLimiter(clock=clock), [], Clock.now
+    for _ in range(int(300 / 0.05)):
+        clock.now += 0.05
+        for _ in range(limiter.admit([1.0] * 8).requests):
+            if chance.random() < 0.5:
+                answered.append(clock.now)
+            else:
+                since = max(limiter.cut_at, began, clock.now - 30)
+                span = clock.now - since
+                limiter.pause(0.2, sum(t >= since for t in answered) / span if span >= 1 else None)
+    assert len(answered) > 2 * 300
+    assert sum(t > clock.now - 60 for t in answered) > 60, "and they do not die away"
 
 
 def test_against_a_provider_without_headers_nearly_all_of_its_rate_is_used() -> None:
@@ -63,8 +89,9 @@ def test_against_a_provider_without_headers_nearly_all_of_its_rate_is_used() -> 
                 answered.append(clock.now)
             else:
                 refused += 1
-                recent = sum(t > clock.now - 10 for t in answered) / min(10.0, clock.now - 99.9)
-                limiter.pause(0.5, recent)
+                since = max(limiter.cut_at, Clock.now, clock.now - 30)
+                span = clock.now - since
+                limiter.pause(0.5, sum(t >= since for t in answered) / span if span >= 1 else None)
     assert len(answered) >= 0.85 * 300 * allowed and refused <= 0.03 * len(answered)
 
 
