@@ -126,6 +126,7 @@ def _conclude(args: argparse.Namespace, chosen: Sequence[Scenario], broken: bool
 
 def _interrupt(number: int, frame: object) -> None:
     """SIGTERM unwinds the contexts, which end every process and take the tmpfs off."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clearing up
     raise KeyboardInterrupt
 
 
