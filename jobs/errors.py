@@ -16,6 +16,10 @@ class HeadgateError(Exception):
 
     exit_code = EXIT_BAD_INPUT
 
+    def __str__(self) -> str:
+        # Bytes of a file that are no UTF-8 are quoted as lone surrogates, which no terminal, file or JSON can take.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class SpecError(HeadgateError):
     """The job file (or a flag) is wrong: exit 2, nothing spent, nothing written."""
