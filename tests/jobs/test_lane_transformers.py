@@ -144,6 +144,7 @@ def test_a_model_on_object_storage(s3_moto: Any, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.vllm
+@pytest.mark.timeout(900)  # two engines start, each in half a minute alone and in minutes beside others
 def test_greedy_answers_and_their_log_probabilities_equal_vllm_s(ray_local: None, tmp_path: Path) -> None:
     from jobs.demo.tasks import generate
 
