@@ -12,10 +12,10 @@ from jobs.demo.run import PROMPTS
 
 @pytest.mark.slow
 @pytest.mark.vllm
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_demo_runs_and_its_router_beats_random(tmp_path):
     command = [sys.executable, "-m", "jobs.cli", "demo", str(tmp_path / "demo"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1300)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
     rows = pd.read_parquet(tmp_path / "demo/run/responses")
