@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.demo.run import PROMPTS, is_complete, run_demo
+from jobs.demo.run import PROMPTS, run_demo
 
 SAMPLES_A_ROW = 4
 JOB: dict[str, Any] = {
@@ -17,11 +17,6 @@ JOB: dict[str, Any] = {
     "policy": {"strong_share": 0.5},
     "cascade": {"signals": ["response", "logprob", "agreement"], "band": 1.0, "samples": SAMPLES_A_ROW},
 }
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether `ask_everything` has been through there."""
-    return is_complete(folder / "run")
 
 
 def ask_everything(folder: Path) -> int:

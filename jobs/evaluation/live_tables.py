@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.demo.everything import SAMPLES_A_ROW, ask_everything, is_whole
-from jobs.demo.run import ASSETS
+from jobs.demo.everything import SAMPLES_A_ROW, ask_everything
+from jobs.demo.run import ASSETS, is_complete
 from jobs.errors import LaneDown
 from jobs.evaluation.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
 from jobs.evaluation.measure import Floats
@@ -65,7 +65,7 @@ def live_tables(data: Path, amount: Amount, say: Say) -> str:
     """The table; the job is run where it has not been. Raises FileNotFoundError where no folder is named, LaneDown for engines."""
     if amount.live is None:
         raise FileNotFoundError("no folder for the demo's answers was named (--live DIR)")
-    if not is_whole(amount.live):
+    if not is_complete(amount.live / "run"):
         say("live cascade: asking the demo's models everything, some five minutes")
         if ask_everything(amount.live) != 0:
             raise LaneDown(f"{amount.live}: the demo's models did not answer everything; the same command goes on")

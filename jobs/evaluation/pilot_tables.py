@@ -149,10 +149,8 @@ def pool_and_test(table: Outcomes, most: int, seed: int) -> tuple[NDArray[np.int
 
 def average(train: Outcomes, prompts: Sequence[str], seed: int, with_encoder: bool) -> Scores:
     """(k, 2) by what `auto` takes unless another is clearly better: a Gaussian process, a forest, and one that sees vectors."""
-    words = {"features": {"kind": "hashed", "n_features": 2**12}, "seed": seed}
-    members = [("gp", words), ("forest", words)] + ([("forest", {**words, "encoder": ENCODER})] if with_encoder else [])
-    predicted = [create(name, **arguments).fit(train).predict(prompts) for name, arguments in members]
-    return np.asarray(np.mean(predicted, axis=0))
+    router = create("auto", encoder=ENCODER if with_encoder else None, n_folds=0, seed=seed)
+    return np.asarray(router.fit(train).predict(prompts))
 
 
 def gain(predicted: Scores) -> NDArray[np.float64]:

@@ -119,11 +119,10 @@ class CalibratedRouter(TextRouter):
         """`predict` where the base router has been asked already: scores (n, b), its predictions for the prompts."""
         if not len(prompts):
             return np.empty((0, len(self.models_)), np.float32)
-        if self.head_ == "blend":
-            own = scores[:, self.columns_]
-            return self.blend_.apply(own, self.pilot_router_.predict(prompts)).astype(np.float32)
         if self.head_ != "ridge":
             own = scores[:, self.columns_]
+            if self.head_ == "blend":
+                return self.blend_.apply(own, self.pilot_router_.predict(prompts)).astype(np.float32)
             return own if self.calibration_ is None else self.calibration_.apply(own)
         fitted = self._space.linear(prompts, self.weights_.astype(np.float64)) + self.intercept_
         standard = (scores.astype(np.float64) - self.score_mean_) * self.score_scale_
