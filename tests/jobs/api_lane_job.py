@@ -48,8 +48,8 @@ def cluster() -> Iterator[None]:
     del os.environ["HEADGATE_TEST_KEY"]
 
 
-def outcomes(n: int) -> Outcomes:
-    """Prompts of 40 bytes: the bound is 48 tokens, 20 are counted, and 10 + i % 30 completion tokens."""
+def outcomes(n: int, prompt_tokens: float = 20.0) -> Outcomes:
+    """Prompts of 40 bytes: the bound is 48 tokens, `prompt_tokens` are counted, and 10 + i % 30 completion tokens."""
     counts = 10 + np.arange(n, dtype=np.float64)[:, None] % 30
     return Outcomes(
         ids=[str(i) for i in range(n)],
@@ -58,7 +58,7 @@ def outcomes(n: int) -> Outcomes:
         models=("m",),
         quality=np.ones((n, 1), np.float32),
         responses=np.array([[f"answer {i}"] for i in range(n)], dtype=object),
-        prompt_tokens=np.full((n, 1), 20.0),
+        prompt_tokens=np.full((n, 1), prompt_tokens),
         completion_tokens=counts,
     )
 

@@ -17,6 +17,7 @@ import aiohttp
 import numpy as np
 import pyarrow as pa
 import pytest
+from api_lane_job import outcomes, prompt
 
 from jobs.batches import Manifest, stopped_line
 from jobs.governor import GovernorService
@@ -30,7 +31,6 @@ from jobs.replay import ReplayOptions
 from jobs.reservations import Reservations, unfinished
 from jobs.spec_models import ModelSpec
 from jobs.store import Store
-from routing.outcomes import Outcomes
 from routing.pricing import Price
 from tests.local_governor import LocalGovernor
 from tests.replay_server import Replay, thread_replay
@@ -43,24 +43,6 @@ POLL_S, ADOPT_S = 0.02, 0.3
 
 class Killed(BaseException):
     """Stands for kill -9 between two writes: nothing in the lane catches it."""
-
-
-def outcomes(n: int) -> Outcomes:
-    """Prompts of 40 bytes: the bound is 48 tokens, 15 are counted, and 10 + i % 30 completion tokens."""
-    return Outcomes(
-        ids=[str(i) for i in range(n)],
-        prompts=[prompt(i) for i in range(n)],
-        datasets=["made"] * n,
-        models=("m",),
-        quality=np.ones((n, 1), np.float32),
-        responses=np.array([[f"answer {i}"] for i in range(n)], dtype=object),
-        prompt_tokens=np.full((n, 1), 15.0),
-        completion_tokens=10 + np.arange(n, dtype=np.float64)[:, None] % 30,
-    )
-
-
-def prompt(i: int) -> str:
-    return f"question number {i:024d}"
 
 
 def ask_table(keys: list[int]) -> pa.Table:
@@ -151,7 +133,9 @@ class Job:
 
 @contextmanager
 def serving(n: int, **options: Any) -> Iterator[Replay]:
-    with thread_replay([outcomes(n)], ReplayOptions(**{"batch_latency_s": 0.15, **options})) as server:
+    with thread_replay(
+        [outcomes(n, prompt_tokens=15.0)], ReplayOptions(**{"batch_latency_s": 0.15, **options})
+    ) as server:
         yield server
 
 
