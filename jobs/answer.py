@@ -196,13 +196,12 @@ def _dataset(
     """The rows of one lane, in blocks of `rows_per_block`."""
     mine = np.flatnonzero(is_among(plan.row_key, keys))
     buckets = set(np.unique(plan.bucket[mine]).tolist())
-    names = [part["name"] for part in parts if part["bucket"] in buckets]
+    needed = [part for part in parts if part["bucket"] in buckets]
     shadow = np.setdiff1d(plan.shadow, plan.row_key[plan.model == model])
     columns = [name for name in ASK_COLUMNS if name != "sample"]
     if not by_rank:
-        rows = scored_rows(store, names, columns, keys, shadow)
-        return rows.repartition(target_num_rows_per_block=context.rows_per_block)
+        return scored_rows(store, needed, columns, keys, shadow, rows_per_block=context.rows_per_block)
     place = np.empty(len(mine), np.int64)
     place[np.argsort(-plan.rank[mine], kind="stable")] = np.arange(len(mine))
-    rows = scored_rows(store, names, columns, keys, shadow, order=place[np.argsort(plan.row_key[mine])])
-    return rows.sort("order").drop_columns(["order"]).repartition(target_num_rows_per_block=context.rows_per_block)
+    order = place[np.argsort(plan.row_key[mine])]
+    return scored_rows(store, needed, columns, keys, shadow, order, context.rows_per_block)

@@ -32,7 +32,7 @@ from jobs.journal import Journal
 from jobs.manifest import Run
 from jobs.plan import Plan, Sample
 from jobs.planning import Planner
-from jobs.scored import is_among, matrix_of, over_parts, predicted_column, scored_rows
+from jobs.scored import is_among, matrix_of, over_parts, predicted_column, read_scored
 from jobs.spec import SAMPLES
 from jobs.spending import Session
 from jobs.store import Store
@@ -59,7 +59,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     taught = Sample(sample.row_key[fit], sample.fold[fit], sample.quality[fit])
     leaders = np.unique(planner.leaders_of(taught.row_key)) if len(taught.row_key) else taught.row_key
     if draws and len(leaders):
-        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.names, leaders, draws))
+        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, leaders, draws))
         if not session.through("cascade"):
             return
     try:
@@ -79,7 +79,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     band = np.empty(0, np.int64)
     if draws:
         band = _kept(run.store, f"{planner.cascade_folder}/band.parquet", near_cut(job, planner, straight))
-        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.names, band, draws))
+        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, band, draws))
         if not session.through("cascade"):
             return
         repredict(run.store, planner, heads.full, straight, "predicted", band, draws)
@@ -131,8 +131,7 @@ def pilot_evidence(store: Store, planner: Planner, taught: Sample, draws: int) -
     """What the weak model showed on the pilot's rows, and what was predicted of them before."""
     leaders, rows = planner.leaders_of(taught.row_key), planner.rows
     at = planner.places(leaders)
-    dataset = scored_rows(store, planner.names, ["row_key", "messages"], np.unique(leaders))
-    table = pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow")))
+    table = read_scored(store, planner.parts, ["row_key", "messages"], np.unique(leaders))
     texts = dict(zip(table["row_key"].to_pylist(), table["messages"].to_pylist(), strict=True))
     weak = _weak_answers(store, planner.job.spec.names[0], np.unique(leaders))
     evidence = _evidence(

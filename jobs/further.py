@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from jobs.journal import Journal, Spent
 from jobs.lanes.base import ASK_COLUMNS
 from jobs.requests import digest16
-from jobs.scored import scored_rows
+from jobs.scored import read_scored
 from jobs.spec import SAMPLES, JobSpec
 from jobs.store import Store
 from routing.response_features import extracted_answers
@@ -28,12 +29,12 @@ from routing.response_features import extracted_answers
 TEMPERATURE = 0.7
 
 
-def sample_requests(store: Store, parts: Sequence[str], leaders: NDArray[np.int64], n_samples: int) -> pa.Table:
+def sample_requests(
+    store: Store, parts: Sequence[dict[str, Any]], leaders: NDArray[np.int64], n_samples: int
+) -> pa.Table:
     """ASK_COLUMNS of `n_samples` requests for each of the sorted row keys `leaders`, row by row."""
     columns = [name for name in ASK_COLUMNS if name != "sample"]
-    dataset = scored_rows(store, parts, columns, leaders)
-    batches = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    rows = pa.concat_tables(batches).combine_chunks()
+    rows = read_scored(store, parts, columns, leaders)
     table = rows.take(np.repeat(np.arange(len(rows)), n_samples))
     keys = sample_keys(rows["row_key"].to_numpy(), n_samples).ravel()
     bodies = [

@@ -31,7 +31,7 @@ from jobs.plan import Plan, Sample
 from jobs.planning import Planner
 from jobs.sampling import has_pilot
 from jobs.score import load_artifact, load_router, router_columns
-from jobs.scored import matrix_of, over_parts, positions, predicted_column, scored_rows
+from jobs.scored import matrix_of, over_parts, positions, predicted_column, read_scored
 from jobs.spec import JUDGE, JobSpec
 from jobs.spending import Session
 from jobs.store import Store
@@ -96,8 +96,8 @@ def read_answers(job: Job, run: Run, planner: Planner, sample: Sample) -> Answer
     """What the models answered to the sample, beside what they were asked."""
     order = np.argsort(sample.row_key)
     keys = sample.row_key[order]
-    dataset = scored_rows(run.store, planner.names, ["row_key", "bucket", "messages", "gold"], keys)
-    table = pa.concat_tables(dataset.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_key")
+    columns = ["row_key", "bucket", "messages", "gold"]
+    table = read_scored(run.store, planner.parts, columns, keys).sort_by("row_key")
     table = table.take(pa.array(np.argsort(order)))
     frame = planner.border.score.frame
     messages = table["messages"].to_pylist()

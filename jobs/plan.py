@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.manifest import Run, fingerprint, read_json
-from jobs.scored import matrix_of, scored_rows
+from jobs.scored import matrix_of, read_scored
 from jobs.spec import JobSpec
 from jobs.store import Store
 from routing.hull import RankBy
@@ -131,10 +132,9 @@ class Plan:
     bill: dict[str, Any]
 
 
-def read_rows(store: Store, parts: list[str]) -> Rows:
-    """The planning columns of scored/, through Ray Data, in input order."""
-    dataset = scored_rows(store, parts, COLUMNS)
-    table = pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))).combine_chunks()
+def read_rows(store: Store, parts: Sequence[dict[str, Any]]) -> Rows:
+    """The planning columns of scored/, in input order."""
+    table = read_scored(store, parts, COLUMNS)
     table = table.take(pc.sort_indices(table["row"]))
     return Rows(
         row_key=table["row_key"].to_numpy(),

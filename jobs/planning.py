@@ -226,7 +226,7 @@ class Planner:
     @cached_property
     def rows(self) -> Rows:
         """The planning columns of all rows, with the predictions of the cascade or the pilot where there are some."""
-        rows = read_rows(self.run.store, self.names)
+        rows = read_rows(self.run.store, self.parts)
         entry = self.run.entry(self.pilot_entry) if has_pilot(self.job.spec) else None
         if entry is not None and entry["head"] != "none":
             rows = replace(rows, predicted=self.predictions(self.pilot_folder, rows.row_key), raw=rows.predicted)
@@ -323,7 +323,7 @@ class Planner:
         if not any(s.any() for s in suspects.values()):
             return out
         keys = np.sort(rows.row_key[np.logical_or.reduce(list(suspects.values()))])
-        dataset = scored_rows(self.run.store, self.names, ["row_key", "messages"], keys)
+        dataset = scored_rows(self.run.store, self.parts, ["row_key", "messages"], keys)
         counters = {name: self._counter(name) for name in limits}
         batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
         for batch in batches:

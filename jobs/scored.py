@@ -1,4 +1,4 @@
-"""Reading scored/ back, as a Ray dataset: one task per part; and finding its rows by key.
+"""Reading scored/ back, as a Ray dataset: one task per part, none where it is small; and finding its rows by key.
 
 Not `ray.data.read_parquet`: since 2.60 that starts a pool of actors to read footers for every dataset, a dozen processes for a
 table whose files, sizes and order the manifest already knows.
@@ -18,30 +18,65 @@ from numpy.typing import NDArray
 from jobs.store import Store
 
 READ_CPUS = 0.5
+HERE_ROWS = 1_000
+HERE_BYTES = 16 * 2**20
+"""Of prompts. So little is read in milliseconds; a worker process that has to start takes two seconds."""
 
 
 def scored_rows(
     store: Store,
-    parts: Sequence[str],
+    parts: Sequence[dict[str, Any]],
     columns: Sequence[str],
     keys: NDArray[np.int64] | None = None,
     shadow: NDArray[np.int64] | None = None,
     order: NDArray[np.int64] | None = None,
+    rows_per_block: int | None = None,
 ) -> ray.data.Dataset:
-    """The `columns` of scored/ `parts`, each part's rows in input order.
+    """The `columns` of scored/ `parts` (entries of the score stage), each part's rows in input order.
 
     keys: sorted row keys to keep (None: all). shadow: sorted row keys; adds the column `sample`, True where a row is one of them.
-    order: aligned with `keys`; adds it as the column `order`.
+    order: aligned with `keys`; rows come in this order instead. rows_per_block: blocks of so many rows (None: one a part).
+    Up to HERE_ROWS are read by this process: that is done before a task would have started.
     """
-    items = [{"name": name} for name in parts]
+    if is_small(parts):
+        table = read_scored(store, parts, columns, keys, shadow, order)
+        size = rows_per_block or max(1, len(table))
+        return ray.data.from_arrow([table.slice(at, size) for at in range(0, max(1, len(table)), size)])
+    items = [{"name": part["name"]} for part in parts]
     refs = [None if array is None else [ray.put(array)] for array in (keys, shadow, order)]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _read_part,  # type: ignore[arg-type]
-        fn_kwargs={"output": store.uri, "columns": list(columns), "keys": refs[0], "shadow": refs[1], "order": refs[2]},
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _read_batch,  # type: ignore[arg-type]
+        fn_kwargs={"output": store.uri, "columns": list(columns), "refs": refs},
         batch_size=1,
         batch_format="numpy",
         num_cpus=READ_CPUS,
     )
+    if order is not None:
+        dataset = dataset.sort("order").drop_columns(["order"])
+    return dataset if rows_per_block is None else dataset.repartition(target_num_rows_per_block=rows_per_block)
+
+
+def read_scored(
+    store: Store,
+    parts: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    keys: NDArray[np.int64] | None = None,
+    shadow: NDArray[np.int64] | None = None,
+    order: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """`scored_rows` as a table in this process's memory."""
+    if not is_small(parts):
+        dataset = scored_rows(store, parts, columns, keys, shadow, order)
+        return pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))).combine_chunks()
+    tables = [_read_part(store, part["name"], columns, keys, shadow, order) for part in parts]
+    table = pa.concat_tables(tables).combine_chunks()
+    return table if order is None else table.sort_by("order").drop_columns("order")
+
+
+def is_small(parts: Sequence[dict[str, Any]]) -> bool:
+    """Whether all of these are read faster here than a task starts."""
+    rows, n_bytes = (sum(int(part[name]) for part in parts) for name in ("rows", "prompt_bytes"))
+    return rows <= HERE_ROWS and n_bytes <= HERE_BYTES
 
 
 def over_parts(parts: Sequence[dict[str, Any]], actor: type, *arguments: Any) -> None:
@@ -63,26 +98,30 @@ def over_parts(parts: Sequence[dict[str, Any]], actor: type, *arguments: Any) ->
         pass
 
 
+def _read_batch(batch: dict[str, Any], output: str, columns: list[str], refs: list[list[Any] | None]) -> pa.Table:
+    keys, shadow, order = (None if ref is None else ray.get(ref[0]) for ref in refs)
+    return _read_part(Store(output), str(batch["name"][0]), columns, keys, shadow, order)
+
+
 def _read_part(
-    batch: dict[str, Any],
-    output: str,
-    columns: list[str],
-    keys: list[Any] | None,
-    shadow: list[Any] | None,
-    order: list[Any] | None,
+    store: Store,
+    name: str,
+    columns: Sequence[str],
+    keys: NDArray[np.int64] | None,
+    shadow: NDArray[np.int64] | None,
+    order: NDArray[np.int64] | None,
 ) -> pa.Table:
     needed = columns if keys is None and shadow is None else [*dict.fromkeys([*columns, "row_key"])]
-    table = Store(output).read_table(str(batch["name"][0]), columns=needed)
+    table = store.read_table(name, columns=list(needed))
     added = []
     if keys is not None:
-        wanted = ray.get(keys[0])
-        table = table.filter(pa.array(is_among(table["row_key"].to_numpy(), wanted)))
+        table = table.filter(pa.array(is_among(table["row_key"].to_numpy(), keys)))
         if order is not None:
-            at = np.searchsorted(wanted, table["row_key"].to_numpy())
-            table = table.append_column("order", pa.array(ray.get(order[0])[at]))
+            at = np.searchsorted(keys, table["row_key"].to_numpy())
+            table = table.append_column("order", pa.array(order[at]))
             added.append("order")
     if shadow is not None:
-        marks = is_among(table["row_key"].to_numpy(), ray.get(shadow[0]))
+        marks = is_among(table["row_key"].to_numpy(), shadow)
         table = table.append_column("sample", pa.array(marks))
         added.append("sample")
     return table.select([*columns, *added])

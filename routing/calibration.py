@@ -16,8 +16,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from routing.errors import RoutingError
 
@@ -94,6 +92,8 @@ def fit_calibration(scores: NDArray[Any], quality: NDArray[Any], method: str = "
 
 def _isotonic(score: Floats, target: Floats) -> Floats:
     """Knots (2, k) of the least-squares non-decreasing map."""
+    from sklearn.isotonic import IsotonicRegression
+
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, target)
     x, y = model.X_thresholds_.astype(np.float64), model.y_thresholds_.astype(np.float64)
     # Nothing to keep in order where scores or targets do not vary.
@@ -115,6 +115,8 @@ def _platt(score: Floats, target: Floats) -> Floats:
     smooth = target * right + (1 - target) * wrong
     x = np.concatenate([score, score])[:, None] / spread
     label = np.repeat([1, 0], len(score))
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=1e4, max_iter=1000).fit(x, label, np.concatenate([smooth, 1 - smooth]))
     slope = float(model.coef_[0, 0]) / spread
     return np.array([[slope], [float(model.intercept_[0])]]) if slope > 0 else flat

@@ -16,8 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.preprocessing import normalize
 
 from routing.errors import RoutingError
 from routing.prompt_form import prompt_form
@@ -61,6 +59,8 @@ class HashedTextFeatures(Features):
     def __init__(self, n_features: int = 2**14, characters: bool = True) -> None:
         if not isinstance(n_features, int) or n_features < 2:
             raise RoutingError(f"features: n_features is {n_features!r}; it must be a whole number of at least 2")
+        from sklearn.feature_extraction.text import HashingVectorizer
+
         self.n_features, self.characters = n_features, characters
         words = HashingVectorizer(
             n_features=n_features, dtype=np.float32, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b"
@@ -80,6 +80,8 @@ class HashedTextFeatures(Features):
 
     def _of_characters(self, texts: Sequence[str]) -> sp.csr_matrix:
         """What `char_wb` n-grams of the texts hash to, (n, n_features): sums over words, and every distinct word hashed once."""
+        from sklearn.preprocessing import normalize
+
         place: dict[str, int] = {}
         split = [[place.setdefault(word, len(place)) for word in text.lower().split()] for text in texts]
         hashed = (

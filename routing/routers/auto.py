@@ -21,7 +21,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from routing.encoder import MINILM
 from routing.errors import RoutingError
@@ -249,6 +248,8 @@ def pair_merit(predicted: Floats, quality: Floats) -> Floats:
     For a pair: gain x (share of rows ranked below - 1/2) / n, the area between the router's curve and the straight line
     of random routing; ties share their ranks. Rows that know only one of the pair have none.
     """
+    from scipy.stats import rankdata
+
     merit = np.zeros(len(quality))
     pairs = list(combinations(range(quality.shape[1]), 2))
     for first, second in pairs:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
 
 from routing.errors import RoutingError
 from routing.features import make_features
@@ -80,6 +79,8 @@ class ForestRouter(TextRouter):
         targets = np.hstack([residual, np.sqrt(2) * np.nan_to_num(contrast)])
         learnable = n >= MIN_ROWS and bool((targets.std(axis=0) > 1e-6).any())
         rows = slice(None) if learnable else slice(1)
+        from sklearn.ensemble import ExtraTreesRegressor
+
         forest = ExtraTreesRegressor(
             self.n_trees if learnable else 1,
             min_samples_leaf=max(LEAF, round(np.sqrt(n) / 5)),
@@ -127,7 +128,7 @@ class ForestRouter(TextRouter):
         return np.concatenate([joined[:, -n_counts:], form, meaning], axis=1).astype(np.float32)
 
 
-def _arrays(forest: ExtraTreesRegressor, m: int) -> dict[str, NDArray[Any]]:
+def _arrays(forest: Any, m: int) -> dict[str, NDArray[Any]]:
     """All trees one after another: feature (c,), threshold (c,), children (c, 2), value (c, m), roots (t,).
 
     A leaf is its own child on both sides, so that a walk of the greatest depth ends in it.

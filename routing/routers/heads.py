@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from routing.calibration import METHODS, fit_calibration
 from routing.metrics import apgr
@@ -97,6 +96,8 @@ class Blend:
             y = _contrasts(quality[rows].astype(np.float64), fold[rows])
             spread = x.std(axis=0)
             pull = np.sqrt(PULL * quality.shape[1]) * np.diag(np.maximum(spread, SPREAD))
+            from scipy.optimize import nnls
+
             weights = nnls(np.vstack([x, pull]), np.concatenate([y, pull @ weights]))[0] * (spread > SPREAD)
             # The mix is held back towards the pilot; its scale need not be, and quality has to come out on that of quality.
             mixed = x @ weights

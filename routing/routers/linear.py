@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
 
 from routing.routers.base import TrainingData, as_outcomes
 from routing.routers.text import Floats, LinearTextRouter, regress_each
@@ -43,5 +42,7 @@ class LinearRouter(LinearTextRouter):
 
 def ridge(x: Floats, y: Floats, alphas: Floats = ALPHAS) -> tuple[Floats, float]:
     """Coefficients (d,) and intercept of the ridge of `y` (n,) on `x` (n, d) whose penalty leaves one row out best."""
+    from sklearn.linear_model import RidgeCV
+
     fitted = RidgeCV(alphas).fit(x, y)
     return fitted.coef_, fitted.intercept_

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 
 from routing.boilerplate import find_boilerplate, without_boilerplate
 from routing.errors import RoutingError
@@ -57,6 +56,8 @@ class TextSpace:
         k = min(self.n_components, len(rows) - 1)
         self.components_ = np.zeros((0, d), np.float16)
         if k > 0:
+            from sklearn.utils.extmath import randomized_svd
+
             _, _, components = randomized_svd(weighted[np.sort(rows)], k, n_iter=3, random_state=self.seed)
             # Half precision halves the artifact; rounded here so that a loaded router sees the same space.
             self.components_ = components.astype(np.float16)

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.model_selection import KFold
-from sklearn.svm import LinearSVR
 
 from routing.errors import RoutingError
 from routing.routers.base import TrainingData, as_outcomes
@@ -60,7 +58,9 @@ class SVMRouter(LinearTextRouter):
         svr = self._regressor(self.c or self._choose(x, y)).fit(x, y - mean)
         return svr.coef_, mean + np.ravel(svr.intercept_)[0]
 
-    def _regressor(self, c: float) -> LinearSVR:
+    def _regressor(self, c: float) -> Any:
+        from sklearn.svm import LinearSVR
+
         # The bias is a column of constants under the penalty; the larger it is, the less that matters.
         return LinearSVR(
             epsilon=self.epsilon,
@@ -74,6 +74,8 @@ class SVMRouter(LinearTextRouter):
 
     def _choose(self, x: Floats, y: Floats) -> float:
         """The penalty with the least squared error over the folds."""
+        from sklearn.model_selection import KFold
+
         rows = np.random.default_rng(self.seed).permutation(len(y))[:CHOICE_ROWS]
         errors = np.zeros(len(PENALTIES))
         for train, test in KFold(FOLDS).split(rows):

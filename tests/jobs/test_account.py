@@ -43,7 +43,7 @@ def run(tmp_path, ray_local):
     })  # fmt: skip
     parts = run_score(plan_score(spec, list_files(spec.input)), spec.output)
     store = Store(spec.output)
-    rows = read_rows(store, [p["name"] for p in parts])
+    rows = read_rows(store, parts)
     plan, bill = decide(spec, rows, EST, np.zeros((12, 2), bool))
     return spec, store, parts, plan, bill, tmp_path
 

@@ -1,12 +1,15 @@
 """Finding rows by key, and the column of predictions there and back."""
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.scored import find_keys, is_among, matrix_of, positions, predicted_column
+from jobs import scored
+from jobs.scored import find_keys, is_among, matrix_of, positions, predicted_column, read_scored, scored_rows
+from jobs.store import Store
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=40)
 
@@ -43,3 +46,31 @@ def test_predictions_come_back_as_they_were(n):
     cut = pa.chunked_array([column[: n // 2], column[n // 2 :]], column.type)
     np.testing.assert_array_equal(matrix_of(cut), matrix)
     np.testing.assert_array_equal(matrix_of(column.slice(n // 3)), matrix[n // 3 :])
+
+
+def test_a_small_table_is_read_here_as_tasks_would_read_it(ray_local, tmp_path, monkeypatch):
+    store, parts = Store(str(tmp_path)), []
+    for number in range(3):
+        keys = np.random.default_rng(number).permutation(40) + 100 * number
+        name = f"scored/part-{number}.parquet"
+        store.write_table(name, pa.table({"row_key": keys, "messages": [f"m{key}" for key in keys]}))
+        parts.append({"name": name, "rows": 40, "prompt_bytes": 80})
+    keys, shadow = np.arange(5, 230, 3), np.arange(0, 300, 7)
+    order = np.random.default_rng(9).permutation(len(keys))
+    for options in (
+        {},
+        {"keys": keys},
+        {"keys": keys, "shadow": shadow},
+        {"keys": keys, "shadow": shadow, "order": order},
+    ):
+        found = {}
+        for limit in (0, 1_000):
+            monkeypatch.setattr(scored, "HERE_ROWS", limit)
+            table = read_scored(store, parts, ["messages", "row_key"], **options)
+            blocks = scored_rows(store, parts, ["messages", "row_key"], **options, rows_per_block=7)
+            found[limit] = table.to_pydict()
+            sizes = [len(block) for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow")]
+            assert sum(sizes) == len(table) and max(sizes) == 7
+        if "order" not in options:  # one part after the other, however tasks end
+            found = {limit: pd.DataFrame(rows).sort_values("row_key").to_dict("list") for limit, rows in found.items()}
+        assert found[0] == found[1_000]
