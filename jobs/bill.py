@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jobs.plan import Assignments, Rows
 
 CURVE_POINTS = 21
+BATCH_WINDOW_S = 24 * 3600.0
+"""A provider's promise for a batch; most end within an hour or two."""
 
 
 def figures(
@@ -85,3 +87,26 @@ def cap_usd(spec: JobSpec) -> float | None:
     """The most that a run may spend: max_usd and a dollar policy, whichever is less."""
     caps = [c for c in (spec.max_usd, spec.policy.budget_usd) if c is not None]
     return min(caps) if caps else None
+
+
+def is_tight(spec: JobSpec, bill: dict[str, Any]) -> bool:
+    """Dollars may decide which rows go up: at worst the plan passes the cap; once answers are measured, at the upper end."""
+    cap = cap_usd(spec)
+    recuts = bill.get("recuts")
+    worst = recuts[-1]["upper_usd"] if recuts else max(bill["bound_usd"], bill["range_usd"][1])
+    return cap is not None and worst > cap
+
+
+def hours(spec: JobSpec, bill: dict[str, Any], latency_s: dict[str, float]) -> dict[str, Any]:
+    """Rough running time: each lane's calls over what it may have in flight; lanes run side by side."""
+    lanes = []
+    for name in spec.names:
+        model, calls = spec.models[name], bill["by_model"][name].get("requests", 0)
+        parallel = model.limits.in_flight if model.engine.startswith("openai") else 64 * model.replicas
+        seconds = calls * latency_s[name] / parallel
+        if model.engine == "openai_batch":  # all at once, within the provider's window
+            seconds = BATCH_WINDOW_S if calls else 0.0
+        if model.limits.requests_per_minute:
+            seconds = max(seconds, calls / model.limits.requests_per_minute * 60)
+        lanes.append(seconds / 3600)
+    return {"total": max(lanes), "assumed": True}

@@ -21,8 +21,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError, StoreError
+from jobs.filesystems import filesystem_of, storage_errors
 from jobs.spec import InputSpec
-from jobs.store import filesystem_of, storage_errors
 
 FORMATS = {
     ".parquet": "parquet",

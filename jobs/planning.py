@@ -8,7 +8,6 @@ keeps the planned dollars of the bill that the user saw. Cost: one pass over sco
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,8 +18,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.answer_rows import RANKS
-from jobs.bill import cap_usd
+from jobs.bill import cap_usd, hours, is_tight
 from jobs.border import Border, Job
+from jobs.context_limits import find_too_long, token_counter
 from jobs.cutting import decide, policy_of
 from jobs.errors import SpecError
 from jobs.estimate import Estimate, estimate_all
@@ -44,15 +44,11 @@ from jobs.plan import (
 )
 from jobs.requests import build_request
 from jobs.sampling import has_pilot
-from jobs.scored import is_among, matrix_of, positions, scored_rows
-from jobs.spec import JobSpec
+from jobs.scored import is_among, matrix_of, positions
 from jobs.spec_models import Model
 
 KEPT_OF_THE_BILL = ("planned_usd", "range_usd", "bound_usd", "curve", "request", "hours", "assumptions")
 """What a re-cut leaves as the user saw it before the run."""
-BATCH_WINDOW_S = 24 * 3600.0
-"""A provider's promise for a batch; most end within an hour or two."""
-Counter = Callable[[list[list[dict[str, Any]]]], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +188,7 @@ class Planner:
             "checks": self.job.checks,
             "request": self._rendered_request(),
         }
-        bill["hours"] = _hours(spec, bill, {name: estimates[name].latency_s for name in spec.names})
+        bill["hours"] = hours(spec, bill, {name: estimates[name].latency_s for name in spec.names})
         return write_plan(self.run.store, number + 1, assignments, bill)
 
     def standing(self) -> Standing:
@@ -255,7 +251,7 @@ class Planner:
 
         return estimate_all(
             self.job.spec, self.run.store, self.names, self.border.router_card, self.border.router_columns,
-            self._counter, measured_bytes,
+            lambda name: token_counter(self.job.spec.models[name]), measured_bytes,
         )  # fmt: skip
 
     def weak_usd(self, plan: Plan, standing: Standing | None = None) -> float:
@@ -300,40 +296,10 @@ class Planner:
             cost[at, j] = found.cost_usd
         return Paid(answered, rejected, cost, lost, stranded_usd)
 
-    def _counter(self, name: str) -> Counter | None:
-        model = self.job.spec.models[name]
-        if not (model.tokenizer or model.source):
-            return None
-        from jobs.lanes.local import prompt_token_counter  # transformers: a second to import, for those who need it
-
-        return prompt_token_counter(model)
-
     @cached_property
     def too_long(self) -> NDArray[np.bool_]:
-        """(n, m) True where a prompt and its answer do not fit a model's context.
-
-        A token is at least a byte, so only prompts of more bytes than the context are counted: exactly where the tokenizer is
-        at hand, else the engine has the last word.
-        """
-        job, rows = self.job, self.rows
-        names = job.spec.names
-        out = np.zeros((len(rows.row_key), len(names)), bool)
-        limits = {n: c - job.spec.max_tokens_of(n) for n in names if (c := job.contexts.get(n)) is not None}
-        suspects = {n: rows.prompt_bytes > max(1, limit) for n, limit in limits.items()}
-        if not any(s.any() for s in suspects.values()):
-            return out
-        keys = np.sort(rows.row_key[np.logical_or.reduce(list(suspects.values()))])
-        dataset = scored_rows(self.run.store, self.parts, ["row_key", "messages"], keys)
-        counters = {name: self._counter(name) for name in limits}
-        batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
-        for batch in batches:
-            messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]
-            at = self.places(batch["row_key"].to_numpy())
-            for j, name in enumerate(names):
-                count = counters.get(name)
-                if count is not None and len(at):
-                    out[at, j] = np.array(count(messages)) > max(1, limits[name])
-        return out
+        """(n, m) True where a prompt and its answer do not fit a model's context."""
+        return find_too_long(self.job, self.run.store, self.parts, self.rows, self.places)
 
     def _rendered_request(self) -> dict[str, Any]:
         """The strong model's request for the first row that can be asked: what `plan` shows."""
@@ -345,26 +311,3 @@ class Planner:
             return {}
         messages, body = json.loads(good[0]["messages"]), json.loads(good[0]["body"] or "{}")
         return build_request(spec.models[name], name, spec.sampling_of(name), spec.response_format, messages, body)
-
-
-def is_tight(spec: JobSpec, bill: dict[str, Any]) -> bool:
-    """Dollars may decide which rows go up: at worst the plan passes the cap; once answers are measured, at the upper end."""
-    cap = cap_usd(spec)
-    recuts = bill.get("recuts")
-    worst = recuts[-1]["upper_usd"] if recuts else max(bill["bound_usd"], bill["range_usd"][1])
-    return cap is not None and worst > cap
-
-
-def _hours(spec: JobSpec, bill: dict[str, Any], latency_s: dict[str, float]) -> dict[str, Any]:
-    """Rough running time: each lane's calls over what it may have in flight; lanes run side by side."""
-    lanes = []
-    for name in spec.names:
-        model, calls = spec.models[name], bill["by_model"][name].get("requests", 0)
-        parallel = model.limits.in_flight if model.engine.startswith("openai") else 64 * model.replicas
-        seconds = calls * latency_s[name] / parallel
-        if model.engine == "openai_batch":  # all at once, within the provider's window
-            seconds = BATCH_WINDOW_S if calls else 0.0
-        if model.limits.requests_per_minute:
-            seconds = max(seconds, calls / model.limits.requests_per_minute * 60)
-        lanes.append(seconds / 3600)
-    return {"total": max(lanes), "assumed": True}

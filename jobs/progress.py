@@ -1,9 +1,7 @@
 """Live progress of a run, on standard error: rows, dollars, time to go; a panel in a terminal, a line in a log.
 
-The driver calls `Progress.update` about twice a second with the governor's counts. Rates are exponentially weighted
-over `RATE_WINDOW_S`, per model, because a weak lane at 1,000 rows/s says nothing about a strong one at 5; lanes run
-side by side, so the time to go is that of the slowest. Standard output is left alone: it belongs to `--json`.
-`jobs.quiet` keeps Ray's own bars and log lines off the terminal.
+The driver calls `Progress.update` about twice a second with the governor's counts, which `jobs.tally` turns into rates.
+Standard output is left alone: it belongs to `--json`. `jobs.quiet` keeps Ray's own bars and log lines off the terminal.
 """
 
 from __future__ import annotations
@@ -23,43 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.figures import count, duration, percent, short_count, usd
-from jobs.quiet import init_ray, quiet_ray
+from jobs.tally import Tally
 
-__all__ = ["Progress", "Rate", "init_ray", "quiet_ray"]
-
-RATE_WINDOW_S = 15.0
-"""Time constant of the smoothed rate: settled rows arrive in bursts of one journal segment (2 s)."""
 LOG_INTERVAL_S, REFRESH_PER_S = 5.0, 2.0
 MAX_WIDTH = 100
-ROWS_TO_PROJECT = 20
-"""Settled rows of a model before its own cost per row is believed over the plan's."""
-
-
-class Rate:
-    """Rows per second, exponentially weighted; None until something happened.
-
-    The weights are normalised by what was seen so far, so the first seconds are not biased to 0.
-    """
-
-    def __init__(self, window_s: float = RATE_WINDOW_S) -> None:
-        self.window_s = window_s
-        self._rows = self._seconds = 0.0
-        self._last: tuple[float, float] | None = None
-
-    def add(self, now_s: float, total: float) -> None:
-        """`total` rows were done at `now_s`. The first call sets the start: a resumed run's old rows do not count."""
-        if self._last is not None:
-            passed = now_s - self._last[0]
-            if passed <= 0:
-                return
-            keep = math.exp(-passed / self.window_s)
-            self._rows = self._rows * keep + max(0.0, total - self._last[1])
-            self._seconds = self._seconds * keep + passed
-        self._last = (now_s, total)
-
-    @property
-    def per_second(self) -> float | None:
-        return self._rows / self._seconds if self._rows > 1e-9 and self._seconds > 0 else None
 
 
 class Progress:
@@ -89,16 +54,12 @@ class Progress:
         interval_s: float = LOG_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total_rows = total_rows
-        self.models = list(models)
+        self.tally = Tally(total_rows, models)
         self.console = console or Console(stderr=True, soft_wrap=False)
         self.live_mode = self.console.is_terminal and not self.console.is_dumb_terminal if live is None else live
         self.interval_s = interval_s
         self._clock = clock
         self._live: Live | None = None
-        self._state: Mapping[str, Any] = {}
-        self._stage: str | None = None
-        self._rates: dict[str, Rate] = {}
         self._started_s = clock()
         self._printed_s = -math.inf
         self._printed = ""
@@ -124,111 +85,47 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif self._state:
+        elif self.tally.stage is not None:
             self._print_line()
 
     def update(self, state: Mapping[str, Any]) -> None:
         """Take new counts and show them: the panel at once, a line when one is due or the stage changed."""
-        self._state = state
         now = self._clock()
-        stage = self._job.get("stage")
-        new_stage = stage != self._stage
-        if new_stage:
-            self._stage, self._rates = stage, {}
-        for name in ["", *self._lanes]:
-            done = self._counts[0] if not name else self._lanes[name].get("settled", 0)
-            self._rates.setdefault(name, Rate()).add(now, done)
+        new_stage = self.tally.take(state, now)
         if self._live is not None:
             self._live.refresh()
         elif not self.live_mode and (new_stage or now - self._printed_s >= self.interval_s):
             self._printed_s = now
             self._print_line()
 
-    @property
-    def _job(self) -> Mapping[str, Any]:
-        return self._state.get("job") or {}
-
-    @property
-    def _lanes(self) -> dict[str, Mapping[str, Any]]:
-        given = self._state.get("models") or {}
-        order = [name for name in self.models if name in given] + [name for name in given if name not in self.models]
-        return {name: given[name] for name in order}
-
-    @property
-    def _counts(self) -> tuple[int, int]:
-        """(rows done, rows in all) of this stage."""
-        todo = sum(lane.get("todo") or 0 for lane in self._lanes.values())
-        if todo:
-            return sum(lane.get("settled") or 0 for lane in self._lanes.values()), todo
-        return self._job.get("done") or 0, self.total_rows
-
-    def eta_s(self) -> float | None:
-        """Seconds to go: the slowest lane's, None while a lane with rows left has no rate yet."""
-        lanes = {
-            n: (lane.get("todo") or 0) - (lane.get("settled") or 0)
-            for n, lane in self._lanes.items()
-            if lane.get("todo")
-        }
-        if not lanes:
-            done, total = self._counts
-            if not total:
-                return None
-            lanes = {"": total - done}
-        waits = [self._wait_s(name, left) for name, left in lanes.items()]
-        return max((wait for wait in waits if wait is not None), default=0.0) if None not in waits else None
-
-    def lane_eta_s(self, name: str) -> float | None:
-        """Seconds until this lane has answered its rows; None while it has no rate yet."""
-        lane = self._lanes[name]
-        return self._wait_s(name, (lane.get("todo") or 0) - (lane.get("settled") or 0))
-
-    def _wait_s(self, name: str, left: int) -> float | None:
-        if left <= 0:
-            return 0.0
-        rate = self._rates[name].per_second if name in self._rates else None
-        return None if rate is None or left / rate > 1e8 else left / rate
-
-    def projected_usd(self) -> float | None:
-        """Dollars at the end: each model's cost per settled row times its rows; the plan's word until that is known."""
-        total = 0.0
-        for lane in self._lanes.values():
-            todo, settled = lane.get("todo") or 0, lane.get("settled") or 0
-            if settled < min(ROWS_TO_PROJECT, todo):
-                return self._job.get("planned_usd")
-            total += (lane.get("cost_usd") or 0.0) * (todo / settled if settled else 0.0)
-        return total if self._lanes else self._job.get("planned_usd")
-
-    def _sum(self, field: str) -> float:
-        return sum(lane.get(field) or 0 for lane in self._lanes.values())
-
-    def _rate_text(self) -> str:
-        rate = self._rates[""].per_second if "" in self._rates else None
+    @staticmethod
+    def _per_second(rate: float | None) -> str:
         return "" if rate is None else f"{count(rate) if rate >= 10 else f'{rate:.1f}'} rows/s"
 
     def line(self) -> str:
         """One log line without colour or wrapping."""
-        done, total = self._counts
+        done, total = self.tally.counts
         rows = (
             f" {count(done)}/{count(total)} rows ({percent(done / total)})"
             if total
             else f" {count(done)} rows" * bool(done)
         )
-        parts = [f"headgate: {self._stage or 'start'}{rows}"]
-        if self._lanes:
+        parts = [f"headgate: {self.tally.stage or 'start'}{rows}"]
+        if self.tally.lanes:
             parts += self._dollars()
-        if rate := self._rate_text():
+        if rate := self._per_second(self.tally.rate()):
             parts.append(rate)
         if total:
-            parts.append(f"ETA {duration(self.eta_s())}")
+            parts.append(f"ETA {duration(self.tally.eta_s())}")
         parts += self._troubles()
-        return " | ".join([", ".join(parts), *(self._lane_text(name, lane) for name, lane in self._lanes.items())])
+        return " | ".join([", ".join(parts), *(self._lane_text(name, lane) for name, lane in self.tally.lanes.items())])
 
     def _lane_text(self, name: str, lane: Mapping[str, Any]) -> str:
         """`strong 340/900, ETA 0:33, 600 requests/min`; what is through says its rows alone."""
         done, todo = lane.get("settled") or 0, lane.get("todo") or 0
         facts = [f"{name} {done}/{todo}"]
         if done < todo:
-            facts += [f"ETA {duration(self.lane_eta_s(name))}", *_limit(lane)]
+            facts += [f"ETA {duration(self.tally.lane_eta_s(name))}", *_limit(lane)]
         return ", ".join(facts)
 
     def _print_line(self) -> None:
@@ -239,7 +136,7 @@ class Progress:
 
     def panel(self) -> Panel:
         """The whole picture, no line of it wrapped from 60 columns up."""
-        done, total = self._counts
+        done, total = self.tally.counts
         width = min(self.console.width, MAX_WIDTH)
         rows = Text(
             f"{count(done)} / {count(total)} rows" if total else f"{count(done)} rows" * bool(done), style="bold"
@@ -256,17 +153,22 @@ class Progress:
             share,
             rows,
         )
-        in_flight = int(self._sum("in_flight"))
+        in_flight = int(self.tally.sum_of("in_flight"))
         flying = [f"{count(in_flight)} in flight"] * bool(in_flight)
         parts: list[Any] = [
             top,
-            self._facts(self._rate_text(), f"ETA {duration(self.eta_s())}" * bool(total), *flying, *self._troubles()),
+            self._facts(
+                self._per_second(self.tally.rate()),
+                f"ETA {duration(self.tally.eta_s())}" * bool(total),
+                *flying,
+                *self._troubles(),
+            ),
         ]
-        if self._lanes:
+        if self.tally.lanes:
             parts += [self._facts(*self._dollars()), Text(""), self._lane_table(width)]
         return Panel(
             Group(*parts),
-            title=Text.assemble(("headgate", "bold"), f" · {self._stage or 'start'}"),
+            title=Text.assemble(("headgate", "bold"), f" · {self.tally.stage or 'start'}"),
             title_align="left",
             subtitle=Text(f"{duration(self._clock() - self._started_s)} elapsed", style="dim"),
             subtitle_align="right",
@@ -276,17 +178,17 @@ class Progress:
         )
 
     def _troubles(self) -> list[str]:
-        errors, lost_usd = int(self._sum("errors")), self._sum("lost_usd")
+        errors, lost_usd = int(self.tally.sum_of("errors")), self.tally.sum_of("lost_usd")
         return [f"{count(errors)} errors"] * bool(errors) + [f"{usd(lost_usd)} lost"] * bool(lost_usd)
 
     def _dollars(self) -> list[str]:
         """Spent and projected first: a narrow terminal cuts the end."""
-        cap, projected = self._job.get("cap_usd"), self.projected_usd()
-        spent = f"{usd(self._sum('cost_usd'))} spent"
+        cap, projected = self.tally.job.get("cap_usd"), self.tally.projected_usd()
+        spent = f"{usd(self.tally.sum_of('cost_usd'))} spent"
         texts = [spent if cap is None else f"{spent} (cap {usd(cap)})"]
         texts.append(f"{'-' if projected is None else usd(projected)} projected")
-        told = any("reserved_usd" in lane for lane in self._lanes.values())
-        return [*texts, f"{usd(self._sum('reserved_usd'))} reserved"] if told else texts
+        told = any("reserved_usd" in lane for lane in self.tally.lanes.values())
+        return [*texts, f"{usd(self.tally.sum_of('reserved_usd'))} reserved"] if told else texts
 
     @staticmethod
     def _facts(*facts: str) -> Text:
@@ -301,7 +203,7 @@ class Progress:
             ("limit", 66, lambda _, lane: _limit_cell(lane)),
             ("tokens in/out", 76, lambda _, lane: _tokens(lane)),
             ("spent", 0, lambda _, lane: usd(lane.get("cost_usd") or 0.0)),
-            ("ETA", 0, lambda name, _: duration(self.lane_eta_s(name))),
+            ("ETA", 0, lambda name, _: duration(self.tally.lane_eta_s(name))),
         ]
         shown = [column for column in columns if column[1] <= width]
         table = Table.grid(padding=(0, 1, 0, 0), expand=True)
@@ -309,12 +211,12 @@ class Progress:
         for _ in shown:
             table.add_column(justify="right", no_wrap=True)
         table.add_row(*(Text(head, style="dim") for head in ("model", *(column[0] for column in shown))))
-        for name, lane in self._lanes.items():
+        for name, lane in self.tally.lanes.items():
             table.add_row(Text(name), *(column[2](name, lane) for column in shown))
         return table
 
     def _lane_rate(self, name: str) -> str:
-        rate = self._rates[name].per_second if name in self._rates else None
+        rate = self.tally.rate(name)
         return "-" if rate is None else short_count(rate) if rate >= 10 else f"{rate:.1f}"
 
 

@@ -23,12 +23,13 @@ import ray.data
 from numpy.typing import NDArray
 
 from jobs.errors import InputError
+from jobs.filesystems import storage_errors
 from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records, whole
 from jobs.prompts import Prompt, PromptReader
 from jobs.requests import content_key, digest16, prompt_tokens_bound
 from jobs.scored import predicted_column
 from jobs.spec import UNTRAINED_ROUTERS, JobSpec
-from jobs.store import Store, storage_errors
+from jobs.store import Store
 from routing import routers
 from routing.errors import RoutingError
 from routing.routers.base import Router

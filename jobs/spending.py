@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jobs import answer
 from jobs.bands import held_back, next_band
+from jobs.bill import is_tight
 from jobs.border import Job, check_lanes, lane_context
 from jobs.errors import LaneDown
 from jobs.governor import recover_on_all_nodes
@@ -25,7 +26,7 @@ from jobs.journal import Journal, local_dir
 from jobs.manifest import Run
 from jobs.money import Money
 from jobs.plan import Assignments, Plan, limited
-from jobs.planning import Planner, Standing, is_tight
+from jobs.planning import Planner, Standing
 from jobs.progress import Progress
 from jobs.scored import is_among
 from jobs.spec import JobSpec

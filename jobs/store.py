@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -27,95 +26,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.errors import StoreError
-
-S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 7
-"""A job asks storage thousands of times: of one request in five turned away (503 SlowDown), 7 attempts leave one in 80,000.
-Where the connection is refused, they are over after half a minute."""
+from jobs.filesystems import (
+    S3_ATTEMPTS,
+    S3_CONNECT_TIMEOUT_S,
+    S3_REQUEST_TIMEOUT_S,
+    filesystem_of,
+    meaning_of,
+    s3_endpoint,
+    storage_errors,
+)
 
 WHOLE_BYTES = 2**20
 """`Store.batches` fetches a file of this size or less in one piece."""
 BATCH_ROWS = 2**14
 """At a kilobyte a row and 16 threads, 256 MB."""
-
-
-def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
-    """URI or local path → (file system, path in it). Raises StoreError for an unknown scheme."""
-    scheme = urlsplit(uri).scheme if "://" in uri else ""
-    if scheme in ("", "file"):
-        path = uri.removeprefix("file://")
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-    if scheme == "s3":
-        bucket = uri.removeprefix("s3://").partition("/")[0]
-        if "@" in bucket:  # the URI is stored and shown: not even the error may repeat it
-            raise StoreError(
-                "s3:// URI: credentials do not belong in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-        if not bucket:
-            raise StoreError(f"{uri}: names no bucket; write it as s3://bucket/prefix")
-        endpoint = _s3_endpoint()
-        parts = urlsplit(endpoint)
-        options: dict[str, Any] = {
-            "connect_timeout": S3_CONNECT_TIMEOUT_S,
-            "request_timeout": S3_REQUEST_TIMEOUT_S,
-            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        }
-        if endpoint:
-            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region or endpoint:
-            options["region"] = region or "us-east-1"
-        return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
-    if scheme in ("gs", "gcs"):
-        return pafs.GcsFileSystem(), uri.split("://", 1)[1].rstrip("/")
-    raise StoreError(f"{uri}: unknown storage {scheme}://; use s3://, gs:// or a local path")
-
-
-def _s3_endpoint() -> str:
-    """The endpoint the environment names, "" for Amazon's own. Raises StoreError where it is no URL."""
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        if endpoint := os.environ.get(name, ""):
-            parts = urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise StoreError(f"{name}: {endpoint!r} is no URL; write it as https://host:port")
-            return endpoint
-    return ""
-
-
-@contextmanager
-def storage_errors(uri: str, doing: str) -> Iterator[None]:
-    """Turn the file system's errors into one line that names the place and the likely fix."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise StoreError(f"{uri}: not found ({doing})") from None
-    except PermissionError:
-        raise StoreError(f"{uri}: permission denied ({doing})") from None
-    except UnicodeDecodeError:  # pyarrow's, of a damaged Parquet file
-        raise StoreError(f"{uri}: damaged: it holds names that are not UTF-8 ({doing})") from None
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{uri}: {_reason(str(error))} ({doing})") from None
-
-
-def _reason(text: str) -> str:
-    """What an S3 (or other) error means to the person who has to mend it."""
-    known = {
-        "NO_SUCH_BUCKET": "no such bucket",
-        "NoSuchBucket": "no such bucket",
-        "bucket does not exist": "no such bucket",
-        "ACCESS_DENIED": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
-        "HTTP status 403": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
-        "SignatureDoesNotMatch": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
-        "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
-        "INVALID_ACCESS_KEY_ID": "the access key is unknown; check AWS_ACCESS_KEY_ID",
-        "NETWORK_CONNECTION": "cannot be reached; check AWS_ENDPOINT_URL and the network",
-        "Unable to parse ExceptionName: InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID",
-        "No space left on device": "no space left on the device",
-        "Read-only file system": "read-only file system",
-        "Not a directory": "a file stands where a folder is needed",
-        "File exists": "a file stands where a folder is needed",
-        "Is a directory": "a folder stands where a file is needed",
-    }
-    return next((meaning for mark, meaning in known.items() if mark in text), " ".join(text.split())[:160])
 
 
 def _groups_with(parquet: pq.ParquetFile, column: str, values: NDArray[np.int64]) -> list[int]:
@@ -154,7 +78,7 @@ class Store:
             connect_timeout=S3_CONNECT_TIMEOUT_S,
             read_timeout=S3_REQUEST_TIMEOUT_S,
             retries={"max_attempts": S3_ATTEMPTS, "mode": "standard"},
-            s3={"addressing_style": "path"} if _s3_endpoint() else None,
+            s3={"addressing_style": "path"} if s3_endpoint() else None,
         )
         # A session of its own: boto3's default one keeps the first credentials it saw, and threads may not share it.
         return Session().client("s3", config=config, region_name=self.fs.region or None)
@@ -323,10 +247,10 @@ class Store:
                 if code in ("ConditionalRequestConflict", "409"):  # two creators at once: ask again who won
                     time.sleep(0.2)
                     continue
-                raise StoreError(f"{self.url(name)}: {_reason(code + ' ' + str(error))} (creating it)") from None
+                raise StoreError(f"{self.url(name)}: {meaning_of(code + ' ' + str(error))} (creating it)") from None
             except BotoCoreError as error:
                 raise StoreError(
-                    f"{self.url(name)}: {_reason('NETWORK_CONNECTION ' + str(error))} (creating it)"
+                    f"{self.url(name)}: {meaning_of('NETWORK_CONNECTION ' + str(error))} (creating it)"
                 ) from None
         return False
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from jobs.errors import InputError, SpecError
-from jobs.store import Store, storage_errors
+from jobs.filesystems import storage_errors
+from jobs.store import Store
 from routing.errors import RoutingError
 from routing.outcomes import Outcomes, read_outcomes
 

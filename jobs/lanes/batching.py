@@ -10,24 +10,20 @@ session of its own, so that settling goes on where it stopped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from itertools import compress, islice
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 
-from jobs.allowance import REPORT_S
 from jobs.answer_rows import Answer
 from jobs.batches import FileRow, Manifest
-from jobs.errors import HeadgateError, LaneDown
+from jobs.errors import LaneDown
 from jobs.journal import Journal, JournalWriter
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneContext
@@ -35,8 +31,8 @@ from jobs.lanes.batch_api import ADOPT_S, BatchApi
 from jobs.lanes.batch_queue import BatchQueue
 from jobs.lanes.batch_results import Outcome, Results
 from jobs.lanes.batch_rows import Pending, file_line, prepare
+from jobs.lanes.batch_tasks import BatchTasks
 from jobs.lanes.exchange import Row
-from jobs.leases import Report
 from jobs.reservations import new_name, nonce_of, unfinished
 from jobs.scored import is_among
 from jobs.store import Store
@@ -48,7 +44,6 @@ BATCH_LIMIT_S = 30 * 3600.0
 """No provider's window is longer than 24 h; a batch that has not ended then is for a person to look at."""
 ROWS_A_TURN = 1000
 """Rows made ready before other blocks get the event loop: some 0.1 s."""
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -84,7 +79,7 @@ class BatchAsker:
         poll_s: float = POLL_S,
         adopt_s: float = ADOPT_S,
     ) -> None:
-        self.context, self.stopped = context, ""
+        self.context = context
         self._endpoint, self._node_id, self._pid, self._poll_s = endpoint, node_id, pid, poll_s
         self._api = BatchApi(endpoint, session, context.model, context.alias, adopt_s)
         self._store = Store(context.output)
@@ -92,9 +87,8 @@ class BatchAsker:
         self._journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
         self._running: dict[str, Running] = {}
         self._adopted: list[tuple[NDArray[np.int64], asyncio.Task[Outcome | None]]] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.lane = BatchTasks(context, self._journal.unique)
         self._sending = asyncio.Lock()
-        self._counts = Report()
         self._queue = BatchQueue(context, poll_s)
         self._n_blocks = 0
         self._poor: set[int] = set()
@@ -102,35 +96,33 @@ class BatchAsker:
 
     async def open(self) -> None:
         """Find the batches that earlier processes left, and follow them from now on."""
-        self._start(self._watch())
-        if self.stopped:
+        self.lane.start(self.lane.watch(20 * self._poll_s))
+        if self.lane.stopped:
             return
         for name in await asyncio.to_thread(unfinished, self._store, self.context.alias):
             rows = await asyncio.to_thread(self._manifest.rows, name)
             keys = np.sort(np.fromiter((row.row_key for row in rows), np.int64, len(rows)))
-            self._adopted.append((keys, self._start(self._adopt(name, rows))))
+            self._adopted.append((keys, self.lane.start(self._adopt(name, rows))))
 
     async def block(self, block: pa.Table) -> list[Answer]:
         """Settle the rows of a block with ASK_COLUMNS. What has an answer when all is done, or when the lane stops."""
         columns = (block[name].to_pylist() for name in ("row_key", "bucket", "sample"))
         rows = [Row(block, place, *values) for place, values in enumerate(zip(*columns, strict=True))]
         answers: list[Answer] = []
-        if not self.stopped:
-            work = self._start(self._work(rows, answers))
+        if not self.lane.stopped:
+            work = self.lane.start(self._work(rows, answers))
             await asyncio.wait([work])
             if not work.cancelled():
                 work.result()
-        self._count(left=len(rows) - len(answers))
+        self.lane.count(left=len(rows) - len(answers))
         for writer in [self._journal, *(batch.writer for batch in self._running.values())]:
-            await self._guarded(asyncio.to_thread(writer.flush))
-        await self._report()
+            await self.lane.guarded(asyncio.to_thread(writer.flush))
+        await self.lane.report()
         return answers
 
     async def close(self) -> None:
         """Leave everything as it is; the batches run on."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.lane.end()
         for writer in [self._journal, *(batch.writer for batch in self._running.values())]:
             await asyncio.to_thread(writer.close)
 
@@ -142,7 +134,7 @@ class BatchAsker:
         queue, followed = await self._split(rows, answers)
         while queue or followed:
             while queue and (batch := await self._send(queue, number)) is not None:
-                followed.add(self._start(self._follow(batch)))
+                followed.add(self.lane.start(self._follow(batch)))
             if not queue:
                 self._poor.discard(number)
             if not followed:
@@ -171,7 +163,7 @@ class BatchAsker:
             else:
                 answer = Answer(row.row_key, row.bucket, "rejected", bytes(16), attempts=0, error=pending)
                 self._journal.append(answer)
-                self._count_answer(answer)
+                self.lane.count_answer(answer)
                 answers.append(answer)
         followed = set()
         for keys, task in self._adopted:
@@ -179,18 +171,18 @@ class BatchAsker:
             if held.any():
                 mine = list(compress(queue, held))
                 queue = deque(compress(queue, ~held))
-                followed.add(self._start(_part_of(task, mine)))
+                followed.add(self.lane.start(_part_of(task, mine)))
         return queue, followed
 
     async def _send(self, queue: deque[Pending], number: int) -> Running | None:
         """Make a batch of the first rows of `queue`, which lose their place in it. None where nothing can go now."""
         async with self._sending:
             n_fit = self._queue.fitting(queue, self._waiting_tokens(), bool(self._running))
-            if self.stopped or not n_fit or any(earlier < number for earlier in self._poor):
+            if self.lane.stopped or not n_fit or any(earlier < number for earlier in self._poor):
                 return None
             name = new_name()
             part = list(islice(queue, n_fit))
-            taken = await self._tell("reserve", name, np.array([pending.worst_usd for pending in part]))
+            taken = await self.lane.tell("reserve", name, np.array([pending.worst_usd for pending in part]))
             if taken.rows:
                 self._poor.discard(number)
             else:
@@ -203,7 +195,7 @@ class BatchAsker:
             part = [queue.popleft() for _ in range(taken.rows)]
             writer = self._writer(name)
             keys = np.array([pending.row.row_key for pending in part], np.int64)
-            skip = await self._tell("begin", writer.unique, self._node_id, self._pid, keys)
+            skip = await self.lane.tell("begin", writer.unique, self._node_id, self._pid, keys)
             skipped = set(skip.tolist())
             for pending in part:
                 pending.tries += 1
@@ -215,7 +207,7 @@ class BatchAsker:
                 await self._close(batch, [])
                 return None
             self._running[name] = batch
-            self._count(requests=len(rows), in_flight=len(rows))
+            self.lane.count(requests=len(rows), in_flight=len(rows))
             await asyncio.to_thread(self._manifest.write_rows, name, list(rows.values()))
             data = await asyncio.to_thread(
                 lambda: b"".join(file_line(pending, self.context) for pending in pendings.values())
@@ -233,15 +225,15 @@ class BatchAsker:
 
     async def _adopt(self, name: str, rows: list[FileRow]) -> Outcome:
         """Follow a batch that an earlier process made. What came of it: nothing where it was never created."""
-        await self._tell("adopt_reserved", name)
+        await self.lane.tell("adopt_reserved", name)
         of_key = {row.row_key: row for row in rows}
         batch = Running(name, of_key, self._queue.tokens(rows), self._writer(name))
         if rows:
-            skip = await self._tell("begin", batch.writer.unique, self._node_id, self._pid, batch.keys())
+            skip = await self.lane.tell("begin", batch.writer.unique, self._node_id, self._pid, batch.keys())
             # Read after the claim: it commits what a dead process had only in its local log.
             batch.journaled = await asyncio.to_thread(self._journaled, name) | set(skip.tolist())
             self._running[name] = batch
-            self._count(in_flight=len(rows))
+            self.lane.count(in_flight=len(rows))
             batch.batch_id = await asyncio.to_thread(self._manifest.recorded, name)
             if not batch.batch_id:
                 created = await self._api.adopt(nonce_of(name))
@@ -280,7 +272,7 @@ class BatchAsker:
         if state["status"] == "failed":
             outcome = results.of_failed(state)
             self._queue.failed(outcome, batch.tokens, self._waiting_tokens() - batch.tokens)
-            self._count(limited=int(outcome.queue_full))
+            self.lane.count(limited=int(outcome.queue_full))
         else:
             outcome = await results.of_files(state, self._api, lambda answer: self._settle(batch, answer))
             self._queue.ended(batch.rows, outcome.answers)
@@ -291,83 +283,20 @@ class BatchAsker:
 
     def _settle(self, batch: Running, answer: Answer) -> None:
         batch.writer.append(answer)
-        self._count_answer(answer)
+        self.lane.count_answer(answer)
 
     async def _close(self, batch: Running, done: list[int]) -> None:
         """All that comes of a batch is settled: commit, then free its rows and its dollars. `done`: keys settled."""
         await asyncio.to_thread(batch.writer.close)
-        await self._tell("finish", batch.writer.unique, batch.keys(), np.array(sorted(done), np.int64))
-        await self._tell("settle_reserved", batch.name)
+        await self.lane.tell("finish", batch.writer.unique, batch.keys(), np.array(sorted(done), np.int64))
+        await self.lane.tell("settle_reserved", batch.name)
         if self._running.pop(batch.name, None) is not None:
-            self._count(in_flight=-len(batch.rows))
+            self.lane.count(in_flight=-len(batch.rows))
 
     def _writer(self, name: str) -> JournalWriter:
         """One segment for tens of thousands of rows; until it is written they are in the local log."""
         context = self.context
         return JournalWriter(context.output, context.alias, context.local_dir, name, flush_s=10.0, flush_rows=50_000)
-
-    # Stops and counts -----------------------------------------------------------------------------------------------
-
-    async def halt(self, reason: str, tell: bool = True) -> None:
-        """Nothing is sent or waited for any more; batches run on at the provider."""
-        if self.stopped:
-            return
-        self.stopped = reason
-        if tell:
-            with contextlib.suppress(HeadgateError):  # the governor is gone: that is why, then
-                await self._tell("stop", reason)
-        current = asyncio.current_task()
-        for task in self._tasks - {current}:
-            task.cancel()
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
-        """A task whose errors stop the lane, and which ends with the lane."""
-        task = asyncio.create_task(self._guarded(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _guarded(self, work: Coroutine[Any, Any, T]) -> T | None:
-        try:
-            return await work
-        except HeadgateError as error:
-            await self.halt(str(error))
-            return None
-        except Exception as error:
-            await self.halt(f"models.{self.context.alias}: internal error: {type(error).__name__}")
-            raise
-
-    async def _tell(self, method: str, *arguments: Any) -> Any:
-        """Call the governor. Raises HeadgateError: what it says, or that it is gone."""
-        try:
-            return await getattr(self.context.governor, method).remote(self.context.alias, *arguments)
-        except HeadgateError as error:
-            raise LaneDown(str(getattr(error, "cause", error))) from None
-        except ray.exceptions.RayError as error:
-            raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
-
-    async def _watch(self) -> None:
-        while not self.stopped:
-            await asyncio.sleep(min(REPORT_S, 20 * self._poll_s))
-            await self._report()
-
-    async def _report(self) -> None:
-        """Tell the totals; hear of a stop."""
-        stopped = await self._tell("report", self._journal.unique, self._counts)
-        if stopped:
-            await self.halt(stopped, tell=False)
-
-    def _count(self, **counts: float) -> None:
-        self._counts = replace(self._counts, **{name: getattr(self._counts, name) + n for name, n in counts.items()})
-
-    def _count_answer(self, answer: Answer) -> None:
-        self._count(
-            **{str(answer.kind): 1},
-            prompt_tokens=answer.prompt_tokens or 0,
-            completion_tokens=answer.completion_tokens or 0,
-            cost_usd=answer.cost_usd,
-            lost_usd=answer.lost_usd,
-        )
 
 
 async def _part_of(adopted: asyncio.Task[Outcome | None], mine: list[Pending]) -> Outcome:

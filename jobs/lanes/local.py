@@ -21,9 +21,9 @@ import pyarrow.fs as pafs
 import ray
 
 from jobs.errors import StoreError
+from jobs.filesystems import filesystem_of, storage_errors
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.spec_models import ModelSpec
-from jobs.store import filesystem_of, storage_errors
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
 CONTEXT_KEYS = (

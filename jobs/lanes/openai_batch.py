@@ -82,7 +82,7 @@ class BatchActor:
         self._asker = BatchAsker(self._context, self._endpoint, session, node_id, os.getpid())
         if self._needs_key and not self._endpoint.key:
             env, alias = self._context.model.api_key_env, self._context.alias
-            await self._asker.halt(
+            await self._asker.lane.halt(
                 f"models.{alias}: ${env} is set where the job was started, not on node {node_id[:8]}; "
                 "give it to the worker nodes too"
             )

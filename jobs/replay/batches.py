@@ -12,76 +12,22 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import BodyPartReader, web
 
 from jobs.replay import wire
+from jobs.replay.batch_records import ENDPOINT, Batch, File, Row, error_entry, gone, reply_bytes, result_line
 from jobs.replay.counts import Counts
 from jobs.replay.faults import FaultPlan
 from jobs.replay.options import BATCH_WIDE_FAULTS, ReplayOptions
 
 MAX_FILE_BYTES, MAX_REQUESTS = 200 * 10**6, 50_000
 STEPS = 5
-ENDPOINT = "/v1/chat/completions"
 ROWS_A_TURN = 200
 """Rows answered before other requests get the event loop: 10 ms."""
 FINAL = ("completed", "failed", "expired", "cancelled")
 MAX_METADATA, MAX_METADATA_CHARS = 16, 512
-
-
-@dataclass(slots=True)
-class _File:
-    id: str
-    name: str
-    purpose: str
-    data: bytes
-    created_at: int = field(default_factory=lambda: int(time.time()))
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id, "object": "file", "bytes": len(self.data), "created_at": self.created_at,
-            "filename": self.name, "purpose": self.purpose, "status": "processed",
-        }  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Row:
-    """One line of a batch: what it asks, or the status and error it gets instead."""
-
-    custom_id: str
-    chat: wire.ChatRequest | None = None
-    answer: wire.ChatAnswer | None = None
-    refused: wire.ApiError | None = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    id: str
-    input_file_id: str
-    metadata: dict[str, str]
-    status: str = "validating"
-    times: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=lambda: {"total": 0, "completed": 0, "failed": 0})
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    tokens: dict[str, int] = field(default_factory=dict)
-    """Model → prompt tokens that count as enqueued until the batch ends."""
-
-    def enter(self, status: str) -> None:
-        self.status = status
-        self.times[f"{status}_at"] = int(time.time())
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id, "object": "batch", "endpoint": ENDPOINT, "input_file_id": self.input_file_id,
-            "completion_window": "24h", "status": self.status, "metadata": self.metadata, "request_counts": self.counts,
-            "errors": {"object": "list", "data": self.errors} if self.errors else None,
-            "output_file_id": self.output_file_id, "error_file_id": self.error_file_id,
-            "expires_at": self.times["created_at"] + 86400, **self.times,
-        }  # fmt: skip
 
 
 class BatchService:
@@ -100,8 +46,8 @@ class BatchService:
         rows = {name: share for name, share in options.batch_faults.items() if name not in BATCH_WIDE_FAULTS}
         self._wide_faults, self._row_faults = FaultPlan(wide, options.seed), FaultPlan(rows, options.seed)
         self._random = random.Random(options.seed)
-        self._files: dict[str, _File] = {}
-        self._batches: dict[str, _Batch] = {}
+        self._files: dict[str, File] = {}
+        self._batches: dict[str, Batch] = {}
         self._n_rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,12 +98,12 @@ class BatchService:
             raise wire.ApiError(413, "file_too_large", f"A batch file may have {MAX_FILE_BYTES} bytes.")
         return web.json_response(self._store(name, purpose, data).as_json())
 
-    def _store(self, name: str, purpose: str, data: bytes) -> _File:
-        file = _File(f"file-replay-{len(self._files)}", name, purpose, data)
+    def _store(self, name: str, purpose: str, data: bytes) -> File:
+        file = File(f"file-replay-{len(self._files)}", name, purpose, data)
         self._files[file.id] = file
         return file
 
-    def _file_of(self, file_id: str) -> _File:
+    def _file_of(self, file_id: str) -> File:
         if file_id not in self._files:
             raise wire.ApiError(404, "file_not_found", f"No such File object: {file_id}")
         return self._files[file_id]
@@ -184,7 +130,7 @@ class BatchService:
             raise wire.ApiError(400, "invalid_value", "metadata: at most 16 texts of 512 characters.")
         self._file_of(file_id)
         fault = self._wide_faults.draw(len(self._batches))
-        batch = _Batch(f"batch_replay_{len(self._batches)}", file_id, metadata)
+        batch = Batch(f"batch_replay_{len(self._batches)}", file_id, metadata)
         batch.times["created_at"] = int(time.time())
         self._batches[batch.id] = batch
         self._counts.batches["created"] += 1
@@ -196,7 +142,7 @@ class BatchService:
             raise wire.ApiError(500, "server_error", "Replayed fault: created, and not told.", "server_error")
         return web.json_response(batch.as_json())
 
-    def _batch_of(self, request: web.Request) -> _Batch:
+    def _batch_of(self, request: web.Request) -> Batch:
         batch = self._batches.get(request.match_info["id"])
         if batch is None:
             raise wire.ApiError(404, "batch_not_found", f"No batch found with id '{request.match_info['id']}'.")
@@ -230,13 +176,13 @@ class BatchService:
 
     # The life of a batch --------------------------------------------------------------------------------------------
 
-    async def _run(self, batch: _Batch, fails: bool) -> None:
+    async def _run(self, batch: Batch, fails: bool) -> None:
         pause_s = self._options.batch_latency_s / (STEPS + 2)
         await asyncio.sleep(pause_s)
         rows = self._validate(batch)
         if fails:
             self._counts.faults["failed"] += 1
-            batch.errors.append(_error("server_error", "Replayed fault: the batch failed.", None))
+            batch.errors.append(error_entry("server_error", "Replayed fault: the batch failed.", None))
         if batch.errors:
             self._end(batch, "failed")
             return
@@ -250,7 +196,7 @@ class BatchService:
             await asyncio.sleep(pause_s)
             if batch.status == "cancelling":
                 left = rows[start:]
-                errors += [_line(row.custom_id, None, _gone("batch_cancelled")) for row in left]
+                errors += [result_line(row.custom_id, None, gone("batch_cancelled")) for row in left]
                 break
             for number, row in enumerate(rows[start : start + size]):
                 self._answer(batch, row, output, errors)
@@ -269,14 +215,14 @@ class BatchService:
         expired = any(b'"batch_expired"' in line for line in errors)
         self._end(batch, "cancelled" if cancelled else "expired" if expired else "completed")
 
-    def _end(self, batch: _Batch, status: str) -> None:
+    def _end(self, batch: Batch, status: str) -> None:
         batch.enter(status)
         batch.tokens = {}
         self._counts.batches[status] += 1
 
-    def _validate(self, batch: _Batch) -> list[_Row]:
+    def _validate(self, batch: Batch) -> list[Row]:
         """The file's rows; what is wrong with it goes to `batch.errors`, and then nothing of it is answered."""
-        rows: list[_Row] = []
+        rows: list[Row] = []
         seen: set[str] = set()
         tokens: dict[str, int] = {}
         for number, line in enumerate(self._files[batch.input_file_id].data.splitlines(), 1):
@@ -286,35 +232,35 @@ class BatchService:
                 good = isinstance(custom_id, str) and (item["method"], item["url"]) == ("POST", ENDPOINT)
                 body = json.dumps(item["body"]).encode()
             except (ValueError, RecursionError, KeyError, TypeError):
-                batch.errors.append(_error("invalid_json_line", "This line is not a valid request.", number))
+                batch.errors.append(error_entry("invalid_json_line", "This line is not a valid request.", number))
                 return []
             if not good:
-                batch.errors.append(_error("invalid_request", "custom_id, method or url is wrong.", number))
+                batch.errors.append(error_entry("invalid_request", "custom_id, method or url is wrong.", number))
                 return []
             if custom_id in seen:
-                batch.errors.append(_error("duplicate_custom_id", "The custom_id is not unique.", number))
+                batch.errors.append(error_entry("duplicate_custom_id", "The custom_id is not unique.", number))
                 return []
             seen.add(custom_id)
-            row = _Row(custom_id)
+            row = Row(custom_id)
             try:
                 row.chat = wire.parse_request(body)
                 row.answer = self._find(row.chat)
                 tokens[row.chat.model] = tokens.get(row.chat.model, 0) + row.answer.prompt_tokens
             except wire.ApiError as refused:
                 if refused.code == "model_not_found":
-                    batch.errors.append(_error("model_not_found", str(refused), number))
+                    batch.errors.append(error_entry("model_not_found", str(refused), number))
                     return []
                 row.refused = refused
             rows.append(row)
         if not 0 < len(rows) <= MAX_REQUESTS:
             code = "empty_batch" if not rows else "too_many_tasks"
-            batch.errors.append(_error(code, f"A batch has 1 to {MAX_REQUESTS} requests.", None))
+            batch.errors.append(error_entry(code, f"A batch has 1 to {MAX_REQUESTS} requests.", None))
         limit = self._options.enqueued_tokens
         for model, count in tokens.items():
             queued = sum(other.tokens.get(model, 0) for other in self._batches.values())
             if limit is not None and queued + count > limit:
                 message = f"Enqueued token limit reached for {model}. Limit: {limit} enqueued tokens."
-                batch.errors.append(_error("token_limit_exceeded", message, None))
+                batch.errors.append(error_entry("token_limit_exceeded", message, None))
             self._counts.batches["peak_enqueued_tokens"] = max(
                 self._counts.batches["peak_enqueued_tokens"], 0 if batch.errors else queued + count
             )
@@ -322,7 +268,7 @@ class BatchService:
             batch.tokens = tokens
         return rows
 
-    def _answer(self, batch: _Batch, row: _Row, output: list[bytes], errors: list[bytes]) -> None:
+    def _answer(self, batch: Batch, row: Row, output: list[bytes], errors: list[bytes]) -> None:
         """One row: a line in one of the files, or (fault `missing`) in none."""
         self._counts.requests += 1
         ordinal, self._n_rows = self._n_rows, self._n_rows + 1
@@ -330,41 +276,23 @@ class BatchService:
         if row.refused is not None or row.chat is None or row.answer is None:
             refused = row.refused or wire.ApiError(400, "invalid_request", "This line holds no request.")
             self._counts.refused[refused.code] += 1
-            errors.append(_line(row.custom_id, _response(refused.status, refused.body()), None))
+            errors.append(result_line(row.custom_id, reply_bytes(refused.status, refused.body()), None))
         elif fault is None:
             usage = (row.answer.prompt_tokens, row.answer.completion_tokens)
             self._counts.answer(row.chat.model, row.chat.messages, *usage, tier="batch")
             body = wire.completion_body(row.chat, row.answer, ordinal)
-            output.append(_line(row.custom_id, _response(200, body), None))
+            output.append(result_line(row.custom_id, reply_bytes(200, body), None))
             batch.counts["completed"] += 1
             return
         else:
             self._counts.faults[fault] += 1
             if fault == "expired":
-                errors.append(_line(row.custom_id, None, _gone("batch_expired")))
+                errors.append(result_line(row.custom_id, None, gone("batch_expired")))
             elif fault == "empty":
                 output.append(
-                    _line(row.custom_id, _response(200, wire.empty_body(row.chat, row.answer, ordinal)), None)
+                    result_line(row.custom_id, reply_bytes(200, wire.empty_body(row.chat, row.answer, ordinal)), None)
                 )
             elif fault != "missing":
                 body = wire.error_body(f"Replayed fault: HTTP {fault}.", "server_error", "server_error")
-                errors.append(_line(row.custom_id, _response(int(fault), body), None))
+                errors.append(result_line(row.custom_id, reply_bytes(int(fault), body), None))
         batch.counts["failed"] += 1
-
-
-def _error(code: str, message: str, line: int | None) -> dict[str, Any]:
-    return {"code": code, "message": message, "param": None, "line": line}
-
-
-def _gone(code: str) -> dict[str, str]:
-    return {"code": code, "message": "This request could not be executed before the batch ended."}
-
-
-def _response(status: int, body: bytes) -> bytes:
-    return b'{"status_code":%d,"request_id":"req_replay","body":%b}' % (status, body)
-
-
-def _line(custom_id: str, response: bytes | None, error: dict[str, str] | None) -> bytes:
-    name = json.dumps(custom_id).encode()
-    said = json.dumps(error).encode()
-    return b'{"id":"batch_req_replay","custom_id":%b,"response":%b,"error":%b}\n' % (name, response or b"null", said)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import InputError
-from jobs.store import filesystem_of
+from jobs.filesystems import filesystem_of
 from routing.errors import RoutingError
 from routing.outcomes import Outcomes, read_outcomes
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs.progress import Progress, Rate
+from jobs.progress import Progress
+from jobs.tally import Rate
 
 LONG_NAME = "a-model-whose-name-takes-all-the-64-characters-that-are-allowed-"[:64]
 
@@ -85,20 +86,20 @@ def test_eta_is_unknown_until_every_lane_with_rows_left_has_a_rate():
     progress.update(state(lane(1000, 0), lane(100, 0)))
     clock.now = 10
     progress.update(state(lane(1000, 500), lane(100, 0)))
-    assert progress.eta_s() is None
+    assert progress.tally.eta_s() is None
     assert "ETA -" in progress.line()
     clock.now = 20
     progress.update(state(lane(1000, 1000), lane(100, 10)))
-    assert progress.eta_s() == pytest.approx(90 / (10 / 20), rel=0.5)  # the strong lane's, the weak one is done
+    assert progress.tally.eta_s() == pytest.approx(90 / (10 / 20), rel=0.5)  # the strong lane's, the weak one is done
 
 
 def test_projection_takes_the_plans_word_until_a_lane_has_shown_its_cost():
     clock = Clock()
     progress, _ = progress_at(80, clock)
     progress.update(state(lane(1000, 100, 0.1), lane(100, 5, 9.0), planned_usd=4.0))
-    assert progress.projected_usd() == 4.0
+    assert progress.tally.projected_usd() == 4.0
     progress.update(state(lane(1000, 100, 0.1), lane(100, 50, 2.0), planned_usd=4.0))
-    assert progress.projected_usd() == pytest.approx(1.0 + 4.0)
+    assert progress.tally.projected_usd() == pytest.approx(1.0 + 4.0)
 
 
 def test_lines_come_every_interval_and_at_a_new_stage_and_at_the_end():
@@ -197,7 +198,7 @@ def test_ray_is_quiet_and_speaks_when_it_fails(tmp_path: Path):
     script = textwrap.dedent(
         """
         import sys
-        from jobs.progress import init_ray
+        from jobs.quiet import init_ray
         init_ray(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 1024**2)
         import ray
         class Shout:

@@ -1,0 +1,60 @@
+"""Which prompts do not fit a model's context, found before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs.border import Job
+from jobs.plan import Rows
+from jobs.scored import scored_rows
+from jobs.spec_models import ModelSpec
+from jobs.store import Store
+
+Counter = Callable[[list[list[dict[str, Any]]]], list[int]]
+
+
+def token_counter(model: ModelSpec) -> Counter | None:
+    """Prompt tokens of chats by the model's own tokenizer; None where that is not at hand."""
+    if not (model.tokenizer or model.source):
+        return None
+    from jobs.lanes.local import prompt_token_counter  # transformers: a second to import, for those who need it
+
+    return prompt_token_counter(model)
+
+
+def find_too_long(
+    job: Job,
+    store: Store,
+    parts: Sequence[dict[str, Any]],
+    rows: Rows,
+    places: Callable[[NDArray[np.int64]], NDArray[np.intp]],
+) -> NDArray[np.bool_]:
+    """(n, m) True where a prompt of `rows` and its answer do not fit a model's context. `places`: row keys to indices in `rows`.
+
+    A token is at least a byte, so only prompts of more bytes than the context are counted: exactly where the tokenizer is
+    at hand, else the engine has the last word.
+    """
+    names = job.spec.names
+    out = np.zeros((len(rows.row_key), len(names)), bool)
+    limits = {n: c - job.spec.max_tokens_of(n) for n in names if (c := job.contexts.get(n)) is not None}
+    suspects = {n: rows.prompt_bytes > max(1, limit) for n, limit in limits.items()}
+    if not any(s.any() for s in suspects.values()):
+        return out
+    keys = np.sort(rows.row_key[np.logical_or.reduce(list(suspects.values()))])
+    dataset = scored_rows(store, parts, ["row_key", "messages"], keys)
+    counters = {name: token_counter(job.spec.models[name]) for name in limits}
+    batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
+    for batch in batches:
+        messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]
+        at = places(batch["row_key"].to_numpy())
+        for j, name in enumerate(names):
+            count = counters.get(name)
+            if count is not None and len(at):
+                out[at, j] = np.array(count(messages)) > max(1, limits[name])
+    return out
