@@ -2,8 +2,8 @@
 
     for each bucket: scored/part + plan + the journal's segments of that bucket → its rows of responses/part-NNNNN.parquet
 
-No shuffle: a file is one task, which holds one of its buckets at a time (jobs/response_files.py). The only rows that cross
-buckets are answers with copies elsewhere, gathered once beforehand. A file is replaced whole and always by one of the same
+A file is one task, which holds one of its buckets at a time (jobs/response_files.py). The only rows that cross buckets are
+answers with copies elsewhere, read once beforehand (jobs/copies.py). A file is replaced whole and always by one of the same
 rows, so whoever reads the folder sees each row at most once at any moment.
 """
 
@@ -17,17 +17,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from numpy.typing import NDArray
 
 from jobs.bucket_sums import bucket_sums
+from jobs.copies import Shared, for_bucket, shared_answers
 from jobs.journal import Journal
 from jobs.merging import AccountTask, Answers, Bucket
 from jobs.plan import Assignments
 from jobs.response_files import response_files
-from jobs.scored import positions
 from jobs.spec import JobSpec
 from jobs.store import Store
 
@@ -51,7 +50,7 @@ def run_account(
     kwargs = {
         "task": task, "parts": parts, "files": files,
         "plan_refs": [ray.put(_rows_of(plan, order[low:high])) for low, high in borders],
-        "shared_ref": [ray.put(_gather_shared(store, spec.names, plan))],
+        "shared_refs": shared_answers(store, spec.names, plan, parts, files),
     }  # fmt: skip
     items = [{"file": number} for number in range(len(files))]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -73,35 +72,18 @@ def _rows_of(plan: Assignments, at: NDArray[np.int64]) -> Assignments:
     return Assignments(**{field.name: getattr(plan, field.name)[at] for field in fields(Assignments)})
 
 
-def _gather_shared(store: Store, names: tuple[str, ...], plan: Assignments) -> dict[str, pa.Table]:
-    """Answers of leaders that have copies in other buckets, and those leaders' ids, per model."""
-    copies = np.flatnonzero((plan.row_key != plan.leader) & (plan.model >= 0))
-    of_leader = plan.bucket[positions(plan.row_key, plan.leader[copies])]
-    elsewhere = of_leader != plan.bucket[copies]
-    leaders = np.unique(plan.leader[copies[elsewhere]])
-    if not len(leaders):
-        return {}
-    journal = Journal(store)
-    buckets = np.unique(of_leader[elsewhere]).tolist()
-    tables = {name: journal.read(name, buckets, keys=leaders) for name in names}
-    ids = [store.read_table(f"scored/part-{b:010d}.parquet", columns=["row_key", "id"]) for b in buckets]
-    joined = pa.concat_tables(ids)
-    tables[""] = joined.filter(pc.is_in(joined["row_key"], pa.array(leaders)))
-    return tables
-
-
 def _write_file(
     item: dict[str, Any],
     task: AccountTask,
     parts: list[dict[str, Any]],
     files: list[range],
     plan_refs: list[Any],
-    shared_ref: list[Any],
+    shared_refs: list[list[Any]],
 ) -> dict[str, Any]:
     """One file of responses/, bucket by bucket, and the sums of each as JSON."""
     store = Store(task.output)
-    shared: dict[str, pa.Table] = ray.get(shared_ref[0])
     number = int(item["file"])
+    shared: list[Shared] = ray.get(shared_refs[number])
     sums = []
     with ExitStack() as stack:
         writer = None
@@ -116,21 +98,18 @@ def _write_file(
 
 
 def _merge(
-    store: Store, task: AccountTask, part: dict[str, Any], plan: Assignments, shared: dict[str, pa.Table]
+    store: Store, task: AccountTask, part: dict[str, Any], plan: Assignments, shared: list[Shared]
 ) -> tuple[pa.Table, dict[str, Any]]:
     """One bucket: its rows of responses/, and its sums."""
     scored = store.read_table(part["name"])
     # A part and its slice of the plan are both in input order.
     assert (plan.row_key == scored["row_key"].to_numpy()).all(), f"plan and {part['name']} do not match"
-    journal = Journal(store)
+    journal, foreign = Journal(store), for_bucket(shared, plan)
     answers = []
     for name in task.names:
         table = journal.read(name, int(part["bucket"]))
-        own = Answers(table)
-        if name in shared:
-            foreign = shared[name].filter(pc.invert(pc.is_in(shared[name]["row_key"], table["row_key"])))
-            table = pa.concat_tables([table, foreign])
-        answers.append((own, Answers(table)))
-    bucket = Bucket(task, scored, plan, [merged for _, merged in answers], shared)
+        merged = pa.concat_tables([table, foreign[name]]) if foreign else table
+        answers.append((Answers(table), Answers(merged)))
+    bucket = Bucket(task, scored, plan, [merged for _, merged in answers], foreign)
     table = bucket.table()
     return table, bucket_sums(bucket, table, [own for own, _ in answers])

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from jobs.errors import HeadgateError
 from jobs.leases import Ask, Lease, Report
+from jobs.rates import PAUSE_WITHOUT_HEADER_S
 from jobs.spec_models import Limits
 
 SLACK = 0.25
@@ -75,6 +76,8 @@ class Allowance:
         self._queue: deque[_Waiter] = deque()
         self._changed = asyncio.Event()
         self._tight = False
+        self.capped = False
+        """There is a cap on the run's dollars, as far as is known here: after the first lease."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -122,9 +125,10 @@ class Allowance:
             self._stated = self._news = limits
             self._rated = True
 
-    async def limited(self, retry_after_s: float) -> None:
-        """A 429: this actor waits at once, the others as soon as they hear of it."""
-        self._paused_until = max(self._paused_until, time.monotonic() + retry_after_s)
+    async def limited(self, retry_after_s: float | None) -> None:
+        """A 429: this actor waits at once, the others as soon as they hear of it. None: the reply did not say how long."""
+        pause_s = PAUSE_WITHOUT_HEADER_S if retry_after_s is None else retry_after_s
+        self._paused_until = max(self._paused_until, time.monotonic() + pause_s)
         await self._call(self._governor.limited, self._alias, retry_after_s)
 
     async def stop(self, reason: str) -> None:
@@ -268,6 +272,7 @@ class Allowance:
         if lease.stopped:
             self._halt(lease.stopped)
             return None
+        self.capped = lease.capped
         if lease.usd or lease.requests:
             self._changed.set()
         return lease

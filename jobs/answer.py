@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from jobs.journal import Journal
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, LaneContext
 from jobs.plan import Assignments
+from jobs.reservations import unfinished_by_model
 from jobs.scored import is_among, scored_rows
 from jobs.spec import JobSpec
 from jobs.store import Store
@@ -109,16 +110,28 @@ class Asking:
         self._failures: list[HeadgateError] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, plan: Assignments, todo: dict[str, NDArray[np.int64]], by_rank: bool = False) -> Wave:
-        """Start the lanes of the models with rows. `by_rank`: rows are sent best first, not in the order of the input."""
-        return self._start(
-            {
-                name: partial(
-                    _dataset, self.store, self.parts, plan, self.spec.names.index(name), keys, self.contexts[name],
-                    by_rank or self._paid_by_the_file(name),
-                ) for name, keys in todo.items() if len(keys)
-            }
-        )  # fmt: skip
+    def start(
+        self, plan: Assignments, todo: dict[str, NDArray[np.int64]], by_rank: bool = False, batches: Sequence[str] = ()
+    ) -> Wave:
+        """Start the lanes of the models with rows. `by_rank`: rows are sent best first, not in the order of the input.
+
+        batches: models whose lane starts in any case, because earlier starts left batches of theirs at the provider.
+        """
+        datasets: dict[str, Callable[[], ray.data.Dataset]] = dict.fromkeys(batches, partial(ray.data.range, 1))
+        datasets |= {
+            name: partial(
+                _dataset, self.store, self.parts, plan, self.spec.names.index(name), keys, self.contexts[name],
+                by_rank or self._paid_by_the_file(name),
+            ) for name, keys in todo.items() if len(keys)
+        }  # fmt: skip
+        return self._start(datasets)
+
+    def with_batches(self) -> list[str]:
+        """Models of whom earlier starts left batches at the provider, of which the journal does not have all."""
+        left = unfinished_by_model(self.store)
+        return [
+            name for name, context in self.contexts.items() if name in left and context.model.engine == "openai_batch"
+        ]
 
     def start_rows(self, name: str, rows: pa.Table) -> Wave:
         """Start one lane with rows of its own, in their order (columns ASK_COLUMNS)."""

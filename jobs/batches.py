@@ -6,7 +6,8 @@
     ledger/batch-<nonce>/close.json          all rows are in the journal
 
 A driver that dies between any two of these leaves a batch that the next start can tell apart: without rows nothing was
-uploaded; without ids the batch is looked for by its nonce; with them it is polled; closed, it is done with. 40 bytes a row.
+uploaded; without ids the batch is looked for by its nonce; with them it is polled; with all its rows in the journal only
+its dollars have to be booked (`close_settled`); closed, it is done with. 40 bytes a row.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from jobs.journal import Journal
 from jobs.manifest import read_json
-from jobs.reservations import unfinished
+from jobs.reservations import unfinished, unfinished_by_model, write_close
 from jobs.store import Store
 
 ROWS_SCHEMA = pa.schema(
@@ -67,10 +71,18 @@ class Manifest:
 
     def rows(self, name: str) -> list[FileRow]:
         """The rows of a batch's file; none where it came to no upload."""
+        return [FileRow(**row) for row in self._table(name, ROWS_SCHEMA.names).to_pylist()]
+
+    def keys(self, name: str) -> tuple[NDArray[np.int64], int]:
+        """Of the same rows: their sorted keys, and the most prompt tokens that they have together."""
+        table = self._table(name, ["row_key", "bound"])
+        return np.sort(table["row_key"].to_numpy()), int(table["bound"].to_numpy().sum())
+
+    def _table(self, name: str, columns: list[str]) -> pa.Table:
         path = f"{self._folder}/{name}.parquet"
         if not self._store.exists(path):
-            return []
-        return [FileRow(**row) for row in self._store.read_table(path).to_pylist()]
+            return ROWS_SCHEMA.empty_table().select(columns)
+        return self._store.read_table(path, columns=columns)
 
     def record(self, name: str, batch_id: str) -> None:
         """The provider has created the batch."""
@@ -80,6 +92,26 @@ class Manifest:
         """The provider's id of the batch; "" where it was not told."""
         found = read_json(self._store, f"{self._folder}/{name}.json")
         return "" if found is None else str(found["batch_id"])
+
+
+def journaled(store: Store, alias: str, name: str) -> NDArray[np.int64]:
+    """Keys of a batch's rows that are in the journal, whatever they came to."""
+    found = Journal(store).by_kind(alias, session=name)
+    return np.concatenate([found.answered, found.rejected, found.failed])
+
+
+def close_settled(store: Store) -> None:
+    """Close the batches whose rows are all in the journal: whoever settled them died just before. When a start begins.
+
+    Asks no provider: the model may have no rows left to ask, or not be in the job any more. Raises StoreError.
+    """
+    for alias, names in unfinished_by_model(store).items():
+        for name in names:
+            keys, _ = Manifest(store, alias).keys(name)
+            if len(keys) and np.isin(keys, journaled(store, alias, name)).all():
+                write_close(
+                    store, alias, name, (Journal(store).spent(alias, session=name).by_session or {}).get(name, 0.0)
+                )
 
 
 def stopped_line(store: Store) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.cutting import policy_of
+from jobs.engine_kwargs import needs_trust
 from jobs.errors import SpecError
 from jobs.estimate import resolve_prices
 from jobs.inputs import InputFile, list_files
@@ -107,7 +108,12 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
         if not local and name not in asked:
             job.contexts.setdefault(name, job.spec.models[name].context)
             continue
-        found = lane_of(job.spec.models[name].engine).check(lane_context(job, name))
+        model = job.spec.models[name]
+        if local and not job.allow_code and (argument := needs_trust(model.engine, model.engine_kwargs)):
+            raise SpecError(
+                f"models.{name}.engine_kwargs.{argument}: may load code; remove it, or pass --allow-code if you trust this job file"
+            )
+        found = lane_of(model.engine).check(lane_context(job, name))
         if not found.ok:
             raise SpecError(found.detail if found.detail.startswith("models.") else f"models.{name}: {found.detail}")
         job.checks[name] = found.detail

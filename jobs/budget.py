@@ -2,28 +2,28 @@
 
 Senders get dollars in chunks (`grant`), reserve the worst case of each request from their chunk, and report what was
 paid (`settle`) and what they do not need (`give_back`). Invariant, at every moment: spent + lost + outstanding ≤ cap,
-and no model passes its own cap. A grant is a file `ledger/<session>/grant-NNNNNN.json`, created before it is handed
-out; a clean end writes `ledger/<session>/close.json`, which says what was kept. `Budget.resume` counts what earlier
-sessions kept and did not journal as lost: it may have been spent. Cost: one small file a chunk.
+and no group of models passes its own cap. Grants are on the store before they are handed out, and dollars given back
+before they are granted again (jobs.ledger). `Budget.resume` counts what earlier sessions kept and did not journal as
+lost: it may have been spent. Cost: one small file a chunk, and where dollars are short another for what came back.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobs.errors import StoreError
 from jobs.journal import Spent
+from jobs.ledger import Ledger, stranded_usd
 from jobs.store import Store
 
-LEDGER = "ledger"
 CHUNK_SHARES = (0.002, 0.01)
 """What a chunk has above the need of the moment, as shares of the cap (without one: of what is spent so far): at least
 the first, so that there are some hundred grants and not one for every few requests; at most the second, because it is
 what a crash can strand."""
+SILENT_S = 30.0
+"""A sender reports every second. After this long without a word nobody waits for what it may give back."""
 _EPSILON = 1e-12
 
 
@@ -50,6 +50,8 @@ class Account:
     """The sender died: what is outstanding stays so."""
     own_ledger: bool = False
     """A batch (jobs.reservations): its grant is not in the session's ledger, and it may outlive the session."""
+    heard_s: float = 0.0
+    """When the sender last told or asked something, by the budget's clock."""
 
     @property
     def outstanding_usd(self) -> float:
@@ -70,16 +72,19 @@ class Budget:
     """Journaled before this session: what brought nothing."""
     stranded_usd: float = 0.0
     """Granted by earlier sessions, neither journaled nor given back."""
-    caps_usd: Mapping[str, float] = field(default_factory=dict)
-    """Model → its own cap, inside `cap_usd`."""
+    caps_usd: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    """Models → what they may have together, inside `cap_usd`. No model stands in two of these groups."""
     used_usd: Mapping[str, float] = field(default_factory=dict)
     """Model → spent, lost and stranded before this session."""
     store: Store | None = None
     session: str = ""
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.accounts: dict[str, Account] = {}
-        self._n_grants = 0
+        self._ledger = Ledger(self.store, self.session)
+        self.unfollowed: set[str] = set()
+        """Models whose lane has stopped: what their batches hold does not come back in this session."""
         self._short: set[str] = set()
         self._all_short = False
 
@@ -90,7 +95,7 @@ class Budget:
         session: str,
         cap_usd: float | None,
         journaled: Mapping[str, Spent],
-        caps_usd: Mapping[str, float] | None = None,
+        caps_usd: Mapping[tuple[str, ...], float] | None = None,
     ) -> Budget:
         """The budget of a run that goes on. `journaled`: Journal.spent of every model, after orphans were recovered."""
         stranded = stranded_usd(store, journaled, without=session)
@@ -127,12 +132,18 @@ class Budget:
         return max(0.0, min(self._left_usd(alias)))
 
     def _left_usd(self, alias: str) -> tuple[float, float]:
-        """(under the run's cap, under the model's own)."""
+        """(under the run's cap, under that of the model's group)."""
         run = math.inf if self.cap_usd is None else self.cap_usd - self.committed_usd
-        if alias not in self.caps_usd:
+        group = self._group(alias)
+        if group not in self.caps_usd:
             return run, math.inf
-        mine = (a.granted_usd - a.returned_usd + self._over(a) for a in self.accounts.values() if a.alias == alias)
-        return run, self.caps_usd[alias] - self.used_usd.get(alias, 0.0) - math.fsum(mine)
+        ours = (a.granted_usd - a.returned_usd + self._over(a) for a in self.accounts.values() if a.alias in group)
+        used = math.fsum(self.used_usd.get(name, 0.0) for name in group)
+        return run, self.caps_usd[group] - used - math.fsum(ours)
+
+    def _group(self, alias: str) -> tuple[str, ...]:
+        """The models that share a cap with this one; itself alone where none is set."""
+        return next((names for names in self.caps_usd if alias in names), (alias,))
 
     def grant(
         self, alias: str, sender: str, need_usd: float, want_usd: float | None = None, free_usd: float = 0.0
@@ -143,23 +154,46 @@ class Budget:
         Raises StoreError where the ledger cannot be written: nothing is granted then.
         """
         account = self.accounts.setdefault(sender, Account(alias))
+        account.heard_s = self.clock()
         under_run, under_model = self._left_usd(alias)
         available = max(0.0, min(under_run, under_model))
         if need_usd > available + _EPSILON:
-            self._short.add(alias)
+            group = self._group(alias)
+            self._short |= set(group)
             self._all_short |= need_usd > under_run
-            living = [a for a in self.accounts.values() if not a.gone]
+            living = [a for a in self.accounts.values() if self._may_give_back(a)]
             all_out = math.fsum(a.outstanding_usd for a in living)
-            model_out = math.fsum(a.outstanding_usd for a in living if a.alias == alias)
-            later = min(max(0.0, under_run) + all_out, max(0.0, under_model) + model_out) - free_usd
+            group_out = math.fsum(a.outstanding_usd for a in living if a.alias in group)
+            later = min(max(0.0, under_run) + all_out, max(0.0, under_model) + group_out) - free_usd
             return Grant(0.0, exhausted=need_usd > later + _EPSILON)
         usd = min(self._chunk_usd(alias, need_usd, want_usd or 0.0), available)
         if usd <= 0:
             return Grant(0.0)
-        self._write(f"grant-{self._n_grants:06d}.json", {"model": alias, "sender": sender, "usd": usd})
-        self._n_grants += 1
+        self.record_returned(available, usd)
+        self._ledger.grant(alias, sender, usd)
         account.granted_usd += usd
         return Grant(usd)
+
+    def _may_give_back(self, account: Account) -> bool:
+        if account.own_ledger:
+            return not account.gone and account.alias not in self.unfollowed
+        return not account.gone and self.clock() - account.heard_s < SILENT_S
+
+    def record_returned(self, available_usd: float, usd: float) -> None:
+        """To be called before `usd` of `available_usd` are granted: where they hold dollars that came back, the ledger says so
+        first, or each crash would strand them once for every time they were handed out. Raises StoreError."""
+        back = {alias: max(0.0, self._unrecorded_usd(alias)) for alias in {a.alias for a in self.accounts.values()}}
+        if usd <= available_usd - math.fsum(back.values()):
+            return
+        for alias, back_usd in back.items():
+            if back_usd > _EPSILON:
+                self._ledger.give_back(alias, back_usd)
+
+    def _unrecorded_usd(self, alias: str) -> float:
+        """Dollars of a model's grants that came back, and of which the ledger knows nothing. Those of the dead count too:
+        what they gave back while they lived they could not spend."""
+        back = (a.returned_usd for a in self.accounts.values() if a.alias == alias and not a.own_ledger)
+        return math.fsum(back) - self._ledger.returned_usd.get(alias, 0.0)
 
     def _chunk_usd(self, alias: str, need_usd: float, want_usd: float) -> float:
         if self.tight(alias):
@@ -171,14 +205,18 @@ class Budget:
     def retire(self, alias: str) -> None:
         """All senders of a model have ended in order, and told what they paid: the rest of their dollars is free again.
 
-        Not that of batches: those that are not closed run on at the provider.
+        Not that of batches: those that are not closed run on at the provider. Durable when this returns. Raises StoreError;
+        the dollars are not free then.
         """
-        for account in self.accounts.values():
-            if account.alias == alias and not account.gone and not account.own_ledger:
-                account.returned_usd += account.outstanding_usd
+        ended = [a for a in self.accounts.values() if a.alias == alias and not a.gone and not a.own_ledger]
+        back_usd = self._unrecorded_usd(alias) + math.fsum(account.outstanding_usd for account in ended)
+        if back_usd > _EPSILON:
+            self._ledger.give_back(alias, back_usd)
+        for account in ended:
+            account.returned_usd += account.outstanding_usd
 
-    def recap(self, cap_usd: float | None, caps_usd: Mapping[str, float]) -> None:
-        """Another cap, and others for the models; what was short before may not be so now."""
+    def recap(self, cap_usd: float | None, caps_usd: Mapping[tuple[str, ...], float]) -> None:
+        """Another cap, and others for groups of models; what was short before may not be so now."""
         self.cap_usd = cap_usd
         self.caps_usd = dict(caps_usd)
         self._short.clear()
@@ -199,6 +237,7 @@ class Budget:
         if account is not None and not account.gone:
             account.cost_usd = max(account.cost_usd, cost_usd)
             account.lost_usd = max(account.lost_usd, lost_usd)
+            account.heard_s = self.clock()
 
     def give_back(self, sender: str, returned_usd: float) -> None:
         """A sender's total of dollars given back since its start."""
@@ -224,15 +263,7 @@ class Budget:
             back = 0.0 if account.gone else account.outstanding_usd
             usd = account.granted_usd - account.returned_usd - back
             kept[account.alias] = kept.get(account.alias, 0.0) + usd
-        self._write("close.json", {"kept": kept})
-
-    def _write(self, name: str, record: Mapping[str, object]) -> None:
-        if self.store is None:
-            return
-        if not self.store.create(f"{LEDGER}/{self.session}/{name}", json.dumps(record).encode()):
-            raise StoreError(
-                f"{self.store.url(LEDGER)}/{self.session}/{name}: stands already; is another run writing there?"
-            )
+        self._ledger.close(kept)
 
     def state(self) -> dict[str, float | None]:
         """Dollars as a report wants them; `lost_usd` includes what is stranded."""
@@ -245,31 +276,3 @@ class Budget:
             "stranded_usd": stranded,
             "reserved_usd": math.fsum(a.outstanding_usd for a in accounts if not a.gone),
         }
-
-
-def stranded_usd(store: Store, journaled: Mapping[str, Spent], without: str = "") -> dict[str, float]:
-    """Model → dollars that sessions (but `without`) kept of their grants and did not journal.
-
-    One small read per closed session, one per grant of the others.
-    """
-    files: dict[str, list[str]] = {}
-    for name in store.list(LEDGER):
-        session, file = name.split("/")[1:3]
-        if session != without:
-            files.setdefault(session, []).append(file)
-    closed = {session: ["close.json"] for session, of_session in files.items() if "close.json" in of_session}
-    wanted = [(session, file) for session, of_session in (files | closed).items() for file in of_session]
-    with ThreadPoolExecutor(16) as pool:
-        records = list(pool.map(lambda place: json.loads(store.read(f"{LEDGER}/{place[0]}/{place[1]}")), wanted))
-    kept: dict[tuple[str, str], float] = {}
-    for (session, file), record in zip(wanted, records, strict=True):
-        usd_of = record["kept"] if file == "close.json" else {record["model"]: record["usd"]}
-        for alias, usd in usd_of.items():
-            kept[alias, session] = kept.get((alias, session), 0.0) + usd
-    stranded: dict[str, float] = {}
-    for (alias, session), usd in kept.items():
-        spent = journaled.get(alias)
-        rest = usd - ((spent.by_session or {}).get(session, 0.0) if spent else 0.0)
-        if rest > 1e-9:
-            stranded[alias] = stranded.get(alias, 0.0) + rest
-    return stranded

@@ -6,7 +6,9 @@ settled and *committed to the store*. Of the keys a new claim wants:
 * those of finished claims are skipped: they are on the store, whatever became of the actor;
 * those of another's open claim mean that the other died, or was given up by Ray. Its logs are recovered first, on its
   own node, and what it settled is skipped. If it turns out to live after all, or its node does not answer, the keys it
-  may still be paying for are held back: they stay open for the next run.
+  may still be paying for are held back: they stay open for the next run;
+* those of its own open claim are held back too: Ray has given it a block again whose first run is still under way, or
+  could not be committed.
 The check belongs here, at the claim, and not in the reader of the journal: it is the one place that every re-execution
 passes after the death and before the sending, and it costs no listing of the store unless somebody died. Finished keys
 are kept as a few sorted int64 arrays, merged as they grow: 8 bytes a row, O(log n) a look-up.
@@ -84,12 +86,11 @@ class Claims:
     def claim(self, sender: Sender, keys: Keys) -> None:
         self.open.append(Claim(sender, np.sort(keys)))
 
-    def held(self, keys: Keys, unique: str) -> NDArray[np.bool_]:
-        """Bool per key: another sender's open claim has it."""
+    def held(self, keys: Keys) -> NDArray[np.bool_]:
+        """Bool per key: an open claim has it, whoever's."""
         held = np.zeros(len(keys), bool)
         for claim in self.open:
-            if claim.sender.unique != unique:
-                held |= np.isin(keys, claim.keys)
+            held |= np.isin(keys, claim.keys)
         return held
 
     def finish(self, unique: str, keys: Keys, settled: Keys | None = None) -> None:

@@ -8,15 +8,14 @@ key stay as many as they were: `jobs.answer_rows.one_per_key` is for readers.
 Crash-safe, also against a second merge and against readers: 1. merged files are written, and nobody believes in them;
 2. ONE create-if-absent manifest (`jobs.segments`) puts them in the place of the segments; 3. the segments are deleted.
 Dead before 2: nothing happened. Dead after it: the next start deletes the rest. Two merges at once write to different
-files and want the same manifest: the one that is refused takes its files away again. What a merge that died left behind
-is deleted once its manifest's number is taken, when it can come to nothing any more. Writers may go on meanwhile: their
+files and want the same manifest. What the refused one, or one that died, left behind is deleted once its manifest's
+number is taken, when it can come to nothing any more. Writers may go on meanwhile: their
 new segments are not in the manifest. Cost: everything is read and written once, at some 50 MB/s of table a core; memory
 some 4 x MERGED_BYTES.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,8 +61,9 @@ def compact_journal(store: Store, names: Sequence[str], most_segments: int = MOS
     done = {}
     for name in names:
         segments = Segments(store)
-        visible = [segment for segment in segments.visible(name) if not segment.merge]
+        # The number first: a merge that lands after this takes it, one before it is known to `visible`. Never do two count.
         merges = segments.merges(name)
+        visible = [segment for segment in segments.visible(name) if not segment.merge]
         _tidy(store, name, merges)
         if len(visible) > most_segments:
             merged = _merge(store, name, visible, merges.last + 1)
@@ -86,11 +86,10 @@ def _merge(store: Store, alias: str, segments: list[Segment], number: int) -> Me
             _write(store, name, table)
             n_rows += len(table)
     record = manifest(files, [segment.name for segment in segments])
-    if not store.create(f"{merges_of(alias)}/{number:04d}.json", record):
-        _delete(store, files)
-        return None
+    created = store.create(f"{merges_of(alias)}/{number:04d}.json", record)
+    # Who has the number is told by the manifests alone: also one that was refused may turn out to be this merge's own.
     _tidy(store, alias, Segments(store).merges(alias))
-    return Merged(len(segments), len(files), n_rows)
+    return Merged(len(segments), len(files), n_rows) if created else None
 
 
 def _tables(store: Store, segments: list[Segment]) -> Iterator[pa.Table]:
@@ -127,13 +126,6 @@ def _write(store: Store, name: str, table: pa.Table) -> None:
     buckets = ",".join(map(str, pc.unique(table["bucket"]).to_pylist()))
     table = table.replace_schema_metadata({"buckets": buckets})
     store.write_table(name, table, row_group_size=ROW_GROUP_ROWS, use_dictionary=FEW_VALUES)
-    if store.is_local:  # its sources will be deleted: a power cut may not find both gone
-        for path in (store.path(name), os.path.dirname(store.path(name))):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
 
 def _tidy(store: Store, alias: str, merges: Merges) -> None:
@@ -144,9 +136,5 @@ def _tidy(store: Store, alias: str, merges: Merges) -> None:
         given_up = segment is not None and 0 < segment.merge <= merges.last and name not in merges.new
         if given_up or name in merges.replaced:
             dead.append(name)
-    _delete(store, dead)
-
-
-def _delete(store: Store, names: Sequence[str]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(store.delete, names))
+        list(pool.map(store.delete, dead))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -17,19 +19,31 @@ S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 7
 """A job asks storage thousands of times: of one request in five turned away (503 SlowDown), 7 attempts leave one in 80,000.
 Where the connection is refused, they are over after half a minute."""
 
+_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
+CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": _GOOGLE, "gcs": _GOOGLE}
+"""Scheme of a bucket → where its credentials are read from, the only place."""
+
+
+PAGE_TOO_LONG = "Failed to flush response stream"
+PAGE_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+T = TypeVar("T")
+
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
-    """URI or local path → (file system, path in it). Raises StoreError for an unknown scheme."""
-    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    """URI or local path → (file system, path in it). Raises StoreError for an unknown scheme, or credentials in the URI."""
+    scheme, _, rest = uri.partition("://") if "://" in uri else ("", "", uri)
     if scheme in ("", "file"):
         path = uri.removeprefix("file://")
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    bucket = rest.partition("/")[0]
+    if scheme not in CREDENTIALS:  # not the rest: a presigned URL holds a signature
+        host = re.match(r"[\w.-]*", bucket.rpartition("@")[2])
+        raise StoreError(
+            f"{scheme}://{host[0] if host else ''}: unknown storage {scheme}://; use s3://, gs:// or a local path"
+        )
+    if "@" in bucket or ":" in bucket:  # the URI is stored and shown: not even the error may repeat it
+        raise StoreError(f"{scheme}:// URI: credentials do not belong in it; set {CREDENTIALS[scheme]}")
     if scheme == "s3":
-        bucket = uri.removeprefix("s3://").partition("/")[0]
-        if "@" in bucket:  # the URI is stored and shown: not even the error may repeat it
-            raise StoreError(
-                "s3:// URI: credentials do not belong in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
         if not bucket:
             raise StoreError(f"{uri}: names no bucket; write it as s3://bucket/prefix")
         endpoint = s3_endpoint()
@@ -44,10 +58,8 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if region or endpoint:
             options["region"] = region or "us-east-1"
-        return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
-    if scheme in ("gs", "gcs"):
-        return pafs.GcsFileSystem(), uri.split("://", 1)[1].rstrip("/")
-    raise StoreError(f"{uri}: unknown storage {scheme}://; use s3://, gs:// or a local path")
+        return pafs.S3FileSystem(**options), rest.rstrip("/")
+    return pafs.GcsFileSystem(), rest.rstrip("/")
 
 
 def s3_endpoint() -> str:
@@ -59,6 +71,22 @@ def s3_endpoint() -> str:
                 raise StoreError(f"{name}: {endpoint!r} is no URL; write it as https://host:port")
             return endpoint
     return ""
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """`read`, again where S3 turned it away with a page of error that is longer than what was asked for.
+
+    pyarrow's client repeats requests by itself, but not these (a 503 for a file of 200 bytes): their page does not fit its buffer,
+    and that is the error it tells.
+    """
+    for wait_s in PAGE_WAITS_S:
+        try:
+            return read()
+        except OSError as error:
+            if PAGE_TOO_LONG not in str(error):
+                raise
+        time.sleep(wait_s)
+    return read()
 
 
 @contextmanager

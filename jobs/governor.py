@@ -21,26 +21,22 @@ from typing import Any, Literal
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.budget import Budget
 from jobs.claims import Claims, Keys, Sender
-from jobs.errors import StoreError
-from jobs.journal import Journal, Recovered, local_dir, recover_orphans
+from jobs.journal import Journal, local_dir
 from jobs.leases import Ask, Lease, Report
 from jobs.rates import RateLimiter
+from jobs.recovery import recover_sender
 from jobs.reservations import Reservations, Taken
 from jobs.spec_models import Limits
 from jobs.store import Store
 
-__all__ = ["Budget", "Governor", "GovernorService", "recover_on_all_nodes"]
+__all__ = ["Budget", "Governor", "GovernorService"]
 
-RECOVER_WAIT_S = 10.0
-"""How long a sender that Ray has given up may still hold its logs: a process takes a moment to die."""
-RECOVER_LIMIT_S = 180.0
-"""For the whole recovery on a node: on a busy one, starting a worker process alone can take half a minute."""
 RATE_WINDOW_S = 30.0
+CLOSED = "the run has ended; run the same command again"
+"""What a sender is told that asks after `close`."""
 
 
 @dataclass
@@ -57,6 +53,9 @@ class _Lane:
     """In an earlier session, as far as dollars tell."""
     doubt: str = ""
     """Why nothing has been answered, as far as senders know."""
+    gone_batches: int = 0
+    gone_usd: float = 0.0
+    """Batches that the provider knows no more, and the dollars that count as lost with them."""
     history: deque[tuple[float, int]] = field(default_factory=deque)
 
 
@@ -69,10 +68,10 @@ class GovernorService:
         session: str,
         cap_usd: float | None,
         limits: Mapping[str, Limits],
-        caps_usd: Mapping[str, float] | None = None,
+        caps_usd: Mapping[tuple[str, ...], float] | None = None,
         local_logs: str | None = None,
     ) -> None:
-        """`limits`: of every model of the run; `caps_usd`: dollars a model may spend inside `cap_usd`.
+        """`limits`: of every model of the run; `caps_usd`: dollars that groups of models may spend inside `cap_usd`.
 
         Reads what the run has spent so far, so orphaned logs should be recovered before. Raises StoreError.
         """
@@ -90,6 +89,8 @@ class GovernorService:
         self._budget = Budget.resume(self._store, session, cap_usd, journaled, caps_usd)
         self._reservations = Reservations(self._budget, self._store, self._journal)
         self._money = asyncio.Lock()
+        self._closed = False
+        """The ledger says what was kept: dollars granted from here on would be in nobody's count."""
         self._recovering: dict[str, asyncio.Lock] = {}
         self._started_at = time.time()
 
@@ -104,7 +105,7 @@ class GovernorService:
         keys = np.asarray(keys, np.int64)
         for sender in lane.claims.conflicts(keys, actor_id):
             await self._take_over(alias, sender)
-        skip = lane.claims.finished.contains(keys) | lane.claims.held(keys, actor_id)
+        skip = lane.claims.finished.contains(keys) | lane.claims.held(keys)
         lane.claims.claim(Sender(actor_id, node_id, pid), keys[~skip])
         return keys[skip]
 
@@ -119,7 +120,7 @@ class GovernorService:
         async with self._recovering.setdefault(sender.unique, asyncio.Lock()):
             if not any(claim.sender.unique == sender.unique for claim in lane.claims.open):
                 return  # done by a call that was quicker
-            if not await self._recover(alias, sender):
+            if not await recover_sender(self._uri, alias, self._local_dir, self._session, sender):
                 return
             # By writer alone: the writers of batches have sessions of their own.
             settled = await asyncio.to_thread(self._journal.settled, alias, "", sender.unique)
@@ -127,22 +128,6 @@ class GovernorService:
             async with self._money:
                 self._budget.bury(sender.unique, spent.cost_usd, spent.lost_usd)
             lane.claims.bury(sender.unique, settled)
-
-    async def _recover(self, alias: str, sender: Sender) -> bool:
-        """True when nothing of the sender's is left on its node, or the node is gone."""
-        if sender.node_id not in await asyncio.to_thread(_living_nodes):
-            return True
-        where = NodeAffinitySchedulingStrategy(sender.node_id, soft=False)
-        task = _recover_task.options(scheduling_strategy=where).remote(
-            self._uri, alias, self._local_dir, RECOVER_WAIT_S, self._session, sender.unique
-        )
-        try:
-            recovered = await asyncio.wait_for(asyncio.wrap_future(task.future()), RECOVER_LIMIT_S)
-        except StoreError:
-            raise
-        except (RayError, TimeoutError):
-            return sender.node_id not in await asyncio.to_thread(_living_nodes)
-        return not recovered.alive
 
     # Dollars and rates ----------------------------------------------------------------------------------------------
 
@@ -157,13 +142,14 @@ class GovernorService:
             self._budget.settle(actor_id, report.cost_usd, report.lost_usd)
             self._budget.give_back(actor_id, report.returned_usd)
             grant = None
-            if (ask.need_usd > 0 or ask.want_usd > 0) and not lane.stopped:
+            stopped = lane.stopped or (CLOSED if self._closed else "")
+            if (ask.need_usd > 0 or ask.want_usd > 0) and not stopped:
                 grant = await asyncio.to_thread(
                     self._budget.grant, alias, actor_id, ask.need_usd, ask.want_usd, ask.free_usd
                 )
-            tight = self._budget.tight(alias)
-        if lane.stopped:
-            return Lease(stopped=lane.stopped, tight=True)
+            tight, capped = self._budget.tight(alias), self._budget.cap_usd is not None
+        if stopped := stopped or lane.stopped:
+            return Lease(stopped=stopped, tight=True)
         lane.short_of_money |= grant is not None and grant.exhausted
         # Requests are not admitted while their dollars are missing: the place would go to waste.
         broke = grant is not None and grant.usd < ask.need_usd
@@ -176,6 +162,7 @@ class GovernorService:
             tight=tight,
             rated=lane.limiter.rated,
             paused_s=lane.limiter.paused_s,
+            capped=capped,
         )
 
     async def report(self, alias: str, actor_id: str, report: Report) -> str:
@@ -193,16 +180,16 @@ class GovernorService:
         self._lanes[alias].doubt = reason
 
     async def next_wave(
-        self, ended: Sequence[str], caps_usd: Mapping[str, float] | None, cap_usd: float | None
+        self, ended: Sequence[str], caps_usd: Mapping[tuple[str, ...], float] | None, cap_usd: float | None
     ) -> None:
-        """A wave of the models `ended` is through: take back what its senders hold, and set what each model may spend now.
+        """A wave of the models `ended` is through: take back what its senders hold, and set what models may spend now.
 
-        caps_usd: per model; cap_usd: all of them together.
+        caps_usd: per group of models; cap_usd: all of them together. Raises StoreError where the ledger cannot be written.
         """
         async with self._money:
             for alias in ended:
                 self._bury_open(self._lanes[alias])
-                self._budget.retire(alias)
+                await asyncio.to_thread(self._budget.retire, alias)
                 self._lanes[alias].short_of_money = False
             self._budget.recap(cap_usd, caps_usd or {})
 
@@ -215,7 +202,7 @@ class GovernorService:
         """Dollars for the first rows of a provider batch, durable before it is made: see jobs.reservations."""
         lane = self._lanes[alias]
         async with self._money:
-            if lane.stopped:
+            if lane.stopped or self._closed:
                 return Taken(0)
             taken = await asyncio.to_thread(self._reservations.take, alias, name, worst_usd)
         lane.short_of_money |= taken.exhausted
@@ -226,10 +213,14 @@ class GovernorService:
         async with self._money:
             await asyncio.to_thread(self._reservations.adopt, alias, name)
 
-    async def settle_reserved(self, alias: str, name: str) -> None:
-        """All rows of a batch are on the store, or it will never be made: its dollars are booked, the rest is free."""
+    async def settle_reserved(self, alias: str, name: str, gone: bool = False) -> None:
+        """All rows of a batch are on the store, or it will never be made: its dollars are booked, the rest is free; with
+        `gone` the rest is lost: the provider knows nothing of it any more."""
         async with self._money:
-            await asyncio.to_thread(self._reservations.close, alias, name)
+            lost_usd = await asyncio.to_thread(self._reservations.close, alias, name, gone)
+        if gone:
+            self._lanes[alias].gone_batches += 1
+            self._lanes[alias].gone_usd += lost_usd
 
     async def limited(self, alias: str, retry_after_s: float | None) -> None:
         """A sender got a 429: all senders of the model wait."""
@@ -250,6 +241,7 @@ class GovernorService:
         lane = self._lanes[alias]
         if not lane.stopped:
             lane.stopped, lane.stop_kind = reason, kind
+            self._budget.unfollowed.add(alias)
 
     async def state(self) -> dict[str, Any]:
         """Live progress: {"dollars": …, "models": {alias: {…, "stopped", "stop_kind", "short_of_money"}}}."""
@@ -278,6 +270,8 @@ class GovernorService:
                 "stopped": lane.stopped,
                 "stop_kind": lane.stop_kind,
                 "short_of_money": lane.short_of_money,
+                "gone_batches": lane.gone_batches,
+                "gone_usd": lane.gone_usd,
             }
         return {"session": self._session, "started_at": self._started_at, "dollars": dollars, "models": models}
 
@@ -286,6 +280,7 @@ class GovernorService:
         async with self._money:
             for lane in self._lanes.values():
                 self._bury_open(lane)
+            self._closed = True  # before the write: whether or not it succeeds, nothing may be granted beside it
             await asyncio.to_thread(self._budget.close)
         return await self.state()
 
@@ -298,33 +293,4 @@ def _answers_per_s(history: deque[tuple[float, int]], since: float = -math.inf) 
     return (history[-1][1] - start[1]) / (history[-1][0] - start[0])
 
 
-def recover_on_all_nodes(store_uri: str, local_logs: str, session: str, wait_s: float = 0.0) -> Recovered:
-    """Commit the logs that dead processes left on any node of the cluster that is up. Raises StoreError.
-
-    A node that does not answer within RECOVER_LIMIT_S is passed over: its logs are for a later run.
-    """
-    tasks = [
-        _recover_task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            store_uri, None, local_logs, wait_s, session
-        )
-        for node in _living_nodes()
-    ]
-    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=wait_s + RECOVER_LIMIT_S)
-    found: list[Recovered] = []
-    for task in done:
-        try:
-            found.append(ray.get(task))
-        except StoreError as error:
-            raise StoreError(str(getattr(error, "cause", error))) from None
-        except RayError:  # the node went away meanwhile
-            continue
-    return Recovered(sum(each.rows for each in found), tuple(pid for each in found for pid in each.alive))
-
-
-def _living_nodes() -> set[str]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"] for node in nodes if node["Alive"]}
-
-
-_recover_task: Any = ray.remote(num_cpus=0, max_retries=0)(recover_orphans)
 Governor: Any = ray.remote(num_cpus=0, max_restarts=0)(GovernorService)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,50 @@ from jobs.errors import SpecError
 
 MAX_VALUES, MAX_DEPTH = 100_000, 50
 """A job file is a page of text; what holds more is a mistake or a YAML alias that expands without end."""
+MAX_BITS = 1000
+"""Of a whole number: it is still a finite float then, and can be printed."""
 POLICIES = ("threshold", "strong_share", "budget_usd", "min_quality", "guarantee")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice; plain YAML keeps the last and drops the others."""
+    """SafeLoader that refuses a key given twice (plain YAML keeps the last), and whose merges do not multiply.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    Whatever its conversions raise for a value that does not fit its tag (`!!bool maybe`) is a YAMLError with a line.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[int] = set()
+        self._n_merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """`<<: *x` becomes x's pairs. Nine merges a level would be 9^levels pairs: they are counted before they are made."""
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
         seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(source, yaml.MappingNode):
+                        self.flatten_mapping(source)
+                        self._n_merged += len(source.value)
+                if self._n_merged > MAX_VALUES:
+                    raise yaml.constructor.ConstructorError(None, None, "too many values merged by <<", key.start_mark)
+            elif isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError):
+            kind, text = node.tag.rpartition(":")[2], printable(str(node.value)[:40])
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{text!r} is no {kind}; put text in quotes", node.start_mark
+            ) from None
 
 
 def read_job_file(path: str, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -71,6 +100,8 @@ def plain(data: dict[Any, Any]) -> dict[str, Any]:
             raise SpecError(f"{place.split('.')[0]}: too large or nested too deeply for a job file; shorten it")
         if isinstance(value, dict):
             for key, item in value.items():
+                if isinstance(key, int):
+                    check(key, place, depth + 1)
                 if not isinstance(key, str):
                     raise SpecError(
                         f"{_join(place, str(key))}: names must be text; put {printable(str(key))} in quotes"
@@ -83,10 +114,13 @@ def plain(data: dict[Any, Any]) -> dict[str, Any]:
         elif isinstance(value, str):
             if not _is_utf8(value):
                 raise SpecError(f"{place}: text with a lone surrogate, which UTF-8 cannot hold; remove it")
+        elif isinstance(value, int):
+            if value.bit_length() > MAX_BITS:
+                raise SpecError(f"{place or 'the job file'}: a whole number of more than {MAX_BITS} bits; shorten it")
         elif isinstance(value, float):
             if not math.isfinite(value):
                 raise SpecError(f"{place}: must be a finite number (found {value})")
-        elif value is not None and not isinstance(value, bool | int):
+        elif value is not None:
             raise SpecError(f"{place}: {str(value)[:40]!r} is read as a {type(value).__name__}; put it in quotes")
 
     check(data, "", 0)
@@ -155,7 +189,7 @@ def fill_date(path: str) -> str:
 
 def read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
     """`{json_schema: FILE or mapping}` → `{"json_schema": mapping}`, the schema itself checked."""
-    import jsonschema
+    from jobs.answer_schema import check_schema
 
     if set(response_format) - {"json_schema", "type"} or "json_schema" not in response_format:
         raise SpecError("response_format: write it as {json_schema: schema.json} (a file, or the schema itself)")
@@ -166,15 +200,12 @@ def read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
             schema = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SpecError(f"response_format.json_schema: no file {printable(str(path))}") from None
-        except (OSError, ValueError):
-            raise SpecError(f"response_format.json_schema: {printable(str(path))} is not JSON") from None
+        except (OSError, ValueError, RecursionError):
+            raise SpecError(
+                f"response_format.json_schema: {printable(str(path))} is not JSON, or nested too deeply"
+            ) from None
     if not isinstance(schema, dict):
         raise SpecError("response_format.json_schema: must be a JSON schema (a mapping)")
-    try:
-        if not isinstance(schema.get("$schema", ""), str):
-            raise jsonschema.SchemaError("$schema must be text")
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        reason = " ".join(error.message.split())[:160]
-        raise SpecError(f"response_format.json_schema: not a JSON schema: {reason}") from None
+    schema = plain({"response_format": {"json_schema": schema}})["response_format"]["json_schema"]
+    check_schema(schema)
     return {"json_schema": schema}

@@ -79,7 +79,10 @@ class JournalWriter:
         self._thread.start()
 
     def append(self, answer: Answer) -> int:
-        """Settle one row; it is in the local log on return. Gives its number, for `wait`."""
+        """Settle one row; it is in the local log on return, or, where none can be opened, in memory and on its way to the store.
+
+        Gives its number, for `wait`.
+        """
         answer = clean(answer, time.time())
         with self._lock:
             if self._closed or self._closing:
@@ -92,6 +95,9 @@ class JournalWriter:
                     self._log = LocalLog(self._dir, self._alias, f"{self._session}--{self.unique}--{self._n_logs:06d}")
                     self._lock.notify_all()
                 self._log.append(answer)
+                if self._log.fd is None:  # in memory alone: to the store at once, and on
+                    self._wanted = number
+                    self._lock.notify_all()
             except OSError as error:
                 self._error = StoreError(
                     f"local log in {self._dir}: {error.strerror or error}; free some space or set TMPDIR"

@@ -61,5 +61,7 @@ class Lease:
     rated: bool = False
     """Requests have to be asked for, also where the job file sets no limit: the provider does."""
     paused_s: float = 0.0
+    capped: bool = False
+    """There is a cap on the run's dollars."""
     stopped: str = ""
     """Why nobody may send any more; "" while all is well."""

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from weakref import WeakSet
 import psutil
 
 from jobs.answer_rows import FIELDS, Answer
-from jobs.errors import StoreError
+from jobs.private_folder import private_folder
 
 _FRAME = struct.Struct("<II")
 _LOG_NAME = re.compile(r"(?P<alias>.+)--(?P<segment>.+--[0-9a-f]{12}--\d{6})--(?P<pid>\d+)-(?P<started>\d+)\.log")
@@ -32,36 +31,33 @@ _KEY_AT = FIELDS.index("answer_key")
 
 def local_dir(output_uri: str) -> str:
     """Folder of a run's local logs: the same on every node, per user, private (0700), made if needed."""
-    digest = hashlib.blake2b(output_uri.rstrip("/").encode(), digest_size=10).hexdigest()
-    base = Path(tempfile.gettempdir()) / f"headgate-{os.getuid()}"
-    for folder in (base, base / digest):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise StoreError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
-        folder.chmod(0o700)
-    return str(base / digest)
+    return str(private_folder(hashlib.blake2b(output_uri.rstrip("/").encode(), digest_size=10).hexdigest()))
 
 
 class LocalLog:
-    """One append-only log file, locked while its process lives. Its rows become exactly one segment."""
+    """One append-only log file, locked while its process lives. Its rows become exactly one segment.
+
+    Where no file can be opened (no descriptor left, no inode, no such folder) the rows are in memory alone.
+    """
 
     def __init__(self, folder: str, alias: str, segment: str) -> None:
-        process = psutil.Process()
-        self.path = Path(folder) / f"{alias}--{segment}--{process.pid}-{int(process.create_time() * 1000)}.log"
         self.segment = segment
         self.rows: list[Answer] = []
         self.size = 0
-        while True:
-            self.fd = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            fcntl.flock(self.fd, fcntl.LOCK_EX)
-            if os.fstat(self.fd).st_nlink:  # else a recoverer met the file before it was locked, and took it away
-                break
-            os.close(self.fd)
+        self.fd: int | None = None
+        try:
+            process = psutil.Process()
+            self.path = Path(folder) / f"{alias}--{segment}--{process.pid}-{int(process.create_time() * 1000)}.log"
+            self.fd = _open_locked(self.path)
+        except (OSError, psutil.Error):
+            return
         _OPEN_LOGS.add(self)
 
     def append(self, answer: Answer) -> None:
         """Raises OSError where the disk refuses; the row is in memory then, and part of the segment all the same."""
         self.rows.append(answer)
+        if self.fd is None:
+            return
         record = encode(answer)
         written = 0
         try:
@@ -75,12 +71,27 @@ class LocalLog:
             raise OSError(f"{self.path.parent}: no space left for the local log")
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        if self.fd is not None:
+            self.path.unlink(missing_ok=True)
         self.release()
 
     def release(self) -> None:
-        _OPEN_LOGS.discard(self)
-        os.close(self.fd)
+        if self.fd is not None:
+            _OPEN_LOGS.discard(self)
+            os.close(self.fd)
+
+
+def _open_locked(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # else a recoverer met the file before it was locked, and took it away
+                return fd
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 _OPEN_LOGS: WeakSet[LocalLog] = WeakSet()
@@ -90,7 +101,7 @@ def _close_in_child() -> None:
     """A forked child would keep the parent's locks alive after it."""
     for log in list(_OPEN_LOGS):
         with contextlib.suppress(OSError):
-            os.close(log.fd)
+            log.release()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

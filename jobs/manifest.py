@@ -102,11 +102,24 @@ class Run:
 
 
 def read_json(store: Store, name: str) -> dict[str, Any] | None:
-    """A JSON object of the run, None where the file is not there."""
-    if not store.exists(name):
-        return None
-    data: dict[str, Any] = json.loads(store.read(name))
+    """A JSON object of the run, None where the file is not there. Raises StoreError where it is damaged."""
+    return read_object(store, name) if store.exists(name) else None
+
+
+def read_object(store: Store, name: str) -> dict[str, Any]:
+    """A JSON object of the run. Raises StoreError where it is missing or damaged."""
+    try:
+        data = json.loads(store.read(name))
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise damaged(store, name)
     return data
+
+
+def damaged(store: Store, name: str) -> StoreError:
+    """The error for a file of the run that does not hold what this program wrote."""
+    return StoreError(f"{store.url(name)}: damaged; put a copy of it back, or choose another output prefix")
 
 
 def open_run(spec: JobSpec, files: list[InputFile], marks: dict[str, str]) -> Run:

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.answer_schema import parsed_column
 from jobs.judge import judged_rows
 from jobs.plan import Assignments
-from jobs.requests import parsed_column
 from jobs.scored import find_keys
 from routing.matching import make_matcher
 
@@ -107,10 +107,10 @@ class Bucket:
 
     @cached_property
     def open_rows(self) -> NDArray[np.bool_]:
-        """(k,) rows that the next run would ask again: no answer, and no final refusal by any model."""
-        final = np.zeros(self.rows, bool)
-        for kind in self.kind:
-            final |= kind == "rejected"
+        """(k,) rows that the next run would ask: no answer, and not refused by their model and by every one above it."""
+        final = np.ones(self.rows, bool)
+        for j, kind in enumerate(self.kind):
+            final &= (kind == "rejected") | (j < self.model)
         return np.asarray((self.given < 0) & (self.model >= 0) & ~final)
 
     @cached_property

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.bill import cap_usd
-from jobs.budget import stranded_usd
-from jobs.errors import LaneDown
+from jobs.errors import LaneDown, StoreError
 from jobs.governor import Governor
 from jobs.journal import Journal
+from jobs.ledger import stranded_usd
 from jobs.manifest import Run
 from jobs.progress import Progress
 from jobs.spec import JUDGE, SAMPLES, JobSpec
@@ -26,6 +26,8 @@ from jobs.spec_models import Limits
 from jobs.store import Store
 
 SHOW_S = 0.5
+CLOSE_S = 30.0
+"""What storage has to write down what was granted and not spent; a process that takes longer is ended."""
 COUNTS = ("settled", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
 Todo = Mapping[str, NDArray[Any]]
 
@@ -68,7 +70,7 @@ class Money:
             settled = max(known["answered"] + known["rejected"], int(self.counts[name]["settled"]))
             self.todo[name] = settled + len(todo.get(name, ()))
         cap = min((usd for usd in (self.cap, cap_usd) if usd is not None), default=None)
-        caps = None if cap is None else dict.fromkeys(self.spec.names[1:], max(0.0, cap - weak_usd))
+        caps = None if cap is None else {self.spec.names[1:]: max(0.0, cap - weak_usd)}  # one cap for all of them
         self._ask("next_wave", ended, caps, cap)
 
     def shower(self, progress: Progress) -> Callable[[dict[str, Any]], None]:
@@ -87,7 +89,8 @@ class Money:
         return show
 
     def _ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """What the governor answers. Raises LaneDown where its process has ended: nobody sends without it."""
+        """What the governor answers. Raises LaneDown where its process has ended: nobody sends without it; StoreError where it
+        does not answer in time, which is the store's doing."""
         try:
             return ray.get(getattr(self.governor, method).remote(*arguments), timeout=timeout_s)
         except RayActorError:
@@ -95,6 +98,8 @@ class Money:
                 "the process that holds the dollars (the governor) ended; nobody sends without it. What is answered is kept: the"
                 " same command goes on"
             ) from None
+        except GetTimeoutError:
+            raise StoreError(f"the ledger of dollars: storage did not take it within {timeout_s:.0f} s") from None
 
     def _add(self, name: str, batch: pa.Table) -> None:
         for column in COUNTS:
@@ -133,11 +138,7 @@ class Money:
     def notes(self) -> list[str]:
         """What happened to the dollars that the figures alone do not say."""
         self.refresh()
-        served = {name: model["full_rate"] for name, model in self.state["models"].items() if model["full_rate"]}
-        return [
-            f"{name}: {n:,} answers were served in the standard tier, not in flex, and cost the full rate"
-            for name, n in served.items()
-        ]
+        return notes_of(self.state["models"])
 
     def stopped(self) -> dict[str, str]:
         """Model → why its lane stopped."""
@@ -156,7 +157,7 @@ class Money:
     def close(self) -> None:
         """Give back on the ledger what was granted and not spent, and end the governor."""
         try:
-            self._ask("close", timeout_s=30)
+            self._ask("close", timeout_s=CLOSE_S)
         finally:
             ray.kill(self.governor)
 
@@ -168,3 +169,17 @@ def stranded(store: Store, names: tuple[str, ...], without: str = "") -> dict[st
     """
     journal = Journal(store)
     return stranded_usd(store, {name: journal.spent(name) for name in names}, without)
+
+
+def notes_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """`models`: of the governor's state."""
+    served = {name: model["full_rate"] for name, model in models.items() if model["full_rate"]}
+    gone = {name: model for name, model in models.items() if model["gone_batches"]}
+    return [
+        f"{name}: {n:,} answers were served in the standard tier, not in flex, and cost the full rate"
+        for name, n in served.items()
+    ] + [
+        f"{name}: batches that the provider knows no more: {model['gone_batches']}; ${model['gone_usd']:.4f}, the most they"
+        " can have cost beyond what was read of them, counts as lost, and their rows were asked again"
+        for name, model in gone.items()
+    ]

@@ -23,7 +23,6 @@ from jobs.cluster import ray_running
 from jobs.compaction import compact_journal
 from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, RunHeld, SpecError, StorageDown, StoreError, find_known
 from jobs.further import samples_spent
-from jobs.governor import recover_on_all_nodes
 from jobs.journal import local_dir
 from jobs.judge import judge_spent, judged_quality
 from jobs.manifest import Run, load_run, open_run
@@ -33,6 +32,7 @@ from jobs.pilot import measured_agreement, pilot_stage
 from jobs.plan import Plan, latest_plan, load_plan
 from jobs.planning import Planner
 from jobs.progress import Progress
+from jobs.recovery import recover_on_all_nodes
 from jobs.report import write_report
 from jobs.reuse import reuse_answers
 from jobs.sampling import has_pilot
@@ -46,22 +46,36 @@ OLD_SESSION_S = 30.0
 
 
 @contextmanager
-def held(job: Job, border: Border) -> Iterator[Run]:
-    """The run, opened and leased. Raises SpecError for another job's output, RunHeld where somebody runs it."""
-    run = open_run(job.spec, border.files, border.marks)
+def held(job: Job, run: Run) -> Iterator[None]:
+    """Hold the run's lease. Raises RunHeld where somebody runs it."""
 
     def lost() -> None:
-        print("headgate: another run took the lease of this output; stopping", file=sys.stderr)
         job.stopping.set()
+        print(
+            f"headgate: the lease of this output was not renewed for {lease.LOST_S:.0f} s, or another run took it; stopping",
+            file=sys.stderr,
+        )
 
     def wait(seconds: float) -> None:
         print(f"headgate: waiting {max(0, seconds):.0f} s for the lease of a run elsewhere to expire", file=sys.stderr)
 
     held_lease = lease.acquire(run.store, job.session, lost, wait)
     try:
-        yield run
+        yield
     finally:
         held_lease.release()
+
+
+def recover(job: Job, run: Run) -> None:
+    """Bring to the store what earlier starts answered and left in local logs: what is not there would be paid again.
+
+    To be called before anything is spent. Raises RunHeld where a process of theirs still answers.
+    """
+    old = recover_on_all_nodes(run.store.uri, local_dir(run.store.uri), job.session, OLD_SESSION_S)
+    if old.alive:
+        raise RunHeld(
+            f"output {run.store.uri}: process {old.alive[0]} of an earlier start still answers; end it, then run again"
+        )
 
 
 def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> list[dict[str, Any]]:
@@ -87,7 +101,10 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
             "sample: --sample needs sample: {rows: …, max_usd: …} and quality.gold or quality.judge in the job file"
         )
     border = check(job, ask_lanes=True)
-    with ray_running(), held(job, border) as run, progress_of(job) as progress:
+    run = open_run(job.spec, border.files, border.marks)
+    with ray_running(), held(job, run), progress_of(job) as progress:
+        if ask_sample:
+            recover(job, run)
         parts = score_stage(job, border, run, progress)
         planner = Planner(job, border, run, parts)
         if ask_sample:
@@ -103,12 +120,9 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
     """`headgate run`: the whole job. Returns (exit code, report). Raises HeadgateError before anything is spent."""
     started = time.time()
     border = check(job)
-    with ray_running(), stop_on_signals(job), held(job, border) as run:
-        old = recover_on_all_nodes(run.store.uri, local_dir(run.store.uri), job.session, OLD_SESSION_S)
-        if old.alive:
-            raise RunHeld(
-                f"output {run.store.uri}: process {old.alive[0]} of an earlier start still answers; end it, then run again"
-            )
+    run = open_run(job.spec, border.files, border.marks)
+    with ray_running(), stop_on_signals(job), held(job, run):
+        recover(job, run)
         compact_journal(run.store, job.spec.payees)
         with progress_of(job) as progress:
             parts = score_stage(job, border, run, progress)
@@ -180,13 +194,14 @@ def exit_code(job: Job, report: dict[str, Any], stopped: dict[str, str]) -> int:
 
 
 def report_job(output: str, allow_code: bool = False) -> dict[str, Any]:
-    """`headgate report`: responses/ and the report again, from what the run holds. Raises SpecError where there is no plan."""
+    """`headgate report`: responses/ and the report again, from what the run holds. Raises SpecError where there is no plan,
+    RunHeld where somebody runs it: of two accountings at once neither may be whole."""
     run = load_run(output)
     entry, (number, bill) = run.entry("score"), latest_plan(run.store)
     if entry is None or bill is None:
         raise SpecError(f"{run.store.uri}: the run has no plan yet; `headgate run` makes one")
     job = Job(parse_spec(bill["job"] | {"output": output}), allow_code)
-    with ray_running():
+    with ray_running(), held(job, run):
         return account_stage(job, run, entry["parts"], load_plan(run.store, number), time.time())
 
 

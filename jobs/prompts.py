@@ -96,8 +96,11 @@ class PromptReader:
     def _variables(self) -> set[str]:
         try:
             tree = self._environment.parse(self.spec.template or "")
+            _ = self._template  # unknown filters and tests are found only when it is compiled
         except jinja2.TemplateSyntaxError as error:
             raise SpecError(f"template: line {error.lineno}: {error.message}") from None
+        except (RecursionError, SyntaxError, MemoryError):  # of Python's own compiler too: 20 loops, 200 parentheses
+            raise SpecError("template: nested too deeply; simplify it") from None
         return set(jinja2.meta.find_undeclared_variables(tree)) - set(self._environment.globals)
 
     @cached_property

@@ -25,6 +25,8 @@ CUT_AGAIN_S = 3.0
 """429 replies this soon after a cut were sent before it."""
 BLIND_S = 60.0
 LEAST_S = 1 / 60
+DEBT_S = 60.0
+"""A provider's window is a minute: what was used beyond the limit is forgotten by then."""
 STATED_SHARE = 0.99
 """Of a rate that the provider states: its clock is not ours."""
 
@@ -59,6 +61,11 @@ class _Bucket:
         self.rate_s = rate_s
         self.size = math.inf if rate_s == math.inf else max(1.0, rate_s * BURST_S)
         self.level = self.size if was_open else min(self.level, self.size)
+
+    def take(self, amount: float) -> None:
+        """Below zero where need be, and everybody waits; never by more than DEBT_S can fill."""
+        if self.rate_s != math.inf:
+            self.level = max(self.level - amount, -DEBT_S * self.rate_s)
 
     def wait_s(self, amount: float) -> float:
         """Seconds until `amount` may go. One larger than the bucket waits until the bucket is full, then overdraws."""
@@ -101,14 +108,15 @@ class RateLimiter:
             wait_s = max(self._requests.wait_s(1), self._tokens.wait_s(need))
             if wait_s > 1e-6:
                 return Admission(admitted, wait_s)
-            self._requests.level -= 1
-            self._tokens.level -= need
+            self._requests.take(1)
+            self._tokens.take(need)
             admitted += 1
         return Admission(admitted, 0.0)
 
     def correct(self, tokens: float) -> None:
         """Tokens used beyond the estimates (below them where negative) since the last correction."""
-        self._tokens.level = min(self._tokens.size, self._tokens.level - tokens)
+        self._tokens.take(tokens)
+        self._tokens.level = min(self._tokens.size, self._tokens.level)
 
     def state(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """What the provider says it allows (None: it does not say)."""

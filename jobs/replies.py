@@ -19,6 +19,10 @@ MESSAGE_CHARS = 300
 RETRY_AFTER_LIMIT_S = 600.0
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
 _RETRIED = {408, 409, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
+_NO_SUCH_ROW = {"prompt_not_found"}
+"""Codes of a 404 that speaks of the row; any other speaks of the model or the address."""
+_TOO_LARGE = re.compile(r"request too large|must be reduced", re.IGNORECASE)
+"""A 429 that waiting does not help: the request alone passes the limit of tokens a minute."""
 _WINDOW = 24
 
 
@@ -73,24 +77,28 @@ def judge(
         return Verdict(
             "lane", f"models.{alias}: the account's quota is used up; add credit or raise its limit ({said})"
         )
+    if status == 402:
+        return Verdict("lane", f"models.{alias}: the account is out of credit; add some ({said})")
     if status == 401:
         return Verdict("lane", f"models.{alias}: the key in ${key_env} is refused; set a valid one ({said})")
     if status == 403:
         return Verdict(
             "lane", f"models.{alias}: the key in ${key_env} may not use model {model!r}; grant it access ({said})"
         )
-    if status == 404:
-        if not error.code or "model" in error.code or "model" in error.kind:
-            return Verdict(
-                "lane", f"models.{alias}.model: {model!r} is not served there; mend the name or base_url ({said})"
-            )
+    if status == 404 and error.code in _NO_SUCH_ROW:
         return Verdict("row", said)
+    if status == 404:
+        return Verdict(
+            "lane", f"models.{alias}.model: {model!r} is not served there; mend the name or base_url ({said})"
+        )
     if 300 <= status < 400:
         return Verdict(
             "lane", f"models.{alias}.base_url: redirects elsewhere; give the address it redirects to ({said})"
         )
     if status == 405:
         return Verdict("lane", f"models.{alias}.base_url: takes no chat completions; it should end in /v1 ({said})")
+    if status == 429 and _TOO_LARGE.search(error.message):
+        return Verdict("row", said, repeated_means_lane=True)
     if status == 429:
         return Verdict("limited", said, retry_after_s(headers))
     if status in _RETRIED or status >= 500:
@@ -124,7 +132,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             try:
                 seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 continue
         if seconds == seconds:  # not NaN
             return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_S)

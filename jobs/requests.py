@@ -13,19 +13,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
-import jsonschema
-
-from jobs.spec_models import ModelSpec
+from jobs.spec_models import NOT_SAMPLING, ModelSpec
 from routing.pricing import MESSAGE_TOKENS
 from routing.pricing import prompt_tokens_bound as text_tokens_bound
 
 IMAGE_TOKENS = 50_000
 """Bound for one part that is not text: the most tiles at the highest price per tile of OpenAI's vision models."""
 _NOT_IN_ANSWER = ("service_tier", "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "logprobs")
-_NOT_SENT = ("model", "messages", "stream", "stream_options", "service_tier")
+SERVERS_OWN_TOKENS = 65_536
+"""Most that a server is believed to count beyond what a request can hold: its own chat template, instructions and tools, or
+reasoning that its limit leaves out. A larger count is broken."""
+LONGEST_CONTEXT = 2**21
+"""For prompts with parts that are not text: a document's tokens are not bounded by its bytes."""
 _INT32_MAX = 2**31 - 1
 
 
@@ -52,7 +53,7 @@ class Usage:
     """Of the prompt tokens."""
     reasoning_tokens: int | None = None
     """Of the completion tokens."""
-    source: Literal["provider", "estimated"] = "provider"
+    source: Literal["provider", "estimated", "bound"] = "provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def build_request(
     `sampling`: merged, with max_tokens or max_completion_tokens (reasoning models want the latter). `body`: the row's
     own parameters. Raises RequestError where the row's limit of tokens or number of choices is not a count.
     """
-    own = {name: value for name, value in (body or {}).items() if name not in _NOT_SENT and value is not None}
+    own = {name: value for name, value in (body or {}).items() if name not in NOT_SAMPLING and value is not None}
     request: dict[str, Any] = {"model": model.model or alias, "messages": list(messages), **sampling}
     if response_format is not None:
         request["response_format"] = {
@@ -155,8 +156,9 @@ def digest16(*parts: str) -> bytes:
 def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
     """The answer in a reply's bytes. Raises ReplyError where there is none in it.
 
-    An empty text is an answer; so is a refusal or a tool call (their JSON is the text then). Token counts that the
-    provider left out are estimated (4 bytes a token) and say so.
+    An empty text is an answer; so is a refusal or a tool call (their JSON is the text then). Token counts that the provider
+    left out, or that are more than `request` could hold, are estimated (4 bytes a token) and say so. A `request` without a
+    limit of tokens is not the one that was sent: counts are believed then.
     """
     try:
         body = json.loads(raw)
@@ -164,7 +166,7 @@ def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
         raise ReplyError("the reply is not valid JSON") from None
     if not isinstance(body, dict):
         raise ReplyError("the reply is not a JSON object")
-    usage = _usage(body.get("usage"))
+    usage = _usage(body.get("usage"), request)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ReplyError("the reply has no choices", usage)
@@ -210,11 +212,11 @@ def mean_and_least(logprobs: Sequence[float]) -> tuple[float, float] | None:
     return math.fsum(bounded) / len(bounded), min(bounded)
 
 
-def _usage(value: Any) -> Usage | None:
+def _usage(value: Any, request: Mapping[str, Any]) -> Usage | None:
     if not isinstance(value, dict):
         return None
     prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
-    if prompt is None or completion is None:
+    if prompt is None or completion is None or _is_broken(prompt, completion, request):
         return None
     return Usage(
         prompt,
@@ -224,6 +226,15 @@ def _usage(value: Any) -> Usage | None:
     )
 
 
+def _is_broken(prompt: int, completion: int, request: Mapping[str, Any]) -> bool:
+    """Counts that the request could not come to, whatever a server adds of its own."""
+    if max(prompt, completion) <= SERVERS_OWN_TOKENS or not request.keys() & {"max_tokens", "max_completion_tokens"}:
+        return False
+    is_text = all(isinstance(message.get("content"), str | None) for message in request["messages"])
+    most_prompt = request_tokens_bound(request) + (SERVERS_OWN_TOKENS if is_text else LONGEST_CONTEXT)
+    return prompt > most_prompt or completion > max_completion_tokens(request) + SERVERS_OWN_TOKENS
+
+
 def _detail(details: Any, name: str, whole: int) -> int | None:
     """A part of a count, never more than the whole."""
     part = _count(details.get(name)) if isinstance(details, dict) else None
@@ -231,36 +242,10 @@ def _detail(details: Any, name: str, whole: int) -> int | None:
 
 
 def _count(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():  # JavaScript and Lua gateways: 12.0
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _INT32_MAX else None
 
 
 def _estimate(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass")) // 4 + 1
-
-
-def parsed_column(text: str | None, schema: Mapping[str, Any]) -> str | None:
-    """The answer as compact JSON text where it is valid JSON that fits `schema`, else None.
-
-    A ```json fence around it is taken off: models without constrained output like to write one.
-    """
-    if text is None:
-        return None
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text[3:-3].removeprefix("json").strip()
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        valid = _validator(json.dumps(schema, sort_keys=True)).is_valid(value)
-    except (ValueError, RecursionError):
-        return None
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if valid else None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-@lru_cache(maxsize=16)
-def _validator(schema: str) -> Any:
-    parsed = json.loads(schema)
-    return jsonschema.validators.validator_for(parsed)(parsed)

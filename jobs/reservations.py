@@ -14,13 +14,15 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.budget import LEDGER, Account, Budget
+from jobs.budget import Account, Budget
 from jobs.errors import StoreError
 from jobs.journal import Journal, Spent
+from jobs.ledger import LEDGER
 from jobs.store import Store
 
 PREFIX = "batch-"
@@ -42,6 +44,12 @@ def nonce_of(name: str) -> str:
 
 def unfinished(store: Store, alias: str = "") -> list[str]:
     """Names of the batches (of one model, or of all) that were granted dollars and are not closed, oldest first."""
+    by_model = unfinished_by_model(store)
+    return by_model.get(alias, []) if alias else [name for names in by_model.values() for name in names]
+
+
+def unfinished_by_model(store: Store) -> dict[str, list[str]]:
+    """Model → names of its batches that were granted dollars and are not closed, oldest first."""
     files: dict[str, set[str]] = {}
     for path in store.list(LEDGER):
         folder, file = path.split("/")[1:3]
@@ -50,10 +58,27 @@ def unfinished(store: Store, alias: str = "") -> list[str]:
     found = []
     for name, of_batch in files.items():
         if GRANT in of_batch and CLOSE not in of_batch:
-            grant = json.loads(store.read(f"{LEDGER}/{name}/{GRANT}"))
-            if alias in ("", grant["model"]):
-                found.append((grant["at"], name))
-    return [name for _, name in sorted(found)]
+            grant = _grant(store, name)
+            found.append((grant["at"], name, grant["model"]))
+    by_model: dict[str, list[str]] = {}
+    for _, name, alias in sorted(found):
+        by_model.setdefault(alias, []).append(name)
+    return by_model
+
+
+def age_s(store: Store, name: str) -> float:
+    """Seconds since a batch was granted its dollars, by the clocks of two hosts."""
+    return time.time() - float(_grant(store, name)["at"])
+
+
+def write_close(store: Store, alias: str, name: str, kept_usd: float) -> None:
+    """A batch is done with, and kept these dollars of its grant. The first word stands."""
+    store.create(f"{LEDGER}/{name}/{CLOSE}", json.dumps({"kept": {alias: kept_usd}}).encode())
+
+
+def _grant(store: Store, name: str) -> dict[str, Any]:
+    grant: dict[str, Any] = json.loads(store.read(f"{LEDGER}/{name}/{GRANT}"))
+    return grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +113,7 @@ class Reservations:
             self._budget.accounts.pop(name, None)
             return Taken(0, grant.exhausted)
         usd = float(sums[n - 1])
+        self._budget.record_returned(available_usd, usd)
         record = {"model": alias, "sender": name, "usd": usd, "rows": n, "at": time.time()}
         if not self._store.create(f"{LEDGER}/{name}/{GRANT}", json.dumps(record).encode()):
             raise StoreError(f"{self._store.url(LEDGER)}/{name}: stands already; is another run writing there?")
@@ -99,20 +125,28 @@ class Reservations:
         """Take over a batch of an earlier start: what counted as lost with it is reserved again. Twice does no harm."""
         if name in self._budget.accounts or self._store.exists(f"{LEDGER}/{name}/{CLOSE}"):
             return
-        granted_usd = float(json.loads(self._store.read(f"{LEDGER}/{name}/{GRANT}"))["usd"])
+        granted_usd = float(_grant(self._store, name)["usd"])
         before = self._journal.spent(alias, session=name)
         rest_usd = max(0.0, granted_usd - (before.by_session or {}).get(name, 0.0))
         self._budget.unstrand(alias, rest_usd)
         self._budget.accounts[name] = Account(alias, granted_usd=rest_usd, own_ledger=True)
         self._before[name] = before
 
-    def close(self, alias: str, name: str) -> None:
-        """All that will ever come of a batch is on the store: book it, give back the rest. Twice does no harm."""
+    def close(self, alias: str, name: str, gone: bool = False) -> float:
+        """All that will ever come of a batch is on the store: book it, give back the rest. Twice does no harm.
+
+        gone: the provider does not know the batch any more, so nobody can say what it charged: nothing is given back, and
+        what is not journaled of the grant counts as lost from now on. Returns those dollars.
+        """
         spent = self._journal.spent(alias, session=name)
-        kept_usd = (spent.by_session or {}).get(name, 0.0)
-        self._store.create(f"{LEDGER}/{name}/{CLOSE}", json.dumps({"kept": {alias: kept_usd}}).encode())
+        paid_usd = (spent.by_session or {}).get(name, 0.0)
+        lost_usd = max(0.0, float(_grant(self._store, name)["usd"]) - paid_usd) if gone else 0.0
+        write_close(self._store, alias, name, paid_usd + lost_usd)
         account, before = self._budget.accounts.get(name), self._before.get(name)
         if account is not None and before is not None:
             account.cost_usd = spent.cost_usd - before.cost_usd
             account.lost_usd = spent.lost_usd - before.lost_usd
-            account.returned_usd = account.outstanding_usd + account.returned_usd
+            account.gone |= gone
+            if not account.gone:
+                account.returned_usd += account.outstanding_usd
+        return lost_usd

@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.manifest import damaged, read_object
 from jobs.store import Store
 
 _NAME = re.compile(
@@ -99,19 +100,26 @@ class Segments:
         return sorted([*found, *(s for s in merged if s is not None)], key=lambda s: s.name)
 
     def merges(self, alias: str) -> Merges:
-        """The manifests that stand now."""
+        """The manifests that stand now. Raises StoreError for a damaged one: which segments count cannot be told without it."""
         names = list(self._store.list(merges_of(alias)))
         known, merges = self._merges.get(alias, ([], Merges(0, frozenset(), frozenset())))
         if names == known:
             return merges
-        records = [json.loads(self._store.read(name)) for name in names if name not in known]
+        records = [self._record(name) for name in names if name not in known]
         merges = Merges(
             last=max(int(name.rsplit("/", 1)[-1].removesuffix(".json")) for name in names),
-            new=merges.new.union(*(_paths(alias, record["new"]) for record in records)),
-            replaced=merges.replaced.union(*(_paths(alias, record["replaced"]) for record in records)),
+            new=merges.new.union(*(_paths(alias, new) for new, _ in records)),
+            replaced=merges.replaced.union(*(_paths(alias, replaced) for _, replaced in records)),
         )
         self._merges[alias] = (names, merges)
         return merges
+
+    def _record(self, name: str) -> tuple[list[str], list[str]]:
+        """(new, replaced) of one manifest."""
+        record = read_object(self._store, name)
+        if not all(isinstance(record.get(key), list) for key in ("new", "replaced")):
+            raise damaged(self._store, name)
+        return record["new"], record["replaced"]
 
     def stands(self, alias: str, segment: str) -> bool:
         """Has this segment (<session>--<writer>--<number>) been committed, merged since or not?"""

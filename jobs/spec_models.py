@@ -77,8 +77,12 @@ class Retries(Model):
     """How long a row may be kept waiting by 429 answers."""
 
 
+NOT_SAMPLING = ("model", "messages", "stream", "stream_options", "service_tier")
+"""Parts of a request's body that neither `sampling` nor a row may set: they say what is asked, how it comes, what it costs."""
+
+
 class Sampling(Model):
-    """Generation parameters; those of a model win over the job's."""
+    """Generation parameters; those of a model win over the job's. Other ones are sent as they are."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -87,6 +91,31 @@ class Sampling(Model):
     max_completion_tokens: PositiveInt | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+
+    @model_validator(mode="after")
+    def _of_the_answer_alone(self) -> Sampling:
+        if wrong := [name for name in NOT_SAMPLING if name in (self.model_extra or {})]:
+            why = "is a field of the model itself" if wrong[0] in ("model", "service_tier") else "is set by the job"
+            raise ValueError(f"{wrong[0]} {why}, not a generation parameter; remove it here")
+        return self
+
+
+def check_address(url: str) -> str:
+    """An endpoint's URL as it is. Raises ValueError, which does not repeat it, where it is none or may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an end; a port that is no number
+        is_url = False
+    if not is_url:
+        raise ValueError("must be a URL, e.g. http://localhost:8000/v1")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user or a password; put the key into the variable that api_key_env names")
+    if "?" in url or "#" in url:
+        raise ValueError(
+            "must not hold a ? or a #, where keys hide; put the key into the variable that api_key_env names"
+        )
+    return url
 
 
 FLEX_TIMEOUT_S = 900.0
@@ -121,7 +150,7 @@ class ModelSpec(Model):
     replicas: PositiveInt = 1
     """vllm, transformers: engines side by side. openai: sending processes."""
     engine_kwargs: dict[str, Any] = {}
-    """vllm: passed to the engine (tensor_parallel_size, max_model_len, dtype, …)."""
+    """vllm, transformers: passed to the engine (tensor_parallel_size, max_model_len, …); what may load code needs --allow-code."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,20 +172,10 @@ class ModelSpec(Model):
     @field_validator("base_url")
     @classmethod
     def _an_address_without_a_key(cls, url: str | None) -> str | None:
-        try:
-            parts = urlsplit(url or "http://x")
-        except ValueError:
-            raise ValueError("must be a URL, e.g. http://localhost:8000/v1") from None
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError("must be a URL, e.g. http://localhost:8000/v1")
-        if "@" in parts.netloc:
-            raise ValueError("must not hold a user or a password; put the key into the variable that api_key_env names")
-        return url
+        return check_address(url) if url else url
 
     @model_validator(mode="after")
     def _engine_fields(self) -> ModelSpec:
-        if "@" in (self.base_url or "").split("//")[-1].split("/")[0]:
-            raise ValueError("base_url must not hold a user or a key; name the key's variable in api_key_env")
         if self.engine in ("vllm", "transformers") and not self.source:
             raise ValueError(f"source is missing; engine {self.engine} needs a hub id or a folder")
         if self.service_tier and self.engine != "openai":

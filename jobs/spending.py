@@ -4,7 +4,7 @@
     where dollars are tight: the dear models' best rows → bands, and the cut made again between them (jobs/bands.py)
     last: rows that waited for the cut, or have to move → one wave
 
-Nothing starts before there is a row to ask.
+Nothing starts before there is a row to ask, or a batch to come back to.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from jobs import answer
 from jobs.bands import held_back, next_band
+from jobs.batches import close_settled
 from jobs.bill import is_tight
 from jobs.border import Job, check_lanes, lane_context
 from jobs.errors import LaneDown
-from jobs.governor import recover_on_all_nodes
 from jobs.journal import Journal, local_dir
 from jobs.manifest import Run
 from jobs.money import Money
 from jobs.plan import Assignments, Plan, limited
 from jobs.planning import Planner, Standing
 from jobs.progress import Progress
+from jobs.recovery import recover_on_all_nodes
+from jobs.reservations import unfinished
 from jobs.scored import is_among
 from jobs.spec import JobSpec
 
@@ -82,15 +84,17 @@ class Session:
     def spend(self, plan: Plan) -> Plan:
         """Ask every row of the plan. Returns the plan that stands at the end."""
         spec, job = self.job.spec, self.job
-        todo = self.open_rows(plan)
-        if not any(len(keys) for keys in todo.values()) or job.stopping.is_set():
+        settled = answer.settled_keys(self.run.store, spec.names)
+        todo, moved = self.open_rows(plan, settled), self._moved_rows(plan, settled, exhausted=False)
+        ahead = {name: np.union1d(keys, moved[name]) for name, keys in todo.items()}
+        if not (any(len(keys) for keys in ahead.values()) or unfinished(self.run.store)) or job.stopping.is_set():
             return plan
-        money, asking = self._open(plan, todo)
+        money, asking = self._open(plan, ahead)
         money.next_wave(spec.names, todo, self.planner.weak_usd(plan))
         dear = metered(spec) if is_tight(spec, plan.bill) and job.limit is None else ()
         waiting = held_back(plan.assignments, todo, spec.names[0], dear)
         at_once = {name: np.setdiff1d(keys, waiting) for name, keys in todo.items() if name not in dear}
-        wave = asking.start(plan.assignments, at_once)
+        wave = asking.start(plan.assignments, at_once, batches=asking.with_batches())
         if dear:
             plan = self._upgrade_by_rank(plan, dear)
         asking.wait(wave)
@@ -99,17 +103,23 @@ class Session:
             again = self.planner.recut(plan, standing)
             if again is not None:  # what the weak model did not use up
                 plan = self._upgrade_by_rank(again, dear, standing)
-        if not job.stopping.is_set():
+        before: Todo = {}
+        for _ in spec.names[1:]:  # a row may be refused by one model after the other
+            if job.stopping.is_set():
+                break
             self._settle()
             last = self._last_rows(plan, dear)
+            if all(np.array_equal(keys, before.get(name, keys[:0])) for name, keys in last.items()):
+                break  # nothing is left, or nothing came of it
             money.next_wave(spec.names, last, self.planner.weak_usd(plan))
             asking.wait(asking.start(plan.assignments, last))
+            before = last
         job.notes += money.notes()
         return plan
 
-    def open_rows(self, plan: Plan) -> Todo:
-        """Model → sorted keys of the rows it has still to answer."""
-        settled = answer.settled_keys(self.run.store, self.job.spec.names)
+    def open_rows(self, plan: Plan, settled: answer.Settled | None = None) -> Todo:
+        """Model → sorted keys of the rows it has still to answer. settled: what the journal said a moment ago; None reads it."""
+        settled = settled or answer.settled_keys(self.run.store, self.job.spec.names)
         todo = answer.rows_to_ask(plan.assignments, settled, self.job.spec.names)
         return self._limited(todo, plan.assignments)
 
@@ -169,13 +179,17 @@ class Session:
     def _last_rows(self, plan: Plan, dear: tuple[str, ...]) -> Todo:
         """Rows that wait for the cut, and those that move to another model."""
         assert self._money is not None
-        spec = self.job.spec
-        settled = answer.settled_keys(self.run.store, spec.names)
-        moved = answer.rows_to_move(plan.assignments, settled, spec, self._money.exhausted())
-        todo = self._limited(moved, plan.assignments)
+        weak = self.job.spec.names[0]
+        settled = answer.settled_keys(self.run.store, self.job.spec.names)
+        todo = self._moved_rows(plan, settled, self._money.exhausted())
         if dear:
-            todo[spec.names[0]] = np.union1d(todo[spec.names[0]], self.open_rows(plan)[spec.names[0]])
+            todo[weak] = np.union1d(todo[weak], self.open_rows(plan, settled)[weak])
         return todo
+
+    def _moved_rows(self, plan: Plan, settled: answer.Settled, exhausted: bool) -> Todo:
+        """Model → sorted keys of rows that another model refused, or, with the dollars gone, could not be paid for there."""
+        moved = answer.rows_to_move(plan.assignments, settled, self.job.spec, exhausted)
+        return self._limited(moved, plan.assignments)
 
     def _limited(self, todo: Todo, plan: Assignments) -> Todo:
         return limited(todo, plan, self.job.limit)
@@ -188,6 +202,7 @@ class Session:
 @contextmanager
 def spending(job: Job, run: Run, planner: Planner, progress: Progress) -> Iterator[Session]:
     """A session that is closed whatever happens."""
+    close_settled(run.store)
     session = Session(job, run, planner, progress)
     try:
         yield session

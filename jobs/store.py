@@ -8,6 +8,7 @@ pickled as its URI.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tempfile
@@ -32,6 +33,7 @@ from jobs.filesystems import (
     S3_REQUEST_TIMEOUT_S,
     filesystem_of,
     meaning_of,
+    patiently,
     s3_endpoint,
     storage_errors,
 )
@@ -52,6 +54,18 @@ def _groups_with(parquet: pq.ParquetFile, column: str, values: NDArray[np.int64]
         if known is None or not known.has_min_max or (first < len(values) and values[first] <= known.max):
             found.append(number)
     return found
+
+
+def _sync(path: str) -> None:
+    """Wait until a local file's bytes, or a folder's names, are on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # mounted object stores and the like cannot
+            raise
+    finally:
+        os.close(fd)
 
 
 class Store:
@@ -96,18 +110,31 @@ class Store:
             return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def list(self, prefix: str = "", recursive: bool = True) -> Sequence[str]:
-        """Names of the files under the folder `prefix`, sorted; none where it is not there. Temporary ones left out."""
+        """Names of the files under the folder `prefix`, sorted; none where it is not there. Temporary ones left out.
+
+        Raises StoreError for a key such as `a/../b`, which no folder can hold: a copy of it would land somewhere else.
+        To leave it out would hide that somebody has put it there.
+        """
         with storage_errors(self.url(prefix), "listing it"):
             selector = pafs.FileSelector(self.path(prefix), recursive=recursive, allow_not_found=True)
             infos = self.fs.get_file_info(selector)
             if not infos:
                 self._require_bucket()
-        names = (info.path[len(self.root) + 1 :] for info in infos if info.type == pafs.FileType.File)
+        names = [info.path[len(self.root) + 1 :] for info in infos if info.type == pafs.FileType.File]
+        for name in names:
+            if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+                raise StoreError(
+                    f"{self.url(prefix)}: the key {name!r} is no file name; delete it, it is no part of a run"
+                )
         return sorted(name for name in names if not name.rsplit("/", 1)[-1].startswith(".tmp-"))
 
     def read(self, name: str) -> bytes:
-        with self._reading(name), self.fs.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+        def fetch() -> bytes:
+            with self.fs.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read())
+
+        with self._reading(name):
+            return patiently(fetch)
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
@@ -142,7 +169,7 @@ class Store:
             pq.write_table(table, path, filesystem=self.fs, compression="zstd", **options)
 
     def read_table(self, name: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-        with self._reading(name):
+        def fetch() -> pa.Table:
             return pq.read_table(
                 self.path(name),
                 filesystem=self.fs,
@@ -150,6 +177,9 @@ class Store:
                 filters=filters,
                 partitioning=None,
             )
+
+        with self._reading(name):
+            return patiently(fetch)
 
     def batches(
         self, name: str, columns: Sequence[str], where: tuple[str, NDArray[np.int64]] | None = None
@@ -163,7 +193,8 @@ class Store:
         """
         with self._reading(name), self.fs.open_input_file(self.path(name)) as source:
             small = source.size() <= WHOLE_BYTES
-            parquet = pq.ParquetFile(pa.BufferReader(source.read_buffer()) if small else source)
+            whole = patiently(lambda: source.read_at(source.size(), 0)) if small else b""
+            parquet = pq.ParquetFile(pa.BufferReader(whole) if small else source)
             groups = None if where is None else _groups_with(parquet, *where)
             wanted = [*columns, *([where[0]] if where and where[0] not in columns else [])]
             for batch in parquet.iter_batches(BATCH_ROWS, groups, wanted, use_threads=False):
@@ -189,7 +220,10 @@ class Store:
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
-        """The path to write to. Object stores replace whole by themselves; locally it is a temporary file, renamed."""
+        """The path to write to. Object stores replace whole by themselves; locally it is a temporary file, renamed.
+
+        On the disk before it has its name, and its name before anybody goes on: a power cut leaves no file of no bytes.
+        """
         path = self.path(name)
         if not self.is_local:
             yield path
@@ -199,7 +233,9 @@ class Store:
         temporary = f"{folder}/.tmp-{base}-{secrets.token_hex(4)}"
         try:
             yield temporary
+            _sync(temporary)
             os.replace(temporary, path)
+            _sync(folder)
         finally:
             Path(temporary).unlink(missing_ok=True)
 
@@ -242,8 +278,7 @@ class Store:
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
                 if code in ("PreconditionFailed", "412"):
-                    # The client sends again what got no reply: the object that stands may be the one it just made.
-                    return self.exists(name) and self.read(name) == data
+                    break
                 if code in ("ConditionalRequestConflict", "409"):  # two creators at once: ask again who won
                     time.sleep(0.2)
                     continue
@@ -252,7 +287,8 @@ class Store:
                 raise StoreError(
                     f"{self.url(name)}: {meaning_of('NETWORK_CONNECTION ' + str(error))} (creating it)"
                 ) from None
-        return False
+        # The client sends again what got no reply, and conflicts do not tell who won: what stands may be what it just made.
+        return self.exists(name) and self.read(name) == data
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""

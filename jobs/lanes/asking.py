@@ -8,10 +8,11 @@ could be either are held back until it is clear which. `jobs.lanes.exchange` is 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -24,7 +25,15 @@ from jobs.lanes.base import LaneContext
 from jobs.lanes.exchange import Exchange, Reply, Row
 from jobs.lanes.slots import Slots
 from jobs.replies import Verdict, judge, read_error, stated_limits
-from jobs.requests import Completion, ReplyError, max_completion_tokens, parse_completion, request_tokens_bound
+from jobs.requests import (
+    SERVERS_OWN_TOKENS,
+    Completion,
+    ReplyError,
+    Usage,
+    max_completion_tokens,
+    parse_completion,
+    request_tokens_bound,
+)
 from routing.pricing import tokens_cost_usd
 
 SAME_REFUSALS = 20
@@ -33,6 +42,7 @@ FIRST = 4
 """Requests under way before any has ended."""
 FAILED_IN_A_ROW = 20
 """Rows given up one after the other, none answered between, that mean the endpoint is not working."""
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +128,25 @@ class Asker:
             said, alias = read_error(raw), self.context.alias
             return Reply(verdict=judge(response.status, response.headers, said, alias, name, model.api_key_env))
         try:
-            return Reply(completion=parse_completion(raw, request))
+            completion = parse_completion(raw, request)
         except ReplyError as unusable:
-            usage = unusable.usage
-            if usage is not None:
-                lost = self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
-            else:  # no more tokens than bytes came
-                lost = self.worst_usd(self.bound(request), min(max_completion_tokens(request), len(raw)))
+            usage = unusable.usage or self._most_used(request, raw)
+            lost = self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
             return Reply(verdict=Verdict("retry", str(unusable)), lost_usd=lost)
+        # A guess may be low, and a cap has to hold.
+        if completion.usage.source == "estimated" and self.allowance.capped:
+            completion = replace(completion, usage=self._most_used(request, raw))
+        return Reply(completion=completion)
+
+    def _most_used(self, request: dict[str, Any], raw: bytes) -> Usage:
+        """Of a reply that does not tell, or not so that it can be believed: no more tokens came than bytes."""
+        return Usage(self.bound(request), min(max_completion_tokens(request), len(raw)), source="bound")
 
     def cost_usd(self, completion: Completion) -> float:
-        """What an answer costs, in the tier it was served in."""
+        """What an answer costs, in the tier it was served in; at most, where nobody said how many tokens it had."""
         usage, price = completion.usage, self.context.price
+        if usage.source == "bound":
+            return self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
         if self.at_full_rate(completion):
             price = self.context.full_price or price
         return tokens_cost_usd(price, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)
@@ -152,9 +169,11 @@ class Asker:
         return n_bytes * self._tokens_per_byte + self._completion_tokens
 
     def learn(self, n_bytes: int, bound: int, completion: Completion) -> None:
-        """Better estimates from an answer."""
+        """Better estimates from an answer that says what it used. bound: `request_tokens_bound` of its request, without more."""
         usage = completion.usage
-        self.extra_tokens = max(self.extra_tokens, usage.prompt_tokens - bound + self.extra_tokens)
+        if usage.source == "bound":
+            return
+        self.extra_tokens = max(self.extra_tokens, min(usage.prompt_tokens - bound, SERVERS_OWN_TOKENS))
         self._completion_tokens += 0.02 * (usage.completion_tokens - self._completion_tokens)
         self._tokens_per_byte += 0.02 * (usage.prompt_tokens / max(1, n_bytes) - self._tokens_per_byte)
 
@@ -178,9 +197,10 @@ class Asker:
         """A row the provider will not answer. Equal refusals in a row are held back until it is clear whose fault."""
         if not verdict.repeated_means_lane:
             return await self.settle(answer)
-        if verdict.message != self._refusal:
+        refusal = _DIGITS.sub("0", verdict.message)  # counts of tokens differ from row to row
+        if refusal != self._refusal:
             await self.release_held()
-            self._refusal, self._n_refusals = verdict.message, 0
+            self._refusal, self._n_refusals = refusal, 0
         self._n_refusals += 1
         self._held.append(answer)
         if self._n_refusals >= SAME_REFUSALS:

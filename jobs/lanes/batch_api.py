@@ -2,8 +2,10 @@
 
 Creating a batch costs money and the API takes no idempotency key. So the batch carries a nonce in its metadata, and
 whenever a creation's outcome is not known (no reply, an error of the server, a driver that was killed), batches are
-listed and the one with the nonce is adopted; only where none is there after `ADOPT_S` it is created. All other calls may
-be repeated at will: they are retried with full jitter until `retries.limited_s` has passed.
+listed and the one with the nonce is adopted; only where none is there after `ADOPT_S` it is created, and then looked for
+once more, so that of two with one nonce the second is cancelled. All other calls may be repeated at will: they are retried
+with full jitter until `retries.limited_s` has passed. What the provider does not know any more (404) while the key works
+is `Gone`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -24,12 +27,24 @@ from jobs.replies import Verdict, clean, judge, read_error
 from jobs.spec_models import ModelSpec
 
 NONCE = "headgate_nonce"
-ADOPT_S = 15.0
-"""How long a creation may be under way at the provider after its sender has gone."""
 CALL_TIMEOUT_S, FILE_TIMEOUT_S = 60.0, 900.0
+ADOPT_S = CALL_TIMEOUT_S + 15.0
+"""How long a creation may be under way at the provider after its sender has gone: what its sender would have waited for
+a reply, and a margin for the provider's list."""
+LOOK_S = 1.0
+"""Between the first two looks for a batch; each next wait is twice as long."""
 PAGE = 100
 ENDPOINT = "/v1/chat/completions"
 MAX_LINE_BYTES = 64 * 2**20
+
+
+class Gone(LaneDown):
+    """The provider does not know a batch or a file (any more), and answers other calls with this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NotFound(Verdict):
+    """A 404."""
 
 
 class BatchApi:
@@ -40,6 +55,8 @@ class BatchApi:
     ) -> None:
         self._endpoint, self._session, self._model, self._alias = endpoint, session, model, alias
         self._adopt_s = adopt_s
+        self.creation_limit_s = FILE_TIMEOUT_S + 2 * (model.retries.limited_s + CALL_TIMEOUT_S) + adopt_s
+        """After so long at most the dollars of a batch are followed by the last word of its creation."""
 
     async def upload(self, name: str, data: bytes) -> str:
         """POST /files. The file's id."""
@@ -61,22 +78,24 @@ class BatchApi:
             "metadata": {NONCE: nonce, "headgate_model": self._alias},
         }
         patience = _Patience(self._model.retries.limited_s)
+        in_doubt = False
         while True:
             reply = await self._once("POST", "/batches", lambda: json.dumps(body), CALL_TIMEOUT_S)
             if isinstance(reply, dict):
-                return reply
-            if reply.kind != "limited":  # a 429 was turned away; anything else may have been taken
+                return (await self.adopt(nonce, may_come=False) or reply) if in_doubt else reply
+            if reply.kind == "retry":  # anything else was turned away; this may have been taken
+                in_doubt = True
                 found = await self.adopt(nonce)
                 if found is not None:
                     return found
             await self._pause(patience, reply)
 
-    async def adopt(self, nonce: str) -> dict[str, Any] | None:
-        """The batch with this nonce, if it was created; looked for again after the time a creation may take."""
-        found = await self._find(nonce)
-        if not found:
-            await asyncio.sleep(self._adopt_s)
-            found = await self._find(nonce)
+    async def adopt(self, nonce: str, may_come: bool = True) -> dict[str, Any] | None:
+        """The batch with this nonce, if it was created. may_come: wait for it as long as a creation may take."""
+        found, wait_s, end = await self._find(nonce), LOOK_S, time.monotonic() + self._adopt_s
+        while not found and may_come and (left_s := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(wait_s, left_s))
+            found, wait_s = await self._find(nonce), 2 * wait_s
         for extra in found[1:]:  # created by a request that was given up, and by the next one too
             await self._once("POST", f"/batches/{_text(extra, 'id')}/cancel", None, CALL_TIMEOUT_S)
         return found[0] if found else None
@@ -94,12 +113,28 @@ class BatchApi:
             after = f"&after={_text(listed[-1], 'id')}"
 
     async def get(self, batch_id: str) -> dict[str, Any]:
-        """GET /batches/{id}."""
-        return await self._retried("GET", f"/batches/{batch_id}", None, CALL_TIMEOUT_S)
+        """GET /batches/{id}. Raises Gone."""
+        since = time.monotonic()
+        while True:
+            try:
+                return await self._retried("GET", f"/batches/{batch_id}", None, CALL_TIMEOUT_S)
+            except Gone as gone:
+                await self._confirm(gone, since)
+
+    async def _confirm(self, gone: Gone, since: float) -> None:
+        """Before a 404 is believed: the provider has time to hear of what it made itself. Raises Gone, or LaneDown for a
+        key that is refused other things too."""
+        left_s = self._adopt_s - (time.monotonic() - since)
+        if left_s > 0:
+            await asyncio.sleep(min(LOOK_S, left_s))
+        elif isinstance(await self._once("GET", "/batches?limit=1", None, CALL_TIMEOUT_S), dict):
+            raise gone
+        else:
+            raise LaneDown(str(gone))
 
     async def lines(self, file_id: str) -> AsyncIterator[bytes]:
-        """The lines of a file, each at least once: a connection that is cut starts it anew."""
-        patience = _Patience(self._model.retries.limited_s)
+        """The lines of a file, each at least once: a connection that is cut starts it anew. Raises Gone."""
+        patience, since = _Patience(self._model.retries.limited_s), time.monotonic()
         while True:
             try:
                 async with (
@@ -124,7 +159,10 @@ class BatchApi:
                     verdict = self._judge(response.status, response.headers, await response.read())
             except (aiohttp.ClientError, TimeoutError) as error:
                 verdict = Verdict("retry", f"connection lost ({type(error).__name__})")
-            await self._pause(patience, verdict)
+            try:
+                await self._pause(patience, verdict)
+            except Gone as gone:
+                await self._confirm(gone, since)
 
     # One call -------------------------------------------------------------------------------------------------------
 
@@ -137,7 +175,7 @@ class BatchApi:
             message = (
                 f"{error.code or 'HTTP 404'}: not known to {self._endpoint.url} with this key; is it another account's?"
             )
-            return Verdict("lane", f"models.{self._alias}: {message}")
+            return _NotFound("lane", f"models.{self._alias}: {message}")
         name = self._model.model or self._alias
         return judge(status, headers, error, self._alias, name, self._model.api_key_env)
 
@@ -179,8 +217,10 @@ class BatchApi:
             await self._pause(patience, reply)
 
     async def _pause(self, patience: _Patience, verdict: Verdict) -> None:
-        """Wait before another try. Raises LaneDown where none makes sense."""
+        """Wait before another try. Raises LaneDown where none makes sense: Gone after a 404."""
         said = clean(verdict.message, self._endpoint.key)
+        if isinstance(verdict, _NotFound):
+            raise Gone(said)
         if verdict.kind in ("lane", "row"):
             raise LaneDown(said if said.startswith("models.") else f"models.{self._alias}: batch API: {said}")
         delay_s = max(patience.next_s(), verdict.retry_after_s or 0.0)

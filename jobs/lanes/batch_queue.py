@@ -7,12 +7,10 @@ byte has. A batch that is refused because the queue is full halves what is sent;
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
-from jobs.answer_rows import Answer
-from jobs.batches import FileRow
 from jobs.lanes.base import LaneContext
 from jobs.lanes.batch_results import Outcome
 from jobs.lanes.batch_rows import MAX_FILE_BYTES, MAX_REQUESTS, Pending
@@ -38,9 +36,9 @@ class BatchQueue:
         self._full_until = self._full_since = 0.0
         self._failed_in_a_row = 0
 
-    def tokens(self, rows: Iterable[FileRow]) -> float:
-        """Prompt tokens that these rows take in the provider's queue, estimated."""
-        return float(sum(row.bound for row in rows) * self._tokens_per_byte)
+    def tokens(self, bound: int) -> float:
+        """Prompt tokens that rows take in the provider's queue, estimated. bound: the most they can have."""
+        return float(bound * self._tokens_per_byte)
 
     def fitting(self, pendings: Iterable[Pending], waiting_tokens: float, any_waits: bool) -> int:
         """How many rows, from the first, one file may hold now. waiting_tokens: of the batches that run, if `any_waits`."""
@@ -78,14 +76,10 @@ class BatchQueue:
                 f"({outcome.error}); lower it, or ask for a higher limit"
             )
 
-    def ended(self, rows: Mapping[int, FileRow], answers: list[Answer]) -> None:
-        """A batch of `rows` was read: better estimates of prompt tokens, and room again in a queue that was found full."""
+    def ended(self, outcome: Outcome) -> None:
+        """A batch was read: better estimates of prompt tokens, and room again in a queue that was found full."""
         self._failed_in_a_row, self._full_since, self._wait_s = 0, 0.0, self._first_wait_s
-        counted = [answer for answer in answers if answer.token_source == "provider" and answer.row_key in rows]
-        if counted:
-            bound = sum(rows[answer.row_key].bound for answer in counted)
-            used = [answer.prompt_tokens or 0 for answer in counted]
-            self._tokens_per_byte = max(0.02, sum(used) / max(1, bound)) * 1.05
-            beyond = max(n - rows[a.row_key].bound for n, a in zip(used, counted, strict=True))
-            self.extra_tokens += max(0, beyond)
+        if outcome.bound_tokens:
+            self._tokens_per_byte = max(0.02, outcome.used_tokens / outcome.bound_tokens) * 1.05
+            self.extra_tokens += outcome.extra_tokens
         self._limit_tokens = min(self._allowed_tokens, 1.25 * self._limit_tokens)

@@ -1,7 +1,8 @@
 """What a batch that has ended came to, row by row: answers as they are read, refusals and second tries once all is read.
 
 Answers are settled while the files are read, in any order; each row counts once, however often a cut download repeats
-it. Refusals are held back until it is clear whether the rows or the form of all requests is at fault. O(rows) memory.
+it. Refusals are held back until it is clear whether the rows or the form of all requests is at fault. Memory: O(rows)
+while the files are read; what is kept of an answer then is 44 bytes, for its text is in the journal.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobs.answer_rows import Answer
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs.answer_rows import RANKS, Answer
 from jobs.batches import FileRow
 from jobs.lanes.asking import SAME_REFUSALS
 from jobs.lanes.base import LaneContext
-from jobs.lanes.batch_api import BatchApi
+from jobs.lanes.batch_api import BatchApi, Gone
 from jobs.lanes.batch_rows import Line, Pending, judge_line, read_line, unanswered
 from jobs.lanes.exchange import BILLED_ATTEMPTS
 from jobs.replies import Verdict, clean, judge
@@ -24,21 +29,55 @@ QUEUE_FULL = "token_limit_exceeded"
 _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}
 
 
+SETTLED = np.dtype(
+    [("row_key", "<i8"), ("rank", "<i4"), ("prompt_tokens", "<i4"), ("completion_tokens", "<i4"), ("cost_usd", "<f8")]
+)
+"""What is kept of an answer; `rank` is that of its kind (jobs.answer_rows.RANKS)."""
+Settled = NDArray[np.void]
+"""(k,) SETTLED."""
+
+
+def settled_row(answer: Answer) -> tuple[int, int, int, int, float]:
+    """A row of SETTLED."""
+    counts = answer.prompt_tokens or 0, answer.completion_tokens or 0
+    return answer.row_key, RANKS[answer.kind], *counts, answer.cost_usd
+
+
+def progress(settled: Settled, n_rows: int) -> pa.Table:
+    """A lane's output: one row of counts for a block of `n_rows`."""
+    n_settled = int((settled["rank"] != RANKS["failed"]).sum())
+    return pa.table(
+        {
+            "settled": [n_settled],
+            "errors": [int((settled["rank"] != RANKS["answered"]).sum())],
+            "open": [n_rows - n_settled],
+            **{name: [settled[name].sum()] for name in ("prompt_tokens", "completion_tokens", "cost_usd")},
+        }
+    )
+
+
 @dataclass(slots=True)
 class Outcome:
     """Of one batch, or of a block's part of one."""
 
-    answers: list[Answer] = field(default_factory=list)
-    """Settled in the journal: answered, rejected, and failed for good."""
+    settled: Settled = field(default_factory=lambda: np.empty(0, SETTLED))
+    """In the journal now: answered, rejected, and failed for good."""
     again: list[Pending] = field(default_factory=list)
     """To be sent once more."""
-    done: list[int] = field(default_factory=list)
-    """Keys that need not be sent again in this session: those of `answers`, and what earlier processes settled."""
+    done: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Sorted keys that need not be sent again in this session: those of `settled`, and what earlier processes settled."""
+    bound_tokens: int = 0
+    used_tokens: int = 0
+    """Of the answers whose tokens the provider counted: the bound of the prompt tokens, and their number."""
+    extra_tokens: int = 0
+    """Most prompt tokens an answer had beyond its bound."""
     fault: str = ""
     """The lane's own, with the fix: nothing more should be sent."""
     error: str = ""
     """What a failed batch said."""
     queue_full: bool = False
+    gone: bool = False
+    """The provider does not know the batch, or a file of it, any more: what it charged for it is not known."""
 
 
 @dataclass(slots=True)
@@ -60,13 +99,17 @@ class Results:
         key: str,
         rows: Mapping[int, FileRow],
         pending: Mapping[int, Pending],
-        journaled: set[int],
+        journaled: NDArray[np.int64],
+        settle: Callable[[Answer], None],
     ) -> None:
-        """`pending`: those of the rows that can be sent again; `journaled`: those that are settled already."""
+        """`pending`: those of the rows that can be sent again; `journaled`: those that are settled already; `settle` does it."""
         self._context, self._key, self._rows, self._pending = context, key, rows, pending
-        self._journaled = journaled
-        self._seen = set(journaled)
-        self._outcome = Outcome(done=sorted(journaled))
+        self._journaled, self._settle = journaled, settle
+        self._seen = set(journaled.tolist())
+        self._kept: list[tuple[int, int, int, int, float]] = []
+        self._failed: list[_Unanswered] = []
+        self._latency_s = 0.0
+        self._outcome = Outcome()
 
     def of_failed(self, batch: dict[str, Any]) -> Outcome:
         """A batch that was refused whole: nothing of it was executed or charged."""
@@ -85,12 +128,29 @@ class Results:
                 f"models.{alias}: the provider refused batch {batch.get('id')}; mend what it says ({outcome.error})"
             )
         outcome.again = list(self._pending.values())
-        return outcome
+        return self._ended()
 
-    async def of_files(self, batch: dict[str, Any], api: BatchApi, settle: Callable[[Answer], None]) -> Outcome:
-        """Settle what the output and error files of a completed, expired or cancelled batch hold, by `settle`."""
-        latency_s = _latency_s(batch)
-        failed: list[_Unanswered] = []
+    def of_gone(self) -> Outcome:
+        """A batch, or a file of it, that the provider does not know any more: what was not read before is asked again."""
+        self._outcome.gone = True
+        return self._without_answer("its batch is gone at the provider")
+
+    async def of_files(self, batch: dict[str, Any], api: BatchApi) -> Outcome:
+        """Settle what the output and error files of a completed, expired or cancelled batch hold."""
+        self._latency_s = _latency_s(batch)
+        try:
+            await self._read(batch, api)
+        except Gone:
+            return self.of_gone()
+        if batch["status"] == "cancelled":
+            self._outcome.fault = (
+                f"models.{self._context.alias}: batch {batch.get('id')} was cancelled at the provider; "
+                "run the same command again to ask its other rows"
+            )
+        return self._without_answer("missing from the results of its batch")
+
+    async def _read(self, batch: dict[str, Any], api: BatchApi) -> None:
+        """Settle what is answered; what is not is known when all is read."""
         for name in ("output_file_id", "error_file_id"):
             if not batch.get(name):
                 continue
@@ -100,36 +160,42 @@ class Results:
                     continue
                 self._seen.add(line.row_key)
                 row = self._rows[line.row_key]
-                attempt = judge_line(line, row, self._context, latency_s)
+                attempt = judge_line(line, row, self._context, self._latency_s)
                 if attempt.answer is not None:
-                    self._keep(attempt.answer, settle)
+                    self._keep(attempt.answer)
                 elif attempt.verdict is not None:
-                    failed.append(
-                        _Unanswered(row, attempt.verdict, self._clean(attempt.verdict, line), attempt.lost_usd)
-                    )
-        cancelled = batch["status"] == "cancelled"
-        if cancelled:
-            self._outcome.fault = (
-                f"models.{self._context.alias}: batch {batch.get('id')} was cancelled at the provider; "
-                "run the same command again to ask its other rows"
-            )
+                    error = self._clean(attempt.verdict, line)
+                    self._failed.append(_Unanswered(row, attempt.verdict, error, attempt.lost_usd))
+
+    def _without_answer(self, why: str) -> Outcome:
+        """All lines are read: what becomes of the rows that have no answer, those that no line is about among them."""
+        verdict = Verdict("retry", why)
         for row_key, row in self._rows.items():
             if row_key not in self._seen:
-                verdict = Verdict("retry", "missing from the results of its batch")
-                failed.append(_Unanswered(row, verdict, verdict.message))
-        self._unanswered(failed, settle, latency_s)
-        return self._outcome
+                self._failed.append(_Unanswered(row, verdict, why))
+        self._unanswered()
+        return self._ended()
 
-    def _keep(self, answer: Answer, settle: Callable[[Answer], None]) -> None:
-        settle(answer)
-        self._outcome.answers.append(answer)
-        self._outcome.done.append(answer.row_key)
+    def _ended(self) -> Outcome:
+        outcome = self._outcome
+        outcome.settled = np.array(self._kept, SETTLED)
+        outcome.done = np.union1d(self._journaled, outcome.settled["row_key"])
+        return outcome
 
-    def _unanswered(self, failed: list[_Unanswered], settle: Callable[[Answer], None], latency_s: float) -> None:
+    def _keep(self, answer: Answer) -> None:
+        self._settle(answer)
+        self._kept.append(settled_row(answer))
+        if answer.token_source == "provider":
+            outcome, bound, used = self._outcome, self._rows[answer.row_key].bound, answer.prompt_tokens or 0
+            outcome.bound_tokens += bound
+            outcome.used_tokens += used
+            outcome.extra_tokens = max(outcome.extra_tokens, used - bound)
+
+    def _unanswered(self) -> None:
         """Rejected rows are settled, the others go on or are given up; the lane's own faults leave their rows open."""
-        refusals = Counter(each.verdict.message for each in failed if each.verdict.repeated_means_lane)
-        answered = bool(self._outcome.answers or self._journaled)
-        for each in failed:
+        refusals = Counter(each.verdict.message for each in self._failed if each.verdict.repeated_means_lane)
+        answered = bool(self._kept or len(self._journaled))
+        for each in self._failed:
             verdict = each.verdict
             if verdict.kind == "lane":
                 self._outcome.fault = self._outcome.fault or each.error
@@ -140,21 +206,21 @@ class Results:
                         f"mend what it says ({each.error})"
                     )
                 else:
-                    self._keep(unanswered("rejected", each.row, each.error, latency_s), settle)
+                    self._keep(unanswered("rejected", each.row, each.error, self._latency_s))
             else:
-                self._try_again(each, settle, latency_s)
+                self._try_again(each)
 
-    def _try_again(self, each: _Unanswered, settle: Callable[[Answer], None], latency_s: float) -> None:
+    def _try_again(self, each: _Unanswered) -> None:
         """Another batch, unless the row has had its tries. What was charged is journaled at once, under this batch."""
         pending = self._pending.get(each.row.row_key)
-        entry = unanswered("failed", each.row, each.error, latency_s, each.lost_usd)
+        entry = unanswered("failed", each.row, each.error, self._latency_s, each.lost_usd)
         if pending is not None:
             pending.billed += each.lost_usd > 0
             if pending.tries >= self._context.model.retries.attempts or pending.billed >= BILLED_ATTEMPTS:
-                self._keep(entry, settle)
+                self._keep(entry)
                 return
         if each.lost_usd:
-            settle(entry)
+            self._settle(entry)
         if pending is not None and not self._outcome.fault:
             pending.file_row = replace(pending.file_row, attempts=0 if each.lost_usd else each.row.attempts)
             self._outcome.again.append(pending)

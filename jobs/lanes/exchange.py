@@ -110,7 +110,7 @@ class Exchange:
                 return None
             if not self.payload:
                 self._make_request()
-            bound = asker.bound(self.request)
+            bound, extra_tokens = asker.bound(self.request), asker.extra_tokens
             worst_usd = asker.worst_usd(bound, max_completion_tokens(self.request))
             tokens = asker.expected_tokens(len(self.payload))
             try:
@@ -130,9 +130,9 @@ class Exchange:
                 usage = reply.completion.usage
                 self.cost_usd = asker.cost_usd(reply.completion)
                 allowance.add(full_rate=int(asker.at_full_rate(reply.completion)))
-                used = usage.prompt_tokens + usage.completion_tokens
+                used = tokens if usage.source == "bound" else usage.prompt_tokens + usage.completion_tokens
                 allowance.settle(worst_usd, self.cost_usd, 0.0, used - tokens)
-                asker.learn(len(self.payload), bound, reply.completion)
+                asker.learn(len(self.payload), bound - extra_tokens, reply.completion)
             else:
                 lost_usd = worst_usd if reply.lost_usd is None else reply.lost_usd
                 self.lost_usd += lost_usd
@@ -152,7 +152,10 @@ class Exchange:
         self.started_at = time.monotonic()
 
     async def _limited(self, verdict: Verdict) -> float | None:
-        """A 429: pause the model. Seconds to wait; None when the row has waited long enough."""
+        """A 429: pause the model for as long as the reply says, and the row, where it says nothing, longer each time.
+
+        Seconds to wait; None when the row has waited long enough.
+        """
         now = time.monotonic()
         self.n_limited += 1
         self.limited_since = self.limited_since or now
@@ -162,7 +165,7 @@ class Exchange:
         self.asker.allowance.add(limited=1)
         if now - self.limited_since + pause_s > self.asker.context.model.retries.limited_s:
             return None
-        await self.asker.allowance.limited(pause_s)
+        await self.asker.allowance.limited(verdict.retry_after_s)
         return pause_s + random.uniform(0, min(1.0, 0.1 + pause_s / 4))
 
     def _again(self, reply: Reply, verdict: Verdict) -> float | None:

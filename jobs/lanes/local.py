@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ import ray
 from jobs.errors import StoreError
 from jobs.filesystems import filesystem_of, storage_errors
 from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.private_folder import private_folder
 from jobs.spec_models import ModelSpec
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
@@ -79,20 +79,28 @@ def local_folder(source: str, weights: bool) -> str:
     if not is_remote(source):
         return absolute_source(source)
     fs, root = filesystem_of(source)
-    digest = hashlib.blake2b(f"{source}|{weights}".encode(), digest_size=10).hexdigest()
-    folder = Path(tempfile.gettempdir()) / f"headgate-{os.getuid()}-models" / digest
+    with storage_errors(source, "listing the model"):
+        infos = [
+            info for info in fs.get_file_info(pafs.FileSelector(root, recursive=True))
+            if info.type == pafs.FileType.File and (weights or not info.path.endswith(WEIGHTS))
+        ]  # fmt: skip
+    # Sizes and times are in the name: what is uploaded anew is another copy.
+    state = sorted((info.path, info.size, str(info.mtime)) for info in infos)
+    digest = hashlib.blake2b(f"{source}|{weights}|{state}".encode(), digest_size=10).hexdigest()
+    folder = private_folder("models") / digest
     if folder.exists():
         return str(folder)
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
         here = pafs.LocalFileSystem()
         with storage_errors(source, "copying the model"):
-            for info in fs.get_file_info(pafs.FileSelector(root, recursive=True)):
-                if info.type == pafs.FileType.File and (weights or not info.path.endswith(WEIGHTS)):
-                    target = copy / info.path[len(root) + 1 :]
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    pafs.copy_files(info.path, str(target), source_filesystem=fs, destination_filesystem=here)
+            for info in infos:
+                name = info.path[len(root) + 1 :]
+                if {"", ".", ".."} & set(name.split("/")):
+                    raise StoreError(f"{source}: holds a file named {name!r}, which would leave the folder of its copy")
+                target = copy / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                pafs.copy_files(info.path, str(target), source_filesystem=fs, destination_filesystem=here)
         if not (copy / "config.json").exists():
             raise StoreError(f"{source}: holds no config.json")
         if not folder.exists():
@@ -160,12 +168,15 @@ def chat_text(message: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = message.get("content")
     if isinstance(content, list):
-        kinds = {part.get("type") for part in content if isinstance(part, Mapping)} - {"text"}
+        kinds = {str(part.get("type")) for part in content if isinstance(part, Mapping)} - {"text"}
         if kinds or not all(isinstance(part, Mapping) for part in content):
             raise ValueError(
                 f"a message has content of type {', '.join(map(str, kinds)) or 'unknown'}; this engine takes text"
             )
-        content = "".join(part.get("text") or "" for part in content)
+        texts = [part.get("text") or "" for part in content]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a message has a part whose text is no text")
+        content = "".join(texts)
     role = "system" if message["role"] == "developer" else message["role"]
     return {**message, "role": role, "content": "" if content is None else content}
 
@@ -178,8 +189,14 @@ def render(tokenizer: Any, messages: Messages) -> str:
         text = tokenizer.apply_chat_template(
             [chat_text(m) for m in messages], tokenize=False, add_generation_prompt=True
         )
+    except ValueError:
+        raise
     except jinja2.TemplateError as error:
         raise ValueError(f"the model's chat template refuses these messages: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a template is a program, and messages are anybody's: whatever it trips over
+        raise ValueError(
+            f"the model's chat template fails on these messages ({type(error).__name__}: {error})"
+        ) from None
     return str(text)
 
 
@@ -232,10 +249,16 @@ def check_local(context: LaneContext, package: str, install: str) -> LaneCheck:
     if is_folder(source) or is_remote(source):
         try:
             tokenizer = load_tokenizer(source)
-        except (OSError, ValueError) as error:
-            return LaneCheck(False, f"{place}.source: {source} has no tokenizer ({str(error).splitlines()[0][:160]})")
+        except Exception as error:  # noqa: BLE001 - files of anybody's: a library trips over them in its own ways
+            said = next(iter(str(error).splitlines()), "")[:160]
+            return LaneCheck(
+                False, f"{place}.source: {source} has no usable tokenizer ({type(error).__name__}: {said})"
+            )
         if not tokenizer.chat_template:
             return LaneCheck(False, f"{place}.source: {source} has no chat template; use a chat model")
-    tokens = context_tokens(model)
+    try:
+        tokens = context_tokens(model)
+    except Exception as error:  # noqa: BLE001 - likewise
+        return LaneCheck(False, f"{place}.source: {source} has no usable config.json ({type(error).__name__}: {error})")
     length = "context unknown before it is loaded" if tokens is None else f"context {tokens} tokens"
     return LaneCheck(True, f"{source} in {model.engine}, {length}", tokens)

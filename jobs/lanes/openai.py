@@ -38,7 +38,7 @@ from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.exchange import Row
 from jobs.lanes.slots import Slots
 from jobs.replies import clean, read_error
-from jobs.spec_models import ModelSpec
+from jobs.spec_models import ModelSpec, check_address
 
 DEFAULT_URL = "https://api.openai.com/v1"
 CHECK_TIMEOUT_S = 15.0
@@ -67,14 +67,16 @@ class OpenAILane:
         """GET /models with the key. An endpoint without such a list passes: the first request will tell."""
         model, alias = context.model, context.alias
         url, name, key = base_url_of(model), model.model or alias, key_of(model)
+        try:
+            check_address(url)  # the job file's is checked where it is read, the environment's here
+        except ValueError as wrong:
+            return LaneCheck(False, f"models.{alias}: $OPENAI_BASE_URL {wrong}")
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            return LaneCheck(False, f"models.{alias}.base_url: {url!r} is no http(s) address; write https://host/v1")
         if not key and not (model.base_url or os.environ.get("OPENAI_BASE_URL")):
             return LaneCheck(
                 False, f"models.{alias}: ${model.api_key_env} is not set; export the provider's key under that name"
             )
-        if key and parts.scheme == "http" and not _is_private(parts.hostname):
+        if key and parts.scheme == "http" and not _is_private(str(parts.hostname)):
             return LaneCheck(False, f"models.{alias}.base_url: {url} would send the key unencrypted; use https://")
         status, raw = get(f"{url}/models", key)
         error = clean(read_error(raw).message, key)
@@ -175,9 +177,10 @@ class ApiActor:
                 await asyncio.to_thread(self._journal.flush)
         except StoreError as error:  # the claim stays: what is in the local log alone must not be asked again
             await self._allowance.stop(str(error))
-        else:
+            await self._allowance.settle_up()
+        else:  # dollars first: once the claim is finished, nobody asks a dead sender's log what it has paid
+            await self._allowance.settle_up()
             await self._tell("finish", keys[asked], np.array([answer.row_key for answer in settled], np.int64))
-        await self._allowance.settle_up()
         return progress(settled, len(rows))
 
     async def _tell(self, method: str, *arguments: Any) -> Any:

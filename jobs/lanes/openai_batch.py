@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import aiohttp
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -21,8 +22,9 @@ from ray.data import ActorPoolStrategy
 
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.lanes.batch_results import SETTLED, progress
 from jobs.lanes.batching import BatchAsker
-from jobs.lanes.openai import CONNECT_TIMEOUT_S, OpenAILane, base_url_of, get, key_of, progress
+from jobs.lanes.openai import CONNECT_TIMEOUT_S, OpenAILane, base_url_of, get, key_of
 
 BLOCKS = 32
 """Blocks under way at once: 1.6 million rows in batches, which the provider's own queue limits well before."""
@@ -47,7 +49,10 @@ class OpenAIBatchLane:
         return LaneCheck(True, f"{found.detail}, in batches", found.context_tokens)
 
     def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
-        """See jobs.lanes.base.Lane. A lane at fault leaves its rows open, its batches running, and says why (`stop`)."""
+        """See jobs.lanes.base.Lane. A lane at fault leaves its rows open, its batches running, and says why (`stop`).
+
+        A block without ASK_COLUMNS (`ray.data.range(1)`) asks nothing: it is through when the batches of earlier starts are.
+        """
         return rows.map_batches(
             BatchActor,
             fn_constructor_args=(context, base_url_of(context.model), key_of(context.model) != ""),
@@ -90,5 +95,8 @@ class BatchActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Settle the rows of a block, hours later; one row of counts."""
-        answers = asyncio.run_coroutine_threadsafe(self._asker.block(block), self._loop).result()
-        return progress(answers, block.num_rows)
+        if "row_key" not in block.column_names:
+            asyncio.run_coroutine_threadsafe(self._asker.follow(), self._loop).result()
+            return progress(np.empty(0, SETTLED), 0)
+        settled = asyncio.run_coroutine_threadsafe(self._asker.block(block), self._loop).result()
+        return progress(settled, block.num_rows)

@@ -4,6 +4,9 @@ Rows of a block are grouped by equal sampling, sorted by prompt length and answe
 done when its longest answer is. Cost: some times vLLM's, with nothing to install. Greedy answers equal vLLM's but where
 rounding decides between two tokens. A row with a seed is drawn alone: its answer is the same in any company.
 
+What the model cannot do for a batch (out of memory, no number in its logits) is tried with half of it, down to one row; a row
+that fails alone while others are answered is rejected, and so is one that the process dies of (jobs.lanes.under_way).
+
 There is no constrained decoding here: with a `response_format` the model is asked as it is, and what does not fit the
 schema shows as an empty `parsed` column.
 """
@@ -22,14 +25,18 @@ import ray.data
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList, set_seed
 
+from jobs.errors import LaneDown
 from jobs.journal import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.local import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
 from jobs.lanes.local_rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+from jobs.lanes.under_way import UnderWay
 from jobs.requests import mean_and_least
 
 BATCH_ROWS = 32
 STAGE_CPUS = 0.25
+FAILED_IN_A_ROW = 20
+"""Rows that fail alone, one after the other: it is the model, or its device, then."""
 EXTRAS = ("top_k", "min_p", "repetition_penalty")
 """Parameters of the job's `sampling` that transformers takes beside OpenAI's."""
 
@@ -79,7 +86,8 @@ class _Model:
     """The model, in an actor."""
 
     def __init__(self, context: LaneContext) -> None:
-        source = str(context.model.source)
+        source, self.alias = str(context.model.source), context.alias
+        self.under_way, self._failed_in_a_row, self._n_answered = UnderWay(context), 0, 0
         self.reader = RequestReader(context)
         self.tokenizer = self.reader.tokenizer
         self.extras = job_extras(context, EXTRAS)[0]
@@ -89,6 +97,7 @@ class _Model:
         defaults = {"dtype": "auto" if self.device == "cuda" else torch.float32, "trust_remote_code": False}
         folder = local_folder(source, weights=True)
         options: dict[str, Any] = defaults | context.model.engine_kwargs
+        options.pop("max_model_len", None)  # vLLM's name; `context_tokens` reads it
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         self.model = model.to(self.device).eval()
         # What a request leaves out must not come from the checkpoint: its top_k of 50, say, is not vLLM's or OpenAI's.
@@ -101,15 +110,18 @@ class _Model:
     def __call__(self, block: pa.Table) -> pa.Table:
         requests = [_supported(request) for request in self.reader.read(block.to_pylist())]
         answers: list[dict[str, Any]] = [{} for _ in requests]
-        for batch in batches(requests):
-            for at, answer in zip(batch, self._generate([requests[i] for i in batch]), strict=True):
+        for batch in self._in_turn(requests):
+            for at, answer in zip(batch, self._answers([requests[i] for i in batch]), strict=True):
                 answers[at] = answer
+        for answer in answers:
+            if "failed" in answer and self._n_answered > answer["after"]:  # not the device's fault: the row's
+                answer["rejected"] = answer.pop("failed")
         columns: dict[str, pa.Array] = {
             "row_key": pa.array([r.row_key for r in requests], pa.int64()),
             "bucket": pa.array([r.bucket for r in requests], pa.int32()),
             "shadow": pa.array([r.shadow for r in requests], pa.bool_()),
             "answer_key": pa.array([r.answer_key for r in requests], pa.binary(16)),
-            "rejected": pa.array([r.error for r in requests], pa.string()),
+            "rejected": pa.array([r.error or a.get("rejected", "") for r, a in zip(requests, answers, strict=True)]),
         }
         kinds = {"failed": pa.string(), "text": pa.string(), "finish_reason": pa.string(), "latency_s": pa.float64()}
         kinds |= {"mean_logprob": pa.float64(), "min_logprob": pa.float64()}
@@ -117,22 +129,57 @@ class _Model:
             columns[name] = pa.array([answer.get(name) for answer in answers], kind)
         return pa.table(columns)
 
+    def _in_turn(self, requests: Sequence[LocalRequest]) -> list[list[int]]:
+        """Positions of the requests to ask, in batches; what engines died of twice comes last, a row at a time."""
+        deaths = {i: self.under_way.deaths_alone(r.row_key) for i, r in enumerate(requests) if self._is_suspect(r)}
+        plain = [[i for i in batch if i not in deaths] for batch in batches(requests)]
+        return [batch for batch in plain if batch] + [[i] for i in sorted(deaths, key=lambda i: deaths[i])]
+
+    def _is_suspect(self, request: LocalRequest) -> bool:
+        return not request.error and self.under_way.is_suspect(request.row_key)
+
+    def _answers(self, batch: Sequence[LocalRequest]) -> list[dict[str, Any]]:
+        """Answers of requests with equal sampling, noted while they are under way."""
+        if self.under_way.is_culprit(batch[0].row_key):
+            return [{"rejected": self.under_way.verdict(batch[0].row_key)}]
+        slots = [self.under_way.begin(request.row_key, alone=self._is_suspect(request)) for request in batch]
+        answers = self._generate(batch)
+        for slot in slots:
+            self.under_way.end(slot)
+        return answers
+
     def _generate(self, batch: Sequence[LocalRequest]) -> list[dict[str, Any]]:
-        """Answers of requests with equal sampling. Out of memory: the batch is halved, down to one row that fails."""
+        """What the model cannot do for all is tried with halves, down to one row that fails. Raises LaneDown where all fail."""
         started = time.perf_counter()
-        try:
-            tokens, logprobs = self._tokens(batch)
-        except torch.OutOfMemoryError as error:
+        made = self._try(batch)  # an error's traceback would hold the batch's memory: it ends in there
+        if isinstance(made, str):
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._generate(batch[:half]) + self._generate(batch[half:])
-            return [{"failed": f"out of memory: {one_line(error)}"}]
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= FAILED_IN_A_ROW:
+                raise LaneDown(f"models.{self.alias}: failed {FAILED_IN_A_ROW} rows in a row ({made})")
+            return [{"failed": made, "after": self._n_answered}]
+        self._failed_in_a_row = 0
+        self._n_answered += len(batch)
+        tokens, logprobs = made
         latency_s = time.perf_counter() - started
         answers = [self._answer(request, new, latency_s) for request, new in zip(batch, tokens, strict=True)]
         for answer, new, told in zip(answers, tokens, logprobs, strict=False):
             mean, least = mean_and_least(told[: len(new)]) or (None, None)
             answer |= {"mean_logprob": mean, "min_logprob": least}
         return answers
+
+    def _try(self, batch: Sequence[LocalRequest]) -> tuple[list[list[int]], list[list[float]]] | str:
+        """See `_tokens`; or in one line why not."""
+        try:
+            return self._tokens(batch)
+        except torch.OutOfMemoryError as error:
+            return f"out of memory: {one_line(error)}"
+        except (RuntimeError, ValueError, IndexError) as error:  # logits that are no numbers, a kernel that refuses
+            return f"transformers: {one_line(error)}"
 
     @torch.inference_mode()
     def _tokens(self, batch: Sequence[LocalRequest]) -> tuple[list[list[int]], list[list[float]]]:

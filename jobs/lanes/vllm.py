@@ -8,7 +8,8 @@ and its detokenizer undoes stop strings. Batches are small (BATCH_ROWS) and many
 is empty. Cost: an engine takes 20-60 s to start; beside the model, about 0.3 ms of CPU a row.
 
 A row the engine refuses (VLLMValidationError and its kin) is rejected; any other error leaves the row open. When the
-engine itself dies, Ray restarts its actor and the rows that were in it are asked again.
+engine itself dies, Ray restarts its actor and the rows that were in it are asked again, but for one that it dies of each
+time (jobs.lanes.vllm_engine).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ ROW_ERRORS = (
     "VLLMNotFoundError",
     "ValidationError",
     "ValueError",
+    "RowKillsEngine",
 )
 """Exceptions that say the request is at fault; ray.data.llm hands them on as "Name: text"."""
 REJECTED = "Rejected"
@@ -74,6 +76,8 @@ class VLLMLane:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from ray.data.llm import build_processor
 
+        from jobs.lanes.vllm_engine import CarefulEngine
+
         started_at = time.time()
         context = with_absolute_source(context)
         source = str(context.model.source)
@@ -87,6 +91,11 @@ class VLLMLane:
             preprocess_map_kwargs={"num_cpus": STAGE_CPUS},
             postprocess_map_kwargs={"num_cpus": STAGE_CPUS},
         )
+        stage = processor.get_stage_by_name("vLLMEngineStage")
+        options = stage.fn_constructor_kwargs | {"context": context}
+        # A copy: an assignment would validate anew, and ask for a GPU.
+        careful = stage.model_copy(update={"fn": CarefulEngine, "fn_constructor_kwargs": options})
+        processor.stages["vLLMEngineStage"] = careful
         prompts = rows.repartition(target_num_rows_per_block=BATCH_ROWS).map_batches(
             _Prompts,
             fn_constructor_args=(context,),

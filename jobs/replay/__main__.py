@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=P,…",
-        help="of a batch: failed, lost_reply; of each of its rows: expired, missing, empty, an HTTP status",
+        help="of a batch: failed, lost_reply, late; of each of its rows: expired, missing, empty, an HTTP status",
     )
     add("--enqueued-tokens", type=int, metavar="N", help="prompt tokens of a model that may wait in batches")
     add("--flex-default-share", type=float, default=0.0, metavar="P", help="share of flex served in the default tier")

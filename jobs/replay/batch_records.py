@@ -10,6 +10,7 @@ from typing import Any
 from jobs.replay import wire
 
 ENDPOINT = "/v1/chat/completions"
+MAX_METADATA, MAX_METADATA_CHARS = 16, 512
 
 
 @dataclass(slots=True)
@@ -63,6 +64,23 @@ class Batch:
             "output_file_id": self.output_file_id, "error_file_id": self.error_file_id,
             "expires_at": self.times["created_at"] + 86400, **self.times,
         }  # fmt: skip
+
+
+def read_creation(raw: bytes) -> tuple[str, dict[str, str]]:
+    """The body of POST /v1/batches: (input file's id, metadata). Raises wire.ApiError."""
+    try:
+        body = json.loads(raw)
+        file_id, metadata = str(body["input_file_id"]), dict(body.get("metadata") or {})
+        known = (body["endpoint"], body["completion_window"]) == (ENDPOINT, "24h")
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise wire.ApiError(400, "invalid_request", "Give input_file_id, endpoint and completion_window.") from None
+    if not known:
+        raise wire.ApiError(400, "invalid_value", f"Only endpoint {ENDPOINT} and completion_window 24h are here.")
+    if len(metadata) > MAX_METADATA or any(
+        not isinstance(value, str) or len(value) > MAX_METADATA_CHARS for value in metadata.values()
+    ):
+        raise wire.ApiError(400, "invalid_value", "metadata: at most 16 texts of 512 characters.")
+    return file_id, metadata
 
 
 def error_entry(code: str, message: str, line: int | None) -> dict[str, Any]:

@@ -11,13 +11,23 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import BodyPartReader, web
 
 from jobs.replay import wire
-from jobs.replay.batch_records import ENDPOINT, Batch, File, Row, error_entry, gone, reply_bytes, result_line
+from jobs.replay.batch_records import (
+    ENDPOINT,
+    Batch,
+    File,
+    Row,
+    error_entry,
+    gone,
+    read_creation,
+    reply_bytes,
+    result_line,
+)
 from jobs.replay.counts import Counts
 from jobs.replay.faults import FaultPlan
 from jobs.replay.options import BATCH_WIDE_FAULTS, ReplayOptions
@@ -27,7 +37,8 @@ STEPS = 5
 ROWS_A_TURN = 200
 """Rows answered before other requests get the event loop: 10 ms."""
 FINAL = ("completed", "failed", "expired", "cancelled")
-MAX_METADATA, MAX_METADATA_CHARS = 16, 512
+LATE_S = 0.5
+"""From the cut connection to the batch, in the fault `late`."""
 
 
 class BatchService:
@@ -48,13 +59,14 @@ class BatchService:
         self._random = random.Random(options.seed)
         self._files: dict[str, File] = {}
         self._batches: dict[str, Batch] = {}
-        self._n_rows = 0
+        self._n_rows = self._n_files = self._n_creations = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add_routes(self, app: web.Application, prefix: str) -> None:
         for method, path, handler in (
             ("POST", "/files", self._upload),
             ("GET", "/files/{id}", self._file),
+            ("DELETE", "/files/{id}", self._delete),
             ("GET", "/files/{id}/content", self._content),
             ("POST", "/batches", self._create),
             ("GET", "/batches", self._list),
@@ -99,7 +111,8 @@ class BatchService:
         return web.json_response(self._store(name, purpose, data).as_json())
 
     def _store(self, name: str, purpose: str, data: bytes) -> File:
-        file = File(f"file-replay-{len(self._files)}", name, purpose, data)
+        file = File(f"file-replay-{self._n_files}", name, purpose, data)
+        self._n_files += 1
         self._files[file.id] = file
         return file
 
@@ -111,36 +124,47 @@ class BatchService:
     async def _file(self, request: web.Request) -> web.Response:
         return web.json_response(self._file_of(request.match_info["id"]).as_json())
 
+    async def _delete(self, request: web.Request) -> web.Response:
+        file = self._file_of(request.match_info["id"])
+        del self._files[file.id]
+        return web.json_response({"id": file.id, "object": "file", "deleted": True})
+
     async def _content(self, request: web.Request) -> web.Response:
         return web.Response(body=self._file_of(request.match_info["id"]).data, content_type="application/octet-stream")
 
     async def _create(self, request: web.Request) -> web.Response:
         """POST /v1/batches."""
-        try:
-            body = json.loads(await request.read())
-            file_id, metadata = str(body["input_file_id"]), dict(body.get("metadata") or {})
-            known = (body["endpoint"], body["completion_window"]) == (ENDPOINT, "24h")
-        except (ValueError, RecursionError, KeyError, TypeError):
-            raise wire.ApiError(400, "invalid_request", "Give input_file_id, endpoint and completion_window.") from None
-        if not known:
-            raise wire.ApiError(400, "invalid_value", f"Only endpoint {ENDPOINT} and completion_window 24h are here.")
-        if len(metadata) > MAX_METADATA or any(
-            not isinstance(value, str) or len(value) > MAX_METADATA_CHARS for value in metadata.values()
-        ):
-            raise wire.ApiError(400, "invalid_value", "metadata: at most 16 texts of 512 characters.")
+        file_id, metadata = read_creation(await request.read())
         self._file_of(file_id)
-        fault = self._wide_faults.draw(len(self._batches))
+        fault, self._n_creations = self._wide_faults.draw(self._n_creations), self._n_creations + 1
+        if fault in ("late", "lost_reply"):
+            self._counts.faults[fault] += 1
+        if fault == "late":
+            self._start(self._begin_late(file_id, metadata))
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response()
+        batch = self._begin(file_id, metadata, fails=fault == "failed")
+        if fault == "lost_reply":
+            raise wire.ApiError(500, "server_error", "Replayed fault: created, and not told.", "server_error")
+        return web.json_response(batch.as_json())
+
+    def _begin(self, file_id: str, metadata: dict[str, str], fails: bool = False) -> Batch:
         batch = Batch(f"batch_replay_{len(self._batches)}", file_id, metadata)
         batch.times["created_at"] = int(time.time())
         self._batches[batch.id] = batch
         self._counts.batches["created"] += 1
-        task = asyncio.create_task(self._run(batch, fails=fault == "failed"))
+        self._start(self._run(batch, fails))
+        return batch
+
+    async def _begin_late(self, file_id: str, metadata: dict[str, str]) -> None:
+        await asyncio.sleep(LATE_S)
+        self._begin(file_id, metadata)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if fault == "lost_reply":
-            self._counts.faults[fault] += 1
-            raise wire.ApiError(500, "server_error", "Replayed fault: created, and not told.", "server_error")
-        return web.json_response(batch.as_json())
 
     def _batch_of(self, request: web.Request) -> Batch:
         batch = self._batches.get(request.match_info["id"])

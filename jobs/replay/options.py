@@ -15,8 +15,8 @@ STATUS_FAULTS = ("429", "500", "503")
 """Always listed in /stats; any other HTTP status 400..599 may be asked for too."""
 NAMED_FAULTS = ("429_bare", "quota", "hang", "drip", "cut", "bad_json", "empty")
 """`hang` says nothing at all; `drip` says a byte now and then, so that only a deadline for the whole request ends it."""
-BATCH_WIDE_FAULTS = ("failed", "lost_reply")
-"""Of a whole batch: it fails; it is created, but the reply says HTTP 500."""
+BATCH_WIDE_FAULTS = ("failed", "lost_reply", "late")
+"""Of a whole batch: it fails; it is created, but the reply says HTTP 500; it is created after its connection was cut."""
 BATCH_ROW_FAULTS = ("expired", "missing", "empty")
 """Of one row of a batch; any HTTP status 400..599 too."""
 

@@ -220,6 +220,10 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, NDArray[Any]]:
         raise RoutingError(
             f"router artifact {path.parent}: weights.safetensors is missing; copy the whole folder"
         ) from None
+    except KeyError as error:
+        raise RoutingError(
+            f"router artifact {path}: numbers of type {error}, which NumPy lacks; train it again"
+        ) from None
     except (OSError, SafetensorError) as error:
         raise RoutingError(f"router artifact {path}: not readable ({error})") from error
     arrays.pop("empty", None)
@@ -240,7 +244,7 @@ def read_card(directory: str | Path) -> dict[str, Any]:
         raise RoutingError(
             f"router artifact {directory}: no router.json there; the README says how to train one"
         ) from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RoutingError(f"router artifact {path}: not readable as a router card ({type(error).__name__})") from None
     if not known:
         raise RoutingError(

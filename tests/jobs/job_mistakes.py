@@ -118,6 +118,15 @@ MISTAKES = [
     ("max_usd", 0, "max_usd: must be more than 0 (found 0)"),
     ("max_usd", float("inf"), "max_usd: must be a finite number (found inf)"),
     ("max_usd", True, "max_usd: must be a number (found true)"),
+    # sampling
+    (
+        "sampling",
+        {"service_tier": "priority"},
+        "sampling: service_tier is a field of the model itself, not a generation parameter; remove it here",
+    ),
+    ("sampling", {"stream": True}, "sampling: stream is set by the job, not a generation parameter; remove it here"),
+    ("models/gpt-4.1/sampling", {"model": "gpt-5"}, "models.gpt-4.1.sampling: model is a field of the model itself, "),
+    ("models/gpt-4.1/sampling", {"messages": []}, "models.gpt-4.1.sampling: messages is set by the job, not a "),
     # policy
     ("policy", {"budget_usd": 0}, "policy.budget_usd: must be more than 0 (found 0)"),
     ("policy", {"strong_share": 1.5}, "policy.strong_share: must be at most 1 (found 1.5)"),
@@ -145,6 +154,9 @@ MISTAKES = [
         "models.gpt-4.1.api_key_env: must be the name of an environment variable, not ",
     ),
     ("models/gpt-4.1/base_url", "http://me:pw1@h/v1", "models.gpt-4.1.base_url: must not hold a user or a password; "),
+    ("models/gpt-4.1/base_url", "https://gw/v1?api-key=pw1", "models.gpt-4.1.base_url: must not hold a ? or a #, "),
+    ("models/gpt-4.1/base_url", "https://gw/v1#pw1", "models.gpt-4.1.base_url: must not hold a ? or a #, "),
+    ("models/gpt-4.1/base_url", "https://me:p/w1@h/v1", "models.gpt-4.1.base_url: must be a URL, e.g. "),
     (
         "models/gpt-4.1/base_url",
         "localhost:8000",

@@ -41,11 +41,24 @@ def run(tmp_path, ray_local):
         "sampling": {"temperature": 0},
         "sample": {"rows": 4}, "quality": {"gold": {"column": "answer", "match": "exact"}},
     })  # fmt: skip
-    parts = run_score(plan_score(spec, list_files(spec.input)), spec.output)
     store = Store(spec.output)
+    parts = in_two_buckets(store, run_score(plan_score(spec, list_files(spec.input)), spec.output))
     rows = read_rows(store, parts)
     plan, bill = decide(spec, rows, EST, np.zeros((12, 2), bool))
     return spec, store, parts, plan, bill, tmp_path
+
+
+def in_two_buckets(store, parts):
+    """The one bucket that so few rows are, cut in two between the files: a copy's answer is another bucket's."""
+    table, (part,) = store.read_table(parts[0]["name"]), parts
+    cut = []
+    for bucket in range(2):
+        name = f"scored/part-{bucket:010d}.parquet"
+        numbers = pa.array([bucket] * 6, table.schema.field("bucket").type)
+        place = table.schema.get_field_index("bucket")
+        store.write_table(name, table.slice(6 * bucket, 6).set_column(place, table.schema.field("bucket"), numbers))
+        cut.append({**part, "bucket": bucket, "name": name, "rows": 6})
+    return cut
 
 
 def settle(run, name, keys, text, kind="answered", cost=0.01, lost=0.0, error=""):
@@ -77,6 +90,7 @@ def test_every_row_once_with_its_answer_and_its_dollars(run):
     rows, report = account(run)
     assert [r["id"] for r in rows] == [f"{f}-{i}" for f in range(2) for i in range(6)]
     assert [r["error"] for r in rows] == [""] * 11 + ["q is null"]
+    assert plan.bucket[0] != plan.bucket[6], "the copied answer is another bucket's"
     twin = rows[6]
     assert (
         twin["copied_from"] == "0-0" and twin["cost_usd"] == 0 and twin["generated_text"] == rows[0]["generated_text"]
@@ -131,3 +145,20 @@ def test_accounting_again_replaces_the_parts(run):
     settle(run, "b", plan.leaders_of(1), "4")
     second, report = account(run)
     assert len(first) == len(second) == 12 and report["complete"]
+
+
+def test_a_refused_row_is_open_until_every_model_above_has_refused_it(run):
+    plan = run[3]
+    weak, strong = plan.leaders_of(0), plan.leaders_of(1)
+    due = np.setdiff1d(plan.leader[plan.model == 0], plan.shadow)[:1]
+    settle(run, "a", np.setdiff1d(weak, due), "4")
+    settle(run, "b", strong, "5")
+    settle(run, "a", due, "", kind="rejected", error="400: content filter")
+    rows, report = account(run)
+    n = int((plan.leader == due[0]).sum())
+    assert (report["open"], report["errors"], report["complete"]) == (n, 1, False)
+    assert [r["error"] for r in rows if r["error"].startswith("open")] == ["open: 400: content filter"] * n
+    settle(run, "b", due, "", kind="rejected", error="400: content filter too")
+    rows, report = account(run)
+    assert (report["open"], report["errors"]) == (0, 1 + n)
+    assert sum(r["error"] == "400: content filter" for r in rows) == n

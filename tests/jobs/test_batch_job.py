@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,9 @@ import yaml
 from jobs.border import Job
 from jobs.pipeline import plan_job, run_job
 from jobs.replay import ReplayOptions
+from jobs.reservations import unfinished
 from jobs.spec import parse_spec
+from jobs.store import Store
 from routing.outcomes import write_outcomes
 from tests.replay_server import Replay, process_replay, small_outcomes, thread_replay
 
@@ -68,9 +71,13 @@ def test_a_job_in_batches_pays_half_and_the_bill_says_so(tmp_path: Path, ray_loc
         assert "strong: batch rate assumed, half of the standard one" in bill["assumptions"]
         code, report = run_job(Job(parse_spec(data), live=False))
         stats = server.stats()
-        assert run_job(Job(parse_spec(data), live=False))[0] == 0
+        # As a start leaves it that dies when all rows are in the journal: the lane has no rows left to start for.
+        for closed in (tmp_path / "out/ledger").glob("batch-*/close.json"):
+            closed.unlink()
+        again = run_job(Job(parse_spec(data), live=False))
         assert server.stats()["requests"] == stats["requests"]
-    assert code == 0
+    assert (code, again[0]) == (0, 0)
+    assert (again[1]["lost_usd"], again[1]["spent_usd"]) == (0, report["spent_usd"])
     rows = check_rows(tmp_path)
     assert (stats["answered"], stats["repeated"]) == (ROWS, 0)
     assert stats["batches"]["created"] >= 2, "what expired went into another one"
@@ -115,6 +122,27 @@ def test_a_stopped_job_and_a_killed_one_come_back_to_the_same_batch(setting: tup
     check_rows(folder)
     stats = replay.stats()
     assert (stats["batches"]["created"], stats["answered"], stats["repeated"]) == (1, ROWS, 0)
+
+
+def test_rows_that_a_new_policy_gives_to_another_model_keep_the_answers_that_are_paid(
+    setting: tuple[Replay, Path],
+) -> None:
+    """No row is left for the strong model, and all the same its batch is fetched and its dollars are booked."""
+    replay, folder = setting
+    driver = start(folder)
+    replay.wait_for(lambda stats: stats["batches"]["created"] == 1, 180)
+    driver.terminate()
+    assert driver.wait(30) == 3
+    data = yaml.safe_load((folder / "job.yaml").read_text())
+    (folder / "job.yaml").write_text(yaml.safe_dump(data | {"policy": {"strong_share": 0.0}}))
+    assert start(folder).wait(180) == 0, (folder / "stderr.txt").read_text()[-2000:]
+    rows = check_rows(folder)
+    stats = replay.stats()
+    n_strong = stats["by_tier"]["strong"]["batch"]["answered"]
+    assert (rows.model == "strong").sum() == n_strong > 0
+    assert (stats["batches"]["created"], stats["repeated"]) == (1, 0)
+    assert unfinished(Store(str(folder / "out"))) == []
+    assert json.loads((folder / "out/report.json").read_text())["lost_usd"] == 0
 
 
 def test_an_actor_is_killed_and_the_next_one_takes_over_its_batch(setting: tuple[Replay, Path]) -> None:

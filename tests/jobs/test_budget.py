@@ -6,14 +6,17 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jobs.budget import Budget, stranded_usd
+from jobs.budget import SILENT_S, Budget
 from jobs.errors import StoreError
 from jobs.journal import Answer, Journal, JournalWriter, Spent
+from jobs.ledger import stranded_usd
+from jobs.reservations import Reservations
 from jobs.store import Store
 
 
@@ -25,7 +28,7 @@ class Senders(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.budget = Budget(
-            self.CAP, spent_usd=1.0, lost_usd=0.5, stranded_usd=0.25, caps_usd={"b": 4.0}, used_usd={"b": 1}
+            self.CAP, spent_usd=1.0, lost_usd=0.5, stranded_usd=0.25, caps_usd={("b",): 4.0}, used_usd={"b": 1}
         )
         self.held = dict.fromkeys("0123", 0.0)
         self.paid = dict.fromkeys("0123", (0.0, 0.0))
@@ -105,13 +108,37 @@ def test_exhausted_means_never() -> None:
 
 
 def test_a_models_own_cap_is_exhausted_on_its_own() -> None:
-    budget = Budget(10.0, caps_usd={"strong": 1.0})
+    budget = Budget(10.0, caps_usd={("strong",): 1.0})
     budget.grant("weak", "w", 2.0)
     budget.grant("strong", "s", 0.75)
     assert budget.grant("strong", "t", 2.0).exhausted, "what the weak model has out does not help"
     assert not budget.grant("strong", "t", 0.5).exhausted
     assert budget.tight("strong")
     assert not budget.tight("weak")
+
+
+def test_models_above_the_weak_one_share_what_it_leaves() -> None:
+    budget = Budget(10.0, caps_usd={("mid", "strong"): 4.0}, used_usd={"mid": 0.5, "weak": 3.0}, spent_usd=3.5)
+    assert budget.grant("mid", "m", 2.0).usd == pytest.approx(2.02)
+    assert budget.available_usd("strong") == pytest.approx(1.48)
+    assert not budget.grant("strong", "s", 3.0).exhausted, "the other one may give back"
+    assert budget.tight("mid") and budget.tight("strong") and not budget.tight("weak")
+    assert budget.grant("strong", "s", 4.0).exhausted
+    assert budget.available_usd("weak") == pytest.approx(10 - 3.5 - 2.02)
+
+
+def test_nobody_waits_for_what_a_silent_sender_holds() -> None:
+    now = [0.0]
+    budget = Budget(1.0, clock=lambda: now[0])
+    budget.grant("m", "x", 0.6, 0.6)
+    now[0] = SILENT_S - 1
+    assert not budget.grant("m", "y", 0.6).exhausted
+    budget.settle("x", 0.0, 0.0)  # its report of every second
+    now[0] = 2 * SILENT_S - 2
+    assert not budget.grant("m", "y", 0.6).exhausted
+    now[0] = 2 * SILENT_S
+    assert budget.grant("m", "y", 0.6).exhausted, "y itself holds nothing"
+    assert budget.grant("m", "y", 0.3).usd == pytest.approx(0.3), "x keeps what it has: it may have spent it"
 
 
 def test_chunks_are_few() -> None:
@@ -168,6 +195,18 @@ def test_grants_of_a_crashed_session_count_as_lost(tmp_path: Path) -> None:
     assert stranded_usd(store, {"m": Journal(store).spent("m")}) == {"m": pytest.approx(1.27)}
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("s1/grant-000000.json", '{"model": "m"'), ("s1/grant-000000.json", '{"model": "m"}'), ("s1/close.json", "[1]"),
+     ("s1/close.json", '{"kept": 3}'), ("s1/grant-000000.json", '{"model": "m", "usd": "1"}'), ("stray", "x")],
+)  # fmt: skip
+def test_a_damaged_ledger_is_named_not_guessed(tmp_path: Path, name: str, text: str) -> None:
+    store = Store(str(tmp_path / "run"))
+    store.write(f"ledger/{name}", text.encode())
+    with pytest.raises(StoreError, match=rf"ledger/{name}: (damaged; put a copy of it back|no part of the ledger)"):
+        resumed(store, "s2")
+
+
 def test_what_a_dead_sender_held_is_not_given_back(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "run"))
     budget = resumed(store, "s1")
@@ -178,6 +217,70 @@ def test_what_a_dead_sender_held_is_not_given_back(tmp_path: Path) -> None:
     budget.give_back("dead", 0.75)
     budget.close()
     assert resumed(store, "s2").stranded_usd == pytest.approx(0.77)
+
+
+def test_dollars_that_came_back_are_not_stranded_by_a_crash(tmp_path: Path) -> None:
+    """Five waves under one cap: each is granted most of it, pays little, and ends; then the process is killed."""
+    store = Store(str(tmp_path / "run"))
+    budget = resumed(store, "s1", cap=5.0)
+    for wave in range(5):
+        sender = f"wave {wave}"
+        assert budget.grant("m", sender, 2.5, 3.0).usd >= 2.5
+        budget.settle(sender, 0.04, 0.0)
+        spend(store.uri, tmp_path, "s1", 0.04 + wave * 1e-6)
+        if wave < 4:
+            budget.retire("m")
+    second = resumed(store, "s2", cap=5.0)
+    held = budget.accounts["wave 4"].outstanding_usd
+    assert second.stranded_usd == pytest.approx(held, abs=1e-4)
+    assert second.available_usd("m") == pytest.approx(5 - held - 0.2, abs=1e-4)
+
+
+def test_the_ledger_never_says_more_than_the_cap(tmp_path: Path) -> None:
+    """Dollars handed to and fro within a wave: they are granted again only when the ledger knows that they came back."""
+    store = Store(str(tmp_path / "run"))
+    budget = resumed(store, "s1", cap=1.0)
+    for turn in range(12):
+        usd = budget.grant("m", "x", 0.6).usd + budget.grant("m", "y", 0.3).usd
+        assert usd >= 0.9
+        assert stranded_usd(store, {})["m"] <= 1.0 + 1e-9
+        for sender in "xy":
+            budget.give_back(sender, budget.accounts[sender].granted_usd)
+        assert stranded_usd(store, {})["m"] >= 0.9 * (turn == 0)
+    budget.close()
+    assert stranded_usd(store, {}) == {}
+
+
+def test_a_batch_that_takes_dollars_that_came_back_is_no_exception(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run"))
+    budget = resumed(store, "s1", cap=1.0)
+    budget.grant("m", "x", 0.8)
+    budget.give_back("x", 0.8)
+    taken = Reservations(budget, store, Journal(store)).take("m", "batch-1", np.array([0.5, 0.4]))
+    assert taken.rows == 2
+    assert stranded_usd(store, {})["m"] <= 1.0 + 1e-9
+
+
+def test_a_return_that_cannot_be_written_is_never_recorded_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path / "run"))
+    budget = resumed(store, "s1", cap=1.0)
+    budget.grant("m", "x", 0.9)
+    create = Store.create
+
+    def written_and_lost(self: Store, name: str, data: bytes) -> bool:
+        create(self, name, data)
+        raise StoreError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "create", written_and_lost)
+        with pytest.raises(StoreError):
+            budget.retire("m")
+    assert budget.available_usd("m") < 0.1, "not free before the ledger has it"
+    budget.retire("m")
+    budget.grant("m", "y", 0.5)
+    assert stranded_usd(store, {})["m"] == pytest.approx(budget.accounts["y"].granted_usd)
 
 
 def test_a_grant_that_cannot_be_written_is_none(tmp_path: Path) -> None:

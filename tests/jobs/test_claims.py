@@ -30,11 +30,22 @@ def test_claims() -> None:
     assert claims.conflicts(np.array([2, 4]), "b") == []
     assert claims.conflicts(np.array([2, 3]), "b") == [first]
     assert claims.conflicts(np.array([2, 3]), "a") == []
-    assert claims.held(np.array([2, 3]), "b").tolist() == [False, True]
+    assert claims.held(np.array([2, 3])).tolist() == [False, True]
     claims.finish("a", np.array([1, 3]), np.array([3]))
     assert claims.finished.contains(np.array([1, 3, 5])).tolist() == [False, True, False]
-    assert claims.held(np.array([1, 3, 5]), "b").tolist() == [False, False, True]
+    assert claims.held(np.array([1, 3, 5])).tolist() == [False, False, True]
     claims.claim(second, np.array([1]))
     claims.bury("a", np.array([5, 99]))
     assert claims.finished.contains(np.array([5, 99])).tolist() == [True, False]
     assert [claim.sender for claim in claims.open] == [second]
+
+
+def test_a_block_given_twice_to_the_same_actor_is_asked_once() -> None:
+    claims, actor = Claims(), Sender("a", "n", 1)
+    block = np.array([1, 2, 3])
+    claims.claim(actor, block)
+    assert claims.conflicts(block, "a") == [], "nobody has died"
+    assert claims.held(block).all(), "its first run may be under way"
+    claims.finish("a", block, np.array([1]))
+    assert claims.finished.contains(block).tolist() == [True, False, False]
+    assert not claims.held(block).any(), "what was left open may be asked again"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,12 @@ from jobs.segments import segment_name
 from jobs.store import Store
 
 WRITERS = ("00000000000a", "00000000000b")
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small files are written here, and nobody pulls the plug."""
+    monkeypatch.setattr("jobs.store._sync", lambda path: None)
 
 
 class Killed(BaseException):
@@ -205,6 +213,63 @@ def test_of_two_merges_at_once_one_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert compact_journal(Overtaken(store.uri), ["m"], 0) == {}
     assert told(store) == expected
     assert set(store.list("answers/model=m")) == set(Journal(store).segments("m"))
+
+
+@pytest.mark.parametrize("look", range(1, 6))
+def test_a_merge_that_lands_between_two_looks_of_another_counts_alone(tmp_path: Path, look: int) -> None:
+    """The one that lands dies before it has deleted its sources."""
+    uri = str(tmp_path / "run")
+    fill(Store(uri), "m", some_segments())
+    expected = told(Store(uri))
+
+    class Dying(Store):
+        def delete(self, name: str) -> None:
+            raise Killed
+
+    class Looking(Store):
+        looks = 0
+
+        def list(self, prefix: str = "", recursive: bool = True) -> Sequence[str]:
+            names = super().list(prefix, recursive)
+            Looking.looks += 1
+            if Looking.looks == look:
+                with contextlib.suppress(Killed):
+                    compact_journal(Dying(uri), ["m"], 0)
+            return names
+
+    compact_journal(Looking(uri), ["m"], 0)
+    assert Looking.looks >= look
+    assert told(Store(uri)) == expected
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_manifest_of_which_nobody_knows_whether_it_landed_costs_no_answer(tmp_path: Path, landed: bool) -> None:
+    """S3 told of conflicts and no winner; the manifest that was refused may stand all the same, or come to nothing."""
+    uri = str(tmp_path / "run")
+    fill(Store(uri), "m", some_segments())
+    expected = told(Store(uri))
+
+    class Unsure(Store):
+        def create(self, name: str, data: bytes) -> bool:
+            if landed:
+                super().create(name, data)
+            return False
+
+    assert compact_journal(Unsure(uri), ["m"], 0) == {}
+    assert told(Store(uri)) == expected
+    compact_journal(Store(uri), ["m"], 0)
+    assert told(Store(uri)) == expected
+    assert set(Store(uri).list("answers/model=m")) == set(Journal(Store(uri)).segments("m"))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"new": 1}'])
+def test_a_damaged_manifest_is_named(tmp_path: Path, data: bytes) -> None:
+    store = Store(str(tmp_path / "run"))
+    fill(store, "m", some_segments())
+    compact_journal(store, ["m"], 0)
+    store.write("merges/model=m/0001.json", data)
+    with pytest.raises(StoreError, match=r"merges/model=m/0001\.json: damaged"):
+        Journal(store).settled("m")
 
 
 def test_a_reader_meanwhile_sees_every_row_once(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from jobs.requests import build_request
 from jobs.spec_models import ModelSpec
 from jobs.store import Store
 from routing.pricing import Price
-from tests.jobs.test_lane_openai_batch import MAX_TOKENS, ask_table, outcomes
+from tests.jobs.batch_lane_job import MAX_TOKENS, ask_table, outcomes
 from tests.local_governor import LocalGovernor
 from tests.replay_server import Replay, thread_replay
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import ray
 
-from jobs.governor import Governor, GovernorService, recover_on_all_nodes
+from jobs.governor import Governor, GovernorService
 from jobs.journal import Answer, JournalWriter
 from jobs.leases import Ask, Report
+from jobs.recovery import recover_on_all_nodes
 from jobs.spec_models import Limits
 
 
@@ -69,7 +70,7 @@ def test_a_dead_senders_rows_are_recovered_before_its_block_is_asked_again(clust
 def test_rows_of_a_sender_that_lives_are_held_back(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.governor.RECOVER_WAIT_S", 0.5)
+    monkeypatch.setattr("jobs.recovery.RECOVER_WAIT_S", 0.5)
     run, local = str(tmp_path / "run"), str(tmp_path / "local")
     service = GovernorService(run, "s1", None, {"m": Limits()}, None, local)
     node = ray.get_runtime_context().get_node_id()
@@ -124,3 +125,36 @@ def test_a_stop_reaches_every_sender(cluster: None, tmp_path: Path) -> None:
     assert (other.stopped, other.usd) == ("", pytest.approx(0.102))
     assert (state["models"]["m"]["answered"], state["models"]["m"]["errors"]) == (7, 1)
     assert state["models"]["m"]["stopped"] == "models.m: no"
+
+
+def test_after_its_end_a_run_grants_nothing(tmp_path: Path) -> None:
+    """A sender that outlives the close: what it would be granted then is in nobody's count."""
+    service = GovernorService(str(tmp_path / "run"), "s1", 1.0, {"m": Limits()}, None, str(tmp_path))
+
+    async def story() -> Any:
+        await service.lease("m", "a", Ask(need_usd=0.1), Report())
+        await service.close()
+        late = await service.lease("m", "a", Ask(need_usd=0.3), Report())
+        batch = await service.reserve("m", "batch-x", np.array([0.1]))
+        return late, batch, await service.state()
+
+    late, batch, state = asyncio.run(story())
+    assert late.usd == 0 and "ended" in late.stopped and batch.rows == 0
+    assert state["models"]["m"]["stopped"] == "", "no fault of the lane's"
+    assert sorted(path.name for path in (tmp_path / "run" / "ledger" / "s1").iterdir()) == [
+        "close.json", "grant-000000.json"
+    ]  # fmt: skip
+
+
+def test_a_block_given_again_to_its_own_actor_is_not_paid_again(tmp_path: Path) -> None:
+    service = GovernorService(str(tmp_path / "run"), "s1", 1.0, {"m": Limits()}, None, str(tmp_path))
+    block = np.array([1, 2, 3])
+
+    async def story() -> Any:
+        first = await service.begin("m", "a", "node", 1, block)
+        again = await service.begin("m", "a", "node", 1, block)
+        await service.finish("m", "a", block, np.array([1, 2]))
+        return first, again, await service.begin("m", "a", "node", 1, block)
+
+    first, again, after = asyncio.run(story())
+    assert (first.tolist(), again.tolist(), after.tolist()) == ([], [1, 2, 3], [1, 2])

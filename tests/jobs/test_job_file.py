@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from job_mistakes import JOB
 
 from jobs.errors import SpecError
+from jobs.job_file import read_job_file
 from jobs.spec import load_spec
 
 
@@ -20,7 +22,13 @@ from jobs.spec import load_spec
         ("a: 1\nb: {\n", "not valid YAML at line "),
         ("max_usd: 5\nmax_usd: 500\n", "not valid YAML at line 2: 'max_usd' is given twice"),
         ("policy: {budget_usd: 1, budget_usd: 2}", "not valid YAML at line 1: 'budget_usd' is given twice"),
-        ("when: 2026-13-45", "not valid YAML: "),
+        ("when: 2026-13-45", "not valid YAML at line 1: '2026-13-45' is no timestamp; put text in quotes"),
+        ("a: 1\nb: !!bool maybe", "not valid YAML at line 2: 'maybe' is no bool"),
+        ('a: !!int ""', "not valid YAML at line 1: '' is no int"),
+        ('a: !!float ""', "not valid YAML at line 1: '' is no float"),
+        ("a: !!timestamp x", "not valid YAML at line 1: 'x' is no timestamp"),
+        (f"max_usd: {'9' * 5000}", "not valid YAML at line 1: '9999999999"),
+        ("a: " + "[" * 1000, "not valid YAML: "),
         ("{[1]: 2}", "not valid YAML at line 1"),
         ("- a\n- b\n", "must be a mapping with input, output, router, models, policy"),
         ("", "must be a mapping"),
@@ -47,6 +55,36 @@ def test_unreadable_files(tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=r"job file .*: ") as error:
             load_spec(str(tmp_path / path))
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", [f"max_usd: 0x{'f' * 5000}", f"a:\n  ? 0x{'f' * 5000}\n  : 1"])
+def test_numbers_that_nobody_can_print(text: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"^(max_usd|a): a whole number of more than 1000 bits; shorten it$"):
+        load_spec(str(tmp_path / "job.yaml"))
+
+
+def test_merges_are_counted_before_they_are_made(tmp_path: Path) -> None:
+    levels = ["l0: &l0 {a: 1, b: 2}"]
+    levels += [f"l{i}: &l{i}\n" + f"  <<: [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 40)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(levels))
+    tracemalloc.start()
+    with pytest.raises(SpecError, match=r"not valid YAML at line .*: too many values merged by <<"):
+        load_spec(str(tmp_path / "bomb.yaml"))
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()
+
+
+def test_a_merge_gives_what_its_source_holds_and_its_own_key_wins(tmp_path: Path) -> None:
+    text = """
+deep: {er: {lower: &a {<<: &base {x: 1, y: 2}, x: 3}}}
+flat: {<<: *a, z: 4}
+two: {<<: [*a, {w: 5}]}
+"""
+    (tmp_path / "job.yaml").write_text(text)
+    found = read_job_file(str(tmp_path / "job.yaml"))
+    assert found["deep"]["er"]["lower"] == {"x": 3, "y": 2}
+    assert (found["flat"], found["two"]) == ({"x": 3, "y": 2, "z": 4}, {"x": 3, "y": 2, "w": 5})
 
 
 def written(tmp_path: Path) -> str:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -224,7 +225,8 @@ def test_a_torn_log_gives_all_whole_records(texts: list[str], cut: int, flip: bo
     if flip and cut == 0:
         torn = torn[:-1] + bytes([torn[-1] ^ 1])
     whole = len(texts) - (1 if cut or flip else 0)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as quick:
+        quick.setattr("jobs.store._sync", lambda path: None)
         path = Path(folder) / "m--s--000000000000--000001--1-1.log"
         path.write_bytes(torn)
         assert recover_orphans(f"{folder}/run", "m", folder).rows == whole
@@ -280,6 +282,49 @@ def test_a_refused_store_stops_the_writer_and_keeps_the_log(
     Path(places[0]).unlink()
     assert recover_orphans(places[0], "m", places[1]).rows == 2
     assert Journal(Store(places[0])).settled("m").tolist() == [1, 2]
+
+
+def test_where_no_log_can_be_opened_the_store_has_the_rows_at_once(places: tuple[str, str]) -> None:
+    """A log is opened anew after every commit: by then there may be no descriptor left, no inode, no folder."""
+    with JournalWriter(places[0], "m", places[1], "s1", flush_s=60.0) as writer:
+        writer.append(answer(1, cost_usd=1.0))
+        writer.flush()
+        os.rmdir(places[1])
+        number = writer.append(answer(2, cost_usd=2.0))
+        assert writer.wait(number, 10), "not after flush_s: it is nowhere else"
+        os.mkdir(places[1])
+        writer.append(answer(3, cost_usd=4.0))
+        assert len(logs(places[1])) == 1
+    spent = Journal(Store(places[0])).spent("m")
+    assert (spent.cost_usd, spent.lost_usd) == (7.0, 0.0)
+    assert logs(places[1]) == []
+
+
+def test_a_process_that_cannot_see_itself_loses_no_row(
+    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr("jobs.local_log.psutil.Process", refuse)
+    with JournalWriter(places[0], "m", places[1], "s1", flush_s=60.0) as writer:
+        assert writer.wait(writer.append(answer(1)), 10)
+    assert Journal(Store(places[0])).settled("m").tolist() == [1]
+
+
+def test_only_where_the_store_refuses_too_is_the_row_refused(
+    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_COMMIT_ATTEMPTS", 2)
+    Path(places[0]).write_text("a file where the folder should be")
+    writer = JournalWriter(places[0], "m", places[1], "s1", flush_s=60.0)
+    os.rmdir(places[1])
+    with pytest.raises(StoreError, match="run"):
+        writer.wait(writer.append(answer(1, cost_usd=1.0)), 10)
+    with pytest.raises(StoreError):
+        writer.append(answer(2))
+    with pytest.raises(StoreError):
+        writer.close()
 
 
 def test_the_local_folder_is_private_and_stable() -> None:

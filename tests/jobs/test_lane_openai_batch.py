@@ -1,154 +1,25 @@
-"""The batch lane against a real replay server over HTTP, without Ray: dollars, faults, limits, deaths, coming back."""
+"""The batch lane against a real replay server over HTTP, without Ray: dollars, faults, limits."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import numpy as np
-import pyarrow as pa
 import pytest
-from api_lane_job import outcomes, prompt
+from batch_lane_job import WORST_USD, Job, check_books, serving
 
-from jobs.batches import Manifest, stopped_line
 from jobs.governor import GovernorService
-from jobs.journal import Journal, recover_orphans
-from jobs.lanes import batch_queue, lane_of
-from jobs.lanes.asking import Endpoint
-from jobs.lanes.base import LaneContext
+from jobs.lanes import batch_queue, batch_running, lane_of
 from jobs.lanes.batch_api import BatchApi
-from jobs.lanes.batching import BatchAsker
-from jobs.replay import ReplayOptions
-from jobs.reservations import Reservations, unfinished
-from jobs.spec_models import ModelSpec
+from jobs.leases import Ask, Report
+from jobs.reservations import new_name
+from jobs.spec_models import Limits
 from jobs.store import Store
-from routing.pricing import Price
-from tests.local_governor import LocalGovernor
-from tests.replay_server import Replay, thread_replay
-
-PRICE = Price(input_usd_per_million=0.5, output_usd_per_million=2.0)
-MAX_TOKENS = 50
-WORST_USD = (48 * 0.5 + MAX_TOKENS * 2.0) / 1e6
-POLL_S, ADOPT_S = 0.02, 0.3
-
-
-class Killed(BaseException):
-    """Stands for kill -9 between two writes: nothing in the lane catches it."""
-
-
-def ask_table(keys: list[int]) -> pa.Table:
-    return pa.table(
-        {
-            "row_key": pa.array(keys, pa.int64()),
-            "bucket": pa.array([key // 100 for key in keys], pa.int32()),
-            "messages": [json.dumps([{"role": "user", "content": prompt(key)}]) for key in keys],
-            "body": pa.array([""] * len(keys), pa.string()),
-            "content_key": pa.array([b"c" * 16] * len(keys), pa.binary(16)),
-            "prompt_bytes": pa.array([48] * len(keys), pa.int32()),
-            "sample": pa.array([key % 10 == 0 for key in keys], pa.bool_()),
-        }
-    )
-
-
-@dataclass
-class Job:
-    """Starts of one run against one server."""
-
-    server: Replay
-    run: Path
-    cap_usd: float | None = None
-
-    def __post_init__(self) -> None:
-        self.state: dict[str, Any] = {}
-        self.n_sessions = 0
-
-    def context(self, governor: Any = None, **more: Any) -> LaneContext:
-        values: dict[str, Any] = {"engine": "openai_batch", "model": "m", "base_url": self.server.base_url}
-        return LaneContext(
-            alias="gpt",
-            model=ModelSpec.model_validate(values | {"api_key_env": "HEADGATE_TEST_NO_KEY"} | more),
-            sampling={"temperature": 0, "max_tokens": MAX_TOKENS},
-            response_format=None,
-            price=PRICE,
-            output=str(self.run),
-            session=f"s{self.n_sessions}",
-            local_dir=str(self.run.parent / "local"),
-            governor=governor,
-        )
-
-    def ask(self, keys: list[int], stop: Callable[[], bool] | None = None, blocks: int = 1, **more: Any) -> int:
-        """One start over the rows not settled yet, `stop` as a signal would; rows settled. The end is in `state`."""
-        self.n_sessions += 1
-        store = Store(str(self.run))
-        recover_orphans(store.uri, None, str(self.run.parent / "local"), 0, f"s{self.n_sessions}")
-        todo = np.setdiff1d(np.array(keys, np.int64), Journal(store).settled("gpt"))
-        limits = {"gpt": self.context(**more).model.limits}
-        service = GovernorService(
-            store.uri, f"s{self.n_sessions}", self.cap_usd, limits, None, str(self.run.parent / "local")
-        )
-
-        async def main() -> int:
-            context = self.context(LocalGovernor(service), **more)
-            async with aiohttp.ClientSession() as session:
-                asker = BatchAsker(context, Endpoint(self.server.base_url, ""), session, "node", 1, POLL_S, ADOPT_S)
-                await asker.open()
-                work = [
-                    asyncio.create_task(asker.block(ask_table(part.tolist())))
-                    for part in np.array_split(todo, blocks)
-                    if len(part)
-                ]
-                while stop is not None and not all(task.done() for task in work):
-                    await asyncio.sleep(0.01)
-                    if await asyncio.to_thread(stop):
-                        await service.stop("gpt", "stopped by a signal", "user")
-                        break
-                try:
-                    answers = await asyncio.gather(*work)
-                except Killed:
-                    answers = []
-                await asker.close()
-                return sum(answer.kind != "failed" for part in answers for answer in part)
-
-        settled = asyncio.run(asyncio.wait_for(main(), 60))
-        self.state = asyncio.run(service.close())
-        return settled
-
-    def table(self) -> list[dict[str, Any]]:
-        return Journal(Store(str(self.run))).read("gpt").to_pylist()
-
-    def paid_usd(self) -> float:
-        """By the server's own count."""
-        usage = self.server.stats()["by_tier"].get("m", {}).get("batch", {"prompt_tokens": 0, "completion_tokens": 0})
-        return float(usage["prompt_tokens"] * 0.5 + usage["completion_tokens"] * 2.0) / 1e6
-
-
-@contextmanager
-def serving(n: int, **options: Any) -> Iterator[Replay]:
-    with thread_replay(
-        [outcomes(n, prompt_tokens=15.0)], ReplayOptions(**{"batch_latency_s": 0.15, **options})
-    ) as server:
-        yield server
-
-
-def check_books(job: Job, server_usd: float) -> None:
-    """Everything is settled: journal, governor and ledger say what the server says."""
-    rows = job.table()
-    assert sum(row["cost_usd"] for row in rows) == pytest.approx(server_usd, abs=1e-12)
-    dollars = job.state["dollars"]
-    assert dollars["spent_usd"] == pytest.approx(server_usd, abs=1e-12)
-    assert dollars["lost_usd"] == pytest.approx(sum(row["lost_usd"] for row in rows), abs=1e-12)
-    assert dollars["reserved_usd"] == pytest.approx(0, abs=1e-15)
-    assert dollars["stranded_usd"] == pytest.approx(0, abs=1e-12)
-    assert unfinished(Store(str(job.run))) == []
+from tests.replay_server import Replay
 
 
 def test_every_row_is_answered_once_at_the_batch_price(tmp_path: Path) -> None:
@@ -192,91 +63,6 @@ def test_tries_end_and_refusals_are_final(tmp_path: Path) -> None:
     assert 2 <= len(kinds["failed"]) == 40 - len(kinds["answered"]) < 25
 
 
-@pytest.mark.parametrize("at", ["reserved", "rows", "uploaded", "created", "recorded"])
-def test_a_driver_killed_between_any_two_steps_pays_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    owner, name = {
-        "reserved": (Reservations, "take"), "rows": (Manifest, "write_rows"), "uploaded": (BatchApi, "upload"),
-        "created": (BatchApi, "create"), "recorded": (Manifest, "record"),
-    }[at]  # fmt: skip
-    real = getattr(owner, name)
-
-    def then_die(*arguments: Any) -> Any:
-        result = real(*arguments)
-        if asyncio.iscoroutine(result):
-
-            async def wait() -> None:
-                await result
-                raise Killed
-
-            return wait()
-        raise Killed
-
-    with serving(50) as server:
-        job = Job(server, tmp_path / "run", cap_usd=1.0)
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, then_die)
-            assert job.ask(list(range(50))) == 0
-        assert len(unfinished(Store(str(job.run)))) == 1
-        assert job.state["dollars"]["reserved_usd"] == pytest.approx(50 * WORST_USD)
-        assert job.ask(list(range(50))) == 50
-        stats = server.stats()
-        check_books(job, job.paid_usd())
-    assert (stats["answered"], stats["repeated"], stats["batches"]["created"]) == (50, 0, 1)
-    assert len({row["row_key"] for row in job.table()}) == 50
-
-
-def test_a_stopped_run_leaves_its_batches_and_comes_back_to_them(tmp_path: Path) -> None:
-    """The running batch weighs its worst case on the cap of the next start, and frees the rest when it is settled."""
-    with serving(100, batch_latency_s=1.0) as server:
-        job = Job(server, tmp_path / "run", cap_usd=60 * WORST_USD)
-        created = lambda: server.stats()["batches"]["created"] == 1  # noqa: E731
-        assert job.ask(list(range(100)), stop=created) == 0
-        assert "1 batch runs on at the provider: the same command re-attaches" in stopped_line(Store(str(job.run)))
-        assert job.state["dollars"]["reserved_usd"] == pytest.approx(60 * WORST_USD)
-        assert job.state["models"]["gpt"]["stop_kind"] == "user"
-        job.ask(list(range(100)))
-        stats = server.stats()
-        check_books(job, job.paid_usd())
-    assert stats["repeated"] == 0
-    assert stats["answered"] > 60, "what the first batch did not use up paid for others"
-    assert sum(row["cost_usd"] for row in job.table()) <= 60 * WORST_USD
-
-
-def test_settling_goes_on_where_a_dead_process_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real process that dies among a batch's answers: what it settled is in its local log alone."""
-    n_settled = 0
-
-    def dies_after_20(self: BatchAsker, batch: Any, answer: Any) -> None:
-        nonlocal n_settled
-        n_settled += 1
-        if n_settled > 20:
-            os._exit(9)
-        real(self, batch, answer)
-
-    real = BatchAsker._settle
-    with serving(50, batch_faults={"empty": 0.2}, seed=3) as server:
-        job = Job(server, tmp_path / "run", cap_usd=1.0)
-        child = os.fork()
-        if not child:
-            try:
-                monkeypatch.setattr(BatchAsker, "_settle", dies_after_20)
-                job.ask(list(range(50)))
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-        assert len(os.listdir(tmp_path / "local")) == 1
-        assert job.table() == []
-        job.n_sessions = 1
-        job.ask(list(range(50)))
-        stats = server.stats()
-        check_books(job, job.paid_usd())
-    assert (stats["answered"], stats["repeated"]) == (50, 0)
-    lost = sum(row["lost_usd"] for row in job.table())
-    assert lost == pytest.approx(stats["faults"]["empty"] * 15 * 0.5 / 1e6)
-
-
 def test_the_cap_holds_by_the_servers_count_and_is_used(tmp_path: Path) -> None:
     cap = 300 * (15 * 0.5 + 24.5 * 2.0) / 1e6 * 0.4
     with serving(300, batch_faults={"expired": 0.1, "empty": 0.02}, seed=4, batch_latency_s=0.05) as server:
@@ -297,6 +83,21 @@ def test_the_cap_holds_by_the_servers_count_and_is_used(tmp_path: Path) -> None:
     assert job.state["models"]["gpt"]["stopped"] == ""
 
 
+def test_what_the_batches_of_a_stopped_lane_hold_is_not_waited_for(tmp_path: Path) -> None:
+    """Nobody follows them in this session, and a lane that waited for their dollars would wait for ever."""
+    limits = {"gpt": Limits(), "other": Limits()}
+    service = GovernorService(Store(str(tmp_path)).uri, "s1", 1.0, limits, None, str(tmp_path / "local"))
+
+    async def main() -> list[bool]:
+        assert (await service.reserve("gpt", new_name(), np.array([0.9]))).rows == 1
+        before = await service.lease("other", "a", Ask(need_usd=0.5), Report())
+        await service.stop("gpt", "the provider is gone")
+        after = await service.lease("other", "a", Ask(need_usd=0.5), Report())
+        return [before.exhausted, after.exhausted]
+
+    assert asyncio.run(main()) == [False, True]
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_the_providers_queue_is_kept_or_found_out(tmp_path: Path, told: bool) -> None:
     """100 rows of 15 prompt tokens through a queue of 900."""
@@ -313,13 +114,28 @@ def test_the_providers_queue_is_kept_or_found_out(tmp_path: Path, told: bool) ->
     assert {row["attempts"] for row in job.table()} == {1}
 
 
-def test_a_creation_without_a_reply_is_found_again(tmp_path: Path) -> None:
-    with serving(50, batch_faults={"lost_reply": 0.7}, seed=1) as server:
+def test_few_batches_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their answers are in memory; of what has been read only counts are kept."""
+    n, peak, real = 0, 0, BatchApi.lines
+
+    async def counted(self: BatchApi, file_id: str) -> AsyncIterator[bytes]:
+        nonlocal n, peak
+        n += 1
+        peak = max(peak, n)
+        await asyncio.sleep(0.05)
+        async for line in real(self, file_id):
+            yield line
+        n -= 1
+
+    monkeypatch.setattr(BatchApi, "lines", counted)
+    with serving(120, batch_latency_s=2.0) as server:
         job = Job(server, tmp_path / "run")
-        assert job.ask(list(range(50)), blocks=5) == 50
-        stats = server.stats()
-    assert stats["faults"]["lost_reply"] >= 1
-    assert (stats["batches"]["created"], stats["answered"], stats["repeated"]) == (5, 50, 0)
+        job.ask(list(range(120)), stop=lambda: server.stats()["batches"]["created"] == 12, blocks=12)
+        server.wait_for(lambda stats: stats["batches"]["completed"] == 12)
+        assert job.ask(list(range(120)), blocks=3) == 120
+        assert server.stats()["repeated"] == 0
+        check_books(job, job.paid_usd())
+    assert 1 < peak <= batch_running.READ_AT_ONCE
 
 
 def test_batches_that_fail_or_are_cancelled_stop_the_lane(tmp_path: Path) -> None:

@@ -9,6 +9,24 @@ import pytest
 from api_lane_job import Job, serving
 
 from jobs.lanes import lane_of
+from jobs.lanes.base import LaneContext
+from jobs.spec_models import ModelSpec
+from routing.pricing import Price
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:hunter2@host/v1", "https://host/v1?api-key=hunter2", "me:hunter2@host/v1", "http://[hunter2"]
+)
+def test_a_secret_in_the_environments_url_is_refused_unrepeated(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    model = ModelSpec(engine="openai")
+    context = LaneContext("gpt", model, {}, None, Price(), str(tmp_path), "s", str(tmp_path))
+    found = lane_of("openai").check(context)
+    assert not found.ok
+    assert found.detail.startswith("models.gpt: $OPENAI_BASE_URL must ")
+    assert "hunter2" not in found.detail
 
 
 def test_check_tells_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

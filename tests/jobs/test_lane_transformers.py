@@ -10,12 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray.data
+import torch
 
+from jobs.errors import LaneDown
 from jobs.lanes.base import LaneContext
 from jobs.lanes.local_rows import LocalRequest
 from jobs.lanes.transformers import TransformersLane, _Model, batches, until_end
 from jobs.lanes.vllm import VLLMLane
 from jobs.store import Store
+from tests.engine_killer import poisonous, the_process_itself
 from tests.tiny_models import CONTEXT, answers_by_key, ask_rows, demo_model, lane_context, tiny_checkpoint
 
 N_PLAIN = 100
@@ -70,6 +73,52 @@ def test_rows_of_all_kinds_are_settled_once(ray_local: None, tmp_path: Path) -> 
     for name, words in {"tools": "body.tools", "penalty": "presence_penalty", "picture": "image_url"}.items():
         assert named[name]["kind"] == "rejected"
         assert words in named[name]["error"]
+
+
+@pytest.mark.slow
+def test_one_row_that_the_process_dies_of_is_rejected(ray_local: None, tmp_path: Path) -> None:
+    context = lane_context("transformers", tiny_checkpoint(tmp_path / "model"), tmp_path)
+    table = ask_rows([f"What is {i}?" for i in range(40)])
+    with poisonous(context, 1013, the_process_itself) as killed:
+        run_lane(TransformersLane(), table, context)
+    rows = answers_by_key(context, table.num_rows)
+    assert len(killed) == 3
+    assert {key: row["kind"] for key, row in rows.items()} == {
+        key: "rejected" if key == 1013 else "answered" for key in range(1000, 1040)
+    }
+    assert "died 3 times on this row, 1 of them alone with it" in rows[1013]["error"]
+
+
+class Flawed:
+    """A model that cannot answer prompts with these tokens."""
+
+    def __init__(self, model: Any, tokens: set[int], error: Exception) -> None:
+        self.model, self.tokens, self.error = model, tokens, error
+
+    def generate(self, input_ids: Any, **options: Any) -> Any:
+        if self.tokens & set(input_ids.ravel().tolist()):
+            raise self.error
+        return self.model.generate(input_ids=input_ids, **options)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("probability tensor contains nan")])
+def test_what_one_row_breaks_costs_that_row_alone(tmp_path: Path, error: Exception) -> None:
+    context = lane_context("transformers", tiny_checkpoint(tmp_path / "model"), tmp_path)
+    model = _Model(context)
+    bad = model.tokenizer("~", add_special_tokens=False)["input_ids"]
+    model.model = Flawed(model.model, set(bad), error)
+    table = ask_rows([f"What is {'~~~~' if i == 3 else i}?" for i in range(9)])
+    rows = model(table).to_pylist()
+    assert [bool(row["rejected"]) for row in rows] == [i == 3 for i in range(9)]
+    assert str(error) in rows[3]["rejected"]
+    assert all(row["text"] is not None for i, row in enumerate(rows) if i != 3)
+    model.model = Flawed(model.model, set(range(1000)), error)
+    rows = model(table.slice(0, 5)).to_pylist()  # nothing works: nobody's fault yet
+    assert all(str(error) in row["failed"] and not row["rejected"] for row in rows)
+    for _ in range(2):
+        model(table.slice(0, 5))
+    with pytest.raises(LaneDown, match="failed 20 rows in a row"):
+        model(table.slice(0, 5))
 
 
 def test_batched_answers_equal_single_ones(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from jobs.lanes.local_rows import AnswerWriter, RequestReader, n_gpus
 from jobs.lanes.vllm import VLLMLane, engine_params, finish_reason
 from jobs.store import Store
 from routing.pricing import Price
+from tests.engine_killer import its_engine, poisonous
 from tests.tiny_models import CONTEXT, answers_by_key, ask_rows, lane_context, tiny_checkpoint
 
 N_PLAIN = 96
@@ -216,6 +217,22 @@ def test_the_last_answers_reach_the_store_without_recovery(done: Done) -> None:
 def test_two_executions_run_side_by_side(done: Done) -> None:
     """400 rows of a second execution (4 s of its actors' time) were through while the engine was starting."""
     assert done.beside == 400
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_row_that_the_engine_dies_of_is_rejected(own_ray: None, tmp_path: Path) -> None:
+    context = lane_context("vllm", tiny_checkpoint(tmp_path / "model"), tmp_path)
+    table = ask_rows([f"What is {i}?" for i in range(40)])
+    with poisonous(context, 1013, its_engine) as killed:
+        for _ in VLLMLane().answer(ray.data.from_arrow(table), context).iter_batches(batch_size=None):
+            pass
+    rows = answers_by_key(context, table.num_rows)
+    assert len(killed) == 3  # twice beside others, once alone
+    assert {key: row["kind"] for key, row in rows.items()} == {
+        key: "rejected" if key == 1013 else "answered" for key in range(1000, 1040)
+    }
+    assert "the engine died 3 times on this row, 1 of them alone with it" in rows[1013]["error"]
 
 
 def test_requests_have_one_type_per_parameter(tmp_path: Path) -> None:

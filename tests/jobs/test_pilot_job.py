@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.border import Job
+from jobs.journal import Answer, Journal, local_dir
+from jobs.local_log import encode
 from jobs.pipeline import plan_job, run_job
 from jobs.replay import ReplayOptions
 from jobs.spec import parse_spec
+from jobs.store import Store
 from routing.outcomes import Outcomes
 from tests.replay_server import thread_replay
 
@@ -48,6 +51,27 @@ def job(server, tmp_path: Path, **more) -> dict:
         "sampling": {"temperature": 0, "max_tokens": 20}, "policy": {"strong_share": 0.5},
         "sample": {"rows": 300, "max_usd": 2.0, "seed": 3}, "quality": {"gold": {"column": "answer", "match": "exact"}},
     } | more  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_killed_start_left_in_its_local_logs_is_not_paid_again(tmp_path, ray_local):
+    """Also by `plan --sample`, which spends as a run does."""
+    with thread_replay([outcomes()], ReplayOptions(latency_s=0.01)) as server:
+        data = job(server, tmp_path, sample={"rows": 60, "max_usd": 2.0})
+        plan_job(Job(parse_spec(data), live=False), ask_sample=True)
+        asked = server.stats()["answered"]
+        # As kill -9 leaves it: the sample is not through, and what was answered is in local logs alone.
+        store = Store(data["output"])
+        for name in data["models"]:
+            rows = [Answer(**row) for row in Journal(store).read(name).to_pylist()]
+            log = f"{name}--dead--{'a' * 12}--000001--{2**30}-1.log"
+            (Path(local_dir(store.uri)) / log).write_bytes(b"".join(map(encode, rows)))
+        for name in store.list():
+            if name.startswith(("answers/", "plan/", "pilot/", "_headgate/pilot")):
+                store.delete(name)
+        assert not len(Journal(store).settled("weak"))
+        plan_job(Job(parse_spec(data), live=False), ask_sample=True)
+        assert server.stats()["answered"] == asked and server.stats()["repeated"] == 0
 
 
 @pytest.mark.slow

@@ -222,6 +222,8 @@ def test_a_held_output_is_refused(tmp_path, ray_local, replay):
     held = lease.acquire(Store(str(tmp_path / "out")), "other", lambda: None)
     with pytest.raises(RunHeld, match="held by process"):
         run(job(replay, tmp_path))
+    with pytest.raises(RunHeld, match="held by process"):
+        report_job(str(tmp_path / "out"))  # two that account at once
     held.release()
     assert run(job(replay, tmp_path))[0] == EXIT_DONE
 

@@ -72,3 +72,15 @@ def test_a_429_pauses() -> None:
     assert limiter.admit([1.0]).requests == 0
     clock.now += 0.2
     assert limiter.admit([1.0]).requests == 1
+
+
+def test_a_debt_is_forgotten_when_the_providers_window_is() -> None:
+    clock = Clock()
+    limiter = RateLimiter(None, 6000, clock=clock)
+    limiter.correct(2**31)
+    assert limiter.admit([10]).wait_s <= 61
+    clock.now += 61
+    assert limiter.admit([2**31]).requests == 1, (
+        "one request alone over the limit: the provider refuses it, or it passes"
+    )
+    assert limiter.admit([10]).wait_s <= 61

@@ -174,6 +174,23 @@ def test_batches_are_listed_in_pages_newest_first_and_found_after_a_lost_reply()
     assert stats["batches"]["created"] == 5
 
 
+def test_a_late_batch_comes_after_its_connection_is_cut_and_a_file_can_be_deleted() -> None:
+    async def use(client: Client) -> Any:
+        with pytest.raises(aiohttp.ClientError):
+            await client.create([line(0)], nonce="n1")
+        before = (await client.call("GET", "/batches"))[1]["data"]
+        while not (listed := (await client.call("GET", "/batches"))[1]["data"]):
+            await asyncio.sleep(0.02)
+        batch = await client.end(listed[0]["id"])
+        path = f"/files/{batch['output_file_id']}"
+        return before, batch, [await client.call(method, path) for method in ("DELETE", "GET")]
+
+    (before, batch, (deleted, then)), stats = talk(use, batch_faults={"late": 1.0})
+    assert (before, batch["metadata"], batch["status"]) == ([], {"nonce": "n1"}, "completed")
+    assert (deleted[1]["deleted"], then[0]) == (True, 404)
+    assert (stats["batches"]["created"], stats["faults"]["late"]) == (1, 1)
+
+
 def test_keys_unknown_names_and_bad_requests_are_refused() -> None:
     async def use(client: Client) -> list[int]:
         tries = [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobs.replies import clean, judge, read_error, retry_after_s
 from jobs.requests import (
     IMAGE_TOKENS,
+    SERVERS_OWN_TOKENS,
     ReplyError,
     RequestError,
     answer_key,
@@ -19,7 +20,6 @@ from jobs.requests import (
     content_key,
     max_completion_tokens,
     parse_completion,
-    parsed_column,
     prompt_tokens_bound,
     request_tokens_bound,
 )
@@ -156,6 +156,23 @@ def test_what_counts_as_an_answer(message: dict[str, Any], text: str) -> None:
     assert parse_completion(reply(message, USAGE), build()).text == text
 
 
+def test_whole_floats_are_counts_and_more_than_the_request_could_hold_is_none() -> None:
+    def usage(prompt: Any, completion: Any, request: dict[str, Any]) -> Any:
+        raw = reply({"content": "yes"}, {"prompt_tokens": prompt, "completion_tokens": completion})
+        found = parse_completion(raw, request).usage
+        return (found.prompt_tokens, found.completion_tokens) if found.source == "provider" else None
+
+    request = build()
+    assert usage(12.0, 3.0, request) == (12, 3)
+    for broken in (12.5, 2**31 - 1, 2.0**31, 1e300, 14 + SERVERS_OWN_TOKENS + 1):
+        assert usage(broken, 3, request) is None
+    assert usage(14 + SERVERS_OWN_TOKENS, 100 + SERVERS_OWN_TOKENS, request) is not None
+    assert usage(20, 101 + SERVERS_OWN_TOKENS, request) is None
+    document = request | {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}
+    assert usage(200_000, 3, document) is not None, "its bytes are elsewhere"
+    assert usage(200_000, 3, {"messages": []}) is not None, "not the request that was sent"
+
+
 def test_missing_usage_is_estimated_and_says_so() -> None:
     for usage in (
         None,
@@ -195,13 +212,6 @@ def test_an_empty_reply_tells_what_it_costs() -> None:
         parse_completion(json.dumps({"choices": [], "usage": USAGE}).encode(), build())
     assert caught.value.usage is not None
     assert caught.value.usage.prompt_tokens == 10
-
-
-def test_the_parsed_column() -> None:
-    assert parsed_column('{"a": 1}', SCHEMA) == '{"a":1}'
-    assert parsed_column('```json\n{"a": 1}\n```', SCHEMA) == '{"a":1}'
-    for text in (None, "", "no", '{"a": "1"}', '{"a": 1, "b": 2}', '{"a": NaN}', '{"a": 1', "[" * 100_000):
-        assert parsed_column(text, SCHEMA) is None
 
 
 def verdict(status: int, error: Any = None, headers: dict[str, str] | None = None) -> Any:

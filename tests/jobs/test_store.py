@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import ClientError
 from s3_server import S3Bucket
 
 from jobs.errors import StoreError
@@ -99,6 +101,24 @@ def test_one_of_eight_creators_wins(store: Store) -> None:
         assert store.read(name) == bytes([won.index(True)]) * 1000
         assert not store.create(name, b"late")
     assert store.list() == names
+
+
+@pytest.mark.parametrize(("stands", "won"), [(b"mine", True), (b"another's", False), (None, False)])
+def test_a_creator_that_was_told_of_conflicts_alone_looks_who_won(
+    stands: bytes | None, won: bool, s3_moto: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 says 409 where two write at once. The last reply may have been for a request that had landed before it."""
+    store, asked = Store(s3_moto.uri("out")), []
+
+    def conflict(**request: Any) -> None:
+        asked.append(request)
+        if len(asked) == 5 and stands is not None:
+            store.write("lease", stands)
+        raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
+
+    monkeypatch.setattr(store._s3, "put_object", conflict)
+    monkeypatch.setattr("jobs.store.time.sleep", lambda seconds: None)
+    assert store.create("lease", b"mine") is won and len(asked) == 5
 
 
 def test_a_reader_sees_the_old_or_the_new(store: Store) -> None:
@@ -268,6 +288,32 @@ def test_a_folder_where_a_file_is_needed(tmp_path: Path) -> None:
     assert store.list() == ["a/b"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its name before the writer goes on: else a power cut leaves a file of no bytes, or none where a log is deleted."""
+    store, done = Store(str(tmp_path)), []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(fd: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        done.append(("sync", "folder" if path.is_dir() else path.read_bytes()[:4]))
+        fsync(fd)
+
+    def renamed(source: str, target: str) -> None:
+        done.append(("rename", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    table = pa.table({"a": [1]})
+    store.write("a/one", b"body")
+    store.write_table("a/two", table)
+    with store.table_writer("a/three", table.schema) as writer:
+        writer.write_table(table)
+    for name, start in (("one", b"body"), ("two", b"PAR1"), ("three", b"PAR1")):
+        assert done[:3] == [("sync", start), ("rename", name), ("sync", "folder")]
+        del done[:3]
+
+
 def test_no_temporary_file_is_left_or_listed(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     (tmp_path / ".tmp-of-a-killed-writer").write_text("half")
@@ -286,7 +332,23 @@ def test_local_paths_are_one_place(uri: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("ftp://host/x", "ftp://host/x: unknown storage ftp://; use s3://, gs:// or a local path"),
+        ("ftp://host/x", "ftp://host: unknown storage ftp://; use s3://, gs:// or a local path"),
+        (
+            "https://bucket.s3.amazonaws.com/run?X-Amz-Signature=hunter2",
+            "https://bucket.s3.amazonaws.com: unknown storage https://; use s3://, gs:// or a local path",
+        ),
+        (
+            "https://me:hunter2@host?sig=hunter2",
+            "https://host: unknown storage https://; use s3://, gs:// or a local path",
+        ),
+        (
+            "gs://k:hunter2@bucket/x",
+            "gs:// URI: credentials do not belong in it; set GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+        (
+            "s3://KEY:hun/ter2@bucket/x",
+            "s3:// URI: credentials do not belong in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
         ("s3://", "s3://: names no bucket; write it as s3://bucket/prefix"),
         (
             "s3://KEY:hunter2@bucket/x",
@@ -298,6 +360,14 @@ def test_bad_uris(uri: str, message: str) -> None:
     with pytest.raises(StoreError) as error:
         Store(uri)
     assert one_line(error) == message
+
+
+@pytest.mark.parametrize("key", ["router/../../evil", "router//evil", "router/./evil"])
+def test_a_key_that_no_folder_can_hold_is_refused(key: str, s3_moto: S3Bucket) -> None:
+    s3_moto.client().put_object(Bucket=s3_moto.name, Key=key, Body=b"x")
+    with pytest.raises(StoreError, match=r"the key '.*evil' is no file name; delete it") as error:
+        Store(s3_moto.uri("router")).list()
+    one_line(error)
 
 
 def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
@@ -96,3 +97,16 @@ def test_storage_that_fails_in_the_middle_leaves_the_rows_open():
         assert raised.value.exit_code == 3
     with pytest.raises(SpecError, match="policy"), rows_stay_open():
         raise SpecError("policy: wrong")
+
+
+def test_a_small_file_is_read_although_every_third_request_is_turned_away(through):
+    """The page of a 503 is longer than the file: pyarrow's client gives up on that, not on the 503."""
+    with through(Faults()) as (proxy, store):
+        store.write("small.json", b"{}")
+        store.write_table("small.parquet", pa.table({"row_key": [1, 2, 3]}))
+        proxy.faults = Faults(slow_down=0.3)
+        for _ in range(12):
+            assert store.read("small.json") == b"{}"
+            assert len(store.read_table("small.parquet")) == 3
+            assert sum(len(batch) for batch in store.batches("small.parquet", ["row_key"])) == 3
+        assert proxy.counts["slow_down"] > 0

@@ -113,8 +113,26 @@ def test_multiple_choice(answer, gold, equal):
 def test_regex():
     assert match("regex", "order 66 shipped", r"order \d+") == 1
     assert match("regex", "order shipped", r"order \d+") == 0
-    with pytest.raises(RoutingError, match="no valid pattern"):
-        match("regex", "x", "(")
+    for bad in ("(", "(" * 10_000, "a{2,1}"):
+        assert math.isnan(match("regex", "x", bad))
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "gold", "told"),
+    [
+        ("numeric", "\\frac{%s}{3}" % ("1" * 400), "3", 0),
+        ("numeric", "\\frac{%s}{3}" % ("1" * 5000), "3", 0),
+        ("numeric", "3", "\\frac{3}{%s}" % ("1" * 5000), 0),
+        ("json:answer", '{"answer": %s}' % ("1" * 400), "3.5", 0),
+        ("json:answer", '{"answer": %s}' % ("1" * 400), "1" * 400, 1),
+        ("json:answer", '{"answer": 3}', "1" * 400, 0),
+        ("json:answer", '{"answer": %s}' % ("1" * 5000), "1", 0),
+        ("json:answer", '{"answer": 3}', "[" * 200_000, math.nan),
+    ],
+)
+def test_a_row_that_cannot_be_read_costs_only_itself(kind, answer, gold, told):
+    assert match(kind, answer, gold) == pytest.approx(told, nan_ok=True)
+    assert make_comparer(kind)(answer, gold) in (0, 1)
 
 
 def test_a_pattern_that_explodes_runs_out_of_time_and_measures_nothing():

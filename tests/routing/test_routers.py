@@ -3,6 +3,7 @@
 A router without a row in `ROWS` (`router_rows.py`) fails here.
 """
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -227,6 +228,11 @@ def damage(path, how):
         card.unlink()
     elif how == "no JSON":
         card.write_bytes(b"\xff{")
+    elif how == "deep card":
+        card.write_text("[" * 200_000)
+    elif how == "card is a folder":
+        card.unlink()
+        card.mkdir()
     elif how == "missing weights":
         weights.unlink()
     elif how == "cut weights":
@@ -239,7 +245,16 @@ def damage(path, how):
 
 def test_damaged_artifact(name, tmp_path):
     fitted(name).save(tmp_path / "good")
-    for how in (*DAMAGES, "missing card", "no JSON", "missing weights", "cut weights", "changed weights"):
+    for how in (
+        *DAMAGES,
+        "missing card",
+        "card is a folder",
+        "no JSON",
+        "deep card",
+        "missing weights",
+        "cut weights",
+        "changed weights",
+    ):
         shutil.copytree(tmp_path / "good", tmp_path / how)
         damage(tmp_path / how, how)
         with pytest.raises(RoutingError) as caught:
@@ -268,6 +283,17 @@ def test_weights_that_do_not_fit_the_card(tmp_path):
         load(tmp_path / "linear")
     with pytest.raises(RoutingError, match="holds a 'knn' router"):
         ROUTERS["linear"].load(tmp_path / "knn")
+
+
+def test_weights_of_a_type_that_numpy_lacks(tmp_path):
+    fitted("linear").save(tmp_path)
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + b"\0\0"
+    (tmp_path / "weights.safetensors").write_bytes(data)
+    card = json.loads((tmp_path / "router.json").read_text())
+    (tmp_path / "router.json").write_text(json.dumps({**card, "weights_sha256": hashlib.sha256(data).hexdigest()}))
+    with pytest.raises(RoutingError, match=r"numbers of type .*BF16.*, which NumPy lacks"):
+        load(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,0 +1,52 @@
+"""A row that no engine survives: kills whatever has it under way, as a segfault or an out-of-memory kill would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from jobs.lanes.base import LaneContext
+from jobs.lanes.under_way import _SLOT, FREE, PREFIX
+
+
+def the_process_itself(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def its_engine(pid: int) -> None:
+    """vLLM's engine is a child of the actor."""
+    for child in psutil.Process(pid).children(recursive=True):
+        child.kill()
+
+
+@contextmanager
+def poisonous(context: LaneContext, row_key: int, kill: Callable[[int], None]) -> Iterator[list[int]]:
+    """While this lasts, `kill(pid)` befalls a process once it has the row under way. Yields the pids so far."""
+    killed: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            for path in Path(context.local_dir).glob(f"{PREFIX}*/*"):
+                pid = int(path.name.rsplit("-", 1)[1])
+                with contextlib.suppress(OSError, ValueError, psutil.Error):
+                    slots = np.fromfile(path, _SLOT)[1:]
+                    if pid not in killed and row_key in slots["row_key"][slots["state"] != FREE]:
+                        killed.append(pid)
+                        kill(pid)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        watcher.join(10)
