@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from jobs.lanes.base import LaneContext
-from jobs.lanes.under_way import _SLOT, FREE, PREFIX
+from jobs.lanes.under_way import _SLOT, FREE, PREFIX, UnderWay
 
 
 def the_process_itself(pid: int) -> None:
@@ -31,11 +31,12 @@ def its_engine(pid: int) -> None:
 def poisonous(context: LaneContext, row_key: int, kill: Callable[[int], None]) -> Iterator[list[int]]:
     """While this lasts, `kill(pid)` befalls a process once it has the row under way. Yields the pids so far."""
     killed: list[int] = []
+    dead = set(Path(context.local_dir).glob(f"{PREFIX}*/*"))
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.001):
-            for path in Path(context.local_dir).glob(f"{PREFIX}*/*"):
+            for path in set(Path(context.local_dir).glob(f"{PREFIX}*/*")) - dead:
                 pid = int(path.name.rsplit("-", 1)[1])
                 with contextlib.suppress(OSError, ValueError, psutil.Error):
                     slots = np.fromfile(path, _SLOT)[1:]
@@ -50,3 +51,16 @@ def poisonous(context: LaneContext, row_key: int, kill: Callable[[int], None]) -
     finally:
         done.set()
         watcher.join(10)
+
+
+def died(context: LaneContext, *rows: int, alone: bool = False, answered: int = 0) -> None:
+    """A process that answers some rows and dies with others under way."""
+    pid = os.fork()
+    if pid == 0:
+        under_way = UnderWay(context)
+        for n in range(answered):
+            under_way.end(under_way.begin(1000 + n))
+        for row in rows:
+            under_way.begin(row, alone)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9

@@ -14,7 +14,7 @@ from tests.replay_server import process_replay
 
 FAMILY = "API"
 SHARES = (0.01, 0.1, 0.5)
-IN_PART = {("429", 0.5), ("cut", 0.1), ("hang", 0.1)}
+IN_PART = {("429", 0.1), ("cut", 0.1), ("hang", 0.1)}
 
 
 def fault_at(fault: str, share: float) -> Scenario:

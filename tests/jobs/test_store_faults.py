@@ -105,7 +105,7 @@ def test_a_small_file_is_read_although_every_third_request_is_turned_away(throug
         store.write("small.json", b"{}")
         store.write_table("small.parquet", pa.table({"row_key": [1, 2, 3]}))
         proxy.faults = Faults(slow_down=0.3)
-        for _ in range(12):
+        for _ in range(4):
             assert store.read("small.json") == b"{}"
             assert len(store.read_table("small.parquet")) == 3
             assert sum(len(batch) for batch in store.batches("small.parquet", ["row_key"])) == 3

@@ -9,24 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import LaneDown
-from jobs.lanes.base import LaneContext
 from jobs.lanes.under_way import MAX_BARREN, UnderWay
+from tests.engine_killer import died
 from tests.tiny_models import lane_context
 
 CULPRIT, FELLOW, GOOD = 7, 8, 9
-
-
-def died(context: LaneContext, *rows: int, alone: bool = False, answered: int = 0) -> None:
-    """A process that answers some rows and dies with others under way."""
-    pid = os.fork()
-    if pid == 0:
-        under_way = UnderWay(context)
-        for n in range(answered):
-            under_way.end(under_way.begin(1000 + n))
-        for row in rows:
-            under_way.begin(row, alone)
-        os._exit(9)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
 def test_a_row_is_a_suspect_after_two_deaths_and_guilty_after_one_alone(tmp_path: Path) -> None:
