@@ -63,7 +63,7 @@ def test_a_small_table_is_read_here_as_tasks_would_read_it(ray_local, tmp_path, 
             monkeypatch.setattr(scored, "HERE_ROWS", limit)
             blocks = scored_rows(store, parts, ["messages", "row_key"], **options, rows_per_block=7)
             tables = list(blocks.iter_batches(batch_size=None, batch_format="pyarrow"))
-            assert {len(table) for table in tables[:-1]} == {7}
+            assert max(len(table) for table in tables) == 7
             found[limit] = pa.concat_tables(tables).to_pydict()
         if "order" not in options:  # one part after the other, however tasks end
             found = {limit: pd.DataFrame(rows).sort_values("row_key").to_dict("list") for limit, rows in found.items()}
