@@ -128,10 +128,9 @@ class Asking:
 
     def with_batches(self) -> list[str]:
         """Models of whom earlier starts left batches at the provider, of which the journal does not have all."""
-        left = unfinished_by_model(self.store)
-        return [
-            name for name, context in self.contexts.items() if name in left and context.model.engine == "openai_batch"
-        ]
+        names = [name for name, context in self.contexts.items() if context.model.engine == "openai_batch"]
+        left = unfinished_by_model(self.store) if names else {}
+        return [name for name in names if name in left]
 
     def start_rows(self, name: str, rows: pa.Table) -> Wave:
         """Start one lane with rows of its own, in their order (columns ASK_COLUMNS)."""

@@ -22,8 +22,6 @@ Where the connection is refused, they are over after half a minute."""
 _GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
 CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": _GOOGLE, "gcs": _GOOGLE}
 """Scheme of a bucket → where its credentials are read from, the only place."""
-
-
 PAGE_TOO_LONG = "Failed to flush response stream"
 PAGE_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 T = TypeVar("T")
@@ -60,6 +58,11 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
             options["region"] = region or "us-east-1"
         return pafs.S3FileSystem(**options), rest.rstrip("/")
     return pafs.GcsFileSystem(), rest.rstrip("/")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a folder can hold a file of this name: an object's key may be `a/../b`, and its copy would land somewhere else."""
+    return "\0" not in name and {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
 def s3_endpoint() -> str:

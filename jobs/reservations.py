@@ -23,6 +23,7 @@ from jobs.budget import Account, Budget
 from jobs.errors import StoreError
 from jobs.journal import Journal, Spent
 from jobs.ledger import LEDGER
+from jobs.manifest import read_object
 from jobs.store import Store
 
 PREFIX = "batch-"
@@ -77,8 +78,7 @@ def write_close(store: Store, alias: str, name: str, kept_usd: float) -> None:
 
 
 def _grant(store: Store, name: str) -> dict[str, Any]:
-    grant: dict[str, Any] = json.loads(store.read(f"{LEDGER}/{name}/{GRANT}"))
-    return grant
+    return read_object(store, f"{LEDGER}/{name}/{GRANT}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def scored_rows(
     Up to HERE_ROWS are read by this process: that is done before a task would have started.
     """
     if is_small(parts):
-        table = read_scored(store, parts, columns, keys, shadow, order)
+        table = _read_here(store, parts, columns, keys, shadow, order)
         size = rows_per_block or max(1, len(table))
         return ray.data.from_arrow([table.slice(at, size) for at in range(0, max(1, len(table)), size)])
     items = [{"name": part["name"]} for part in parts]
@@ -57,20 +57,13 @@ def scored_rows(
 
 
 def read_scored(
-    store: Store,
-    parts: Sequence[dict[str, Any]],
-    columns: Sequence[str],
-    keys: NDArray[np.int64] | None = None,
-    shadow: NDArray[np.int64] | None = None,
-    order: NDArray[np.int64] | None = None,
+    store: Store, parts: Sequence[dict[str, Any]], columns: Sequence[str], keys: NDArray[np.int64] | None = None
 ) -> pa.Table:
     """`scored_rows` as a table in this process's memory."""
-    if not is_small(parts):
-        dataset = scored_rows(store, parts, columns, keys, shadow, order)
-        return pa.concat_tables(list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))).combine_chunks()
-    tables = [_read_part(store, part["name"], columns, keys, shadow, order) for part in parts]
-    table = pa.concat_tables(tables).combine_chunks()
-    return table if order is None else table.sort_by("order").drop_columns("order")
+    if is_small(parts):
+        return _read_here(store, parts, columns, keys, None, None)
+    batches = scored_rows(store, parts, columns, keys).iter_batches(batch_size=None, batch_format="pyarrow")
+    return pa.concat_tables(list(batches)).combine_chunks()
 
 
 def is_small(parts: Sequence[dict[str, Any]]) -> bool:
@@ -98,9 +91,16 @@ def over_parts(parts: Sequence[dict[str, Any]], actor: type, *arguments: Any) ->
         pass
 
 
+def _read_here(store: Store, parts: Sequence[dict[str, Any]], columns: Sequence[str], *arrays: Any) -> pa.Table:
+    """What a task a part would have read. arrays: keys, shadow and order of `scored_rows`."""
+    tables = [_read_part(store, part["name"], columns, *arrays) for part in parts]
+    table = pa.concat_tables(tables).combine_chunks()
+    return table.sort_by("order").drop_columns("order") if "order" in table.column_names else table
+
+
 def _read_batch(batch: dict[str, Any], output: str, columns: list[str], refs: list[list[Any] | None]) -> pa.Table:
-    keys, shadow, order = (None if ref is None else ray.get(ref[0]) for ref in refs)
-    return _read_part(Store(output), str(batch["name"][0]), columns, keys, shadow, order)
+    arrays = (None if ref is None else ray.get(ref[0]) for ref in refs)
+    return _read_part(Store(output), str(batch["name"][0]), columns, *arrays)
 
 
 def _read_part(

@@ -32,6 +32,7 @@ from jobs.filesystems import (
     S3_CONNECT_TIMEOUT_S,
     S3_REQUEST_TIMEOUT_S,
     filesystem_of,
+    is_file_name,
     meaning_of,
     patiently,
     s3_endpoint,
@@ -122,7 +123,7 @@ class Store:
                 self._require_bucket()
         names = [info.path[len(self.root) + 1 :] for info in infos if info.type == pafs.FileType.File]
         for name in names:
-            if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            if not is_file_name(name):
                 raise StoreError(
                     f"{self.url(prefix)}: the key {name!r} is no file name; delete it, it is no part of a run"
                 )

@@ -26,11 +26,12 @@ from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneContext
 from jobs.lanes.batch_api import ADOPT_S, BatchApi
 from jobs.lanes.batch_queue import BatchQueue
-from jobs.lanes.batch_results import SETTLED, Outcome, Settled, settled_row
+from jobs.lanes.batch_results import Outcome
 from jobs.lanes.batch_rows import Pending, file_line, prepare
 from jobs.lanes.batch_running import POLL_S, Batches, Running
 from jobs.lanes.batch_tasks import BatchTasks
 from jobs.lanes.exchange import Row
+from jobs.lanes.settled import SETTLED, Settled, settled_row
 from jobs.reservations import new_name, nonce_of, unfinished
 from jobs.scored import is_among
 from jobs.store import Store

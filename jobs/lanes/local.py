@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 import ray
 
 from jobs.errors import StoreError
-from jobs.filesystems import filesystem_of, storage_errors
+from jobs.filesystems import filesystem_of, is_file_name, storage_errors
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.private_folder import private_folder
 from jobs.spec_models import ModelSpec
@@ -96,7 +96,7 @@ def local_folder(source: str, weights: bool) -> str:
         with storage_errors(source, "copying the model"):
             for info in infos:
                 name = info.path[len(root) + 1 :]
-                if {"", ".", ".."} & set(name.split("/")):
+                if not is_file_name(name):
                     raise StoreError(f"{source}: holds a file named {name!r}, which would leave the folder of its copy")
                 target = copy / name
                 target.parent.mkdir(parents=True, exist_ok=True)

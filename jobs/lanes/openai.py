@@ -32,10 +32,11 @@ from ray.data import ActorPoolStrategy
 
 from jobs.allowance import Allowance
 from jobs.errors import HeadgateError, LaneDown, StoreError
-from jobs.journal import Answer, JournalWriter
+from jobs.journal import JournalWriter
 from jobs.lanes.asking import Asker, Endpoint
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.exchange import Row
+from jobs.lanes.settled import SETTLED, progress, settled_row
 from jobs.lanes.slots import Slots
 from jobs.replies import clean, read_error
 from jobs.spec_models import ModelSpec, check_address
@@ -161,7 +162,7 @@ class ApiActor:
         keys = block["row_key"].to_numpy()
         skip = await self._tell("begin", self._node_id, os.getpid(), keys)
         if skip is None:
-            return progress([], block.num_rows)
+            return progress(np.empty(0, SETTLED), block.num_rows)
         columns = (block[name].to_pylist() for name in ("row_key", "bucket", "sample"))
         rows = [Row(block, place, *values) for place, values in enumerate(zip(*columns, strict=True))]
         asked = ~np.isin(keys, skip)
@@ -181,7 +182,7 @@ class ApiActor:
         else:  # dollars first: once the claim is finished, nobody asks a dead sender's log what it has paid
             await self._allowance.settle_up()
             await self._tell("finish", keys[asked], np.array([answer.row_key for answer in settled], np.int64))
-        return progress(settled, len(rows))
+        return progress(np.array([settled_row(answer) for answer in settled], SETTLED), len(rows))
 
     async def _tell(self, method: str, *arguments: Any) -> Any:
         """Call the governor about rows. None where it cannot write to the store: the lane is stopped then."""
@@ -193,20 +194,6 @@ class ApiActor:
             return None
         except ray.exceptions.RayError as error:
             raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
-
-
-def progress(settled: list[Answer], n_rows: int) -> pa.Table:
-    """A lane's output: one row of counts for a block."""
-    return pa.table(
-        {
-            "settled": [sum(answer.kind != "failed" for answer in settled)],
-            "errors": [sum(answer.kind != "answered" for answer in settled)],
-            "open": [n_rows - sum(answer.kind != "failed" for answer in settled)],
-            "prompt_tokens": [sum(answer.prompt_tokens or 0 for answer in settled)],
-            "completion_tokens": [sum(answer.completion_tokens or 0 for answer in settled)],
-            "cost_usd": [math.fsum(answer.cost_usd for answer in settled)],
-        }
-    )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

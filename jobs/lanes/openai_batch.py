@@ -22,9 +22,9 @@ from ray.data import ActorPoolStrategy
 
 from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.batch_results import SETTLED, progress
 from jobs.lanes.batching import BatchAsker
 from jobs.lanes.openai import CONNECT_TIMEOUT_S, OpenAILane, base_url_of, get, key_of
+from jobs.lanes.settled import SETTLED, progress
 
 BLOCKS = 32
 """Blocks under way at once: 1.6 million rows in batches, which the provider's own queue limits well before."""

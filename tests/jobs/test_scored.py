@@ -68,4 +68,4 @@ def test_a_small_table_is_read_here_as_tasks_would_read_it(ray_local, tmp_path, 
         if "order" not in options:  # one part after the other, however tasks end
             found = {limit: pd.DataFrame(rows).sort_values("row_key").to_dict("list") for limit, rows in found.items()}
         assert found[0] == found[1_000]
-        assert len(read_scored(store, parts, ["messages"], **options)) == len(found[0]["messages"])
+        assert len(read_scored(store, parts, ["messages"], keys)) == len(found[0]["messages"])

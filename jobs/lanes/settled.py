@@ -1,0 +1,35 @@
+"""What an API lane keeps of an answer once its text is in the journal, and its row of progress."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs.answer_rows import RANKS, Answer
+
+SETTLED = np.dtype(
+    [("row_key", "<i8"), ("rank", "<i4"), ("prompt_tokens", "<i4"), ("completion_tokens", "<i4"), ("cost_usd", "<f8")]
+)
+"""What is kept of an answer; `rank` is that of its kind (jobs.answer_rows.RANKS)."""
+Settled = NDArray[np.void]
+"""(k,) SETTLED."""
+
+
+def settled_row(answer: Answer) -> tuple[int, int, int, int, float]:
+    """A row of SETTLED."""
+    counts = answer.prompt_tokens or 0, answer.completion_tokens or 0
+    return answer.row_key, RANKS[answer.kind], *counts, answer.cost_usd
+
+
+def progress(settled: Settled, n_rows: int) -> pa.Table:
+    """A lane's output: one row of counts for a block of `n_rows`."""
+    n_settled = int((settled["rank"] != RANKS["failed"]).sum())
+    return pa.table(
+        {
+            "settled": [n_settled],
+            "errors": [int((settled["rank"] != RANKS["answered"]).sum())],
+            "open": [n_rows - n_settled],
+            **{name: [settled[name].sum()] for name in ("prompt_tokens", "completion_tokens", "cost_usd")},
+        }
+    )
