@@ -28,20 +28,21 @@ chaos: install
 check: install
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/lint-imports --no-cache
 	@.venv/bin/mypy
 
 format: install
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-# docs/job-schema.json is made from jobs/spec.py; a test says when it is old.
+# docs/job-schema.json is made from jobs/spec/; a test says when it is old.
 schema: install
-	@.venv/bin/python -m jobs.schema > docs/job-schema.json
+	@.venv/bin/python -m jobs.spec.json_schema > docs/job-schema.json
 
 # docs/results.md: every router beside what was published; needs the recorded outcomes in ../shared/data. 50 minutes on one
 # core; RESULTS="--parts build/results" keeps what is done, so that a run cut short goes on, or two share the work.
 results: install
-	@.venv/bin/python -m jobs.results --cache build/embeddings --live build/live $(RESULTS)
+	@.venv/bin/python -m benchmarks.results --cache build/embeddings --live build/live $(RESULTS)
 
 install:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 with venv found (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python" >&2; exit 2; }

@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from jobs.governor import Governor
-from jobs.journal import Journal
+from jobs.journal.reader import Journal
 from jobs.lanes.base import LaneContext
-from jobs.lanes.openai import OpenAILane
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
-from routing.outcomes import Outcomes, write_outcomes
+from jobs.lanes.openai.lane import OpenAILane
+from jobs.money.governor import Governor
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
+from routing.data.outcomes import Outcomes, write_outcomes
 from routing.pricing import Price
 from tests.replay_server import Replay, process_replay
 

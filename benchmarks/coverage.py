@@ -1,4 +1,4 @@
-"""Every interval and promise of jobs/evaluation/promises.py at every size; docs/results.md has those that reports use.
+"""Every interval and promise of benchmarks/results/promises.py at every size; docs/results.md has those that reports use.
 
     python -m benchmarks.coverage --data ../shared/data [--draws 20000] [--walks 1000] [--json]
 
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jobs.evaluation.promises import SETS, SIZES, WALK_SIZES, coverage, load_case, violations
+from benchmarks.results.promises import SETS, SIZES, WALK_SIZES, coverage, load_case, violations
 
 __all__ = ["coverage", "load_case", "violations"]
 

@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.answer_rows import ANSWER_SCHEMA, RANKS
-from jobs.compaction import compact_journal
-from jobs.journal import Journal, segment_name
-from jobs.store import Store
+from jobs.journal.compaction import compact_journal
+from jobs.journal.reader import Journal
+from jobs.journal.rows import ANSWER_SCHEMA, RANKS
+from jobs.journal.segments import segment_name
+from jobs.storage.store import Store
 
 MODEL = "m"
 TARGETS = {"seconds": 60, "memory_mb": 1000}
@@ -41,8 +42,9 @@ TWICE = 100
 
 
 def write_journal(store: Store, keys: int, segments: int, text: int, by_rank: bool) -> None:
-    """`keys` answers and their failed tries in `segments` files, as `jobs.journal` writes them."""
-    from jobs.score import SHARD_ROWS, row_keys  # Ray and the routers: not in the processes that are measured
+    """`keys` answers and their failed tries in `segments` files, as `jobs.journal.writer` writes them."""
+    from jobs.route.score.stage import SHARD_ROWS  # Ray and the routers: not in the processes that are measured
+    from jobs.storage.keys import row_keys
 
     rng = np.random.default_rng(0)
     words = np.array([f"{word:x}" for word in rng.integers(0, 2**32, 5000)])
@@ -75,13 +77,13 @@ def write_journal(store: Store, keys: int, segments: int, text: int, by_rank: bo
 
 
 def settled(store: Store) -> dict[str, Any]:
-    """`jobs.answer.settled_keys` of one model."""
+    """`jobs.route.answer.waves.settled_keys` of one model."""
     found = Journal(store).by_kind(MODEL)
     return {"answered": len(found.answered), "rejected": len(found.rejected)}
 
 
 def paid(store: Store) -> dict[str, Any]:
-    """`jobs.planning.Planner.paid` of one model, the planner's own columns left out."""
+    """`jobs.route.plan.planner.Planner.paid` of one model, the planner's own columns left out."""
     found = Journal(store).settlements(MODEL)
     return {"answered": int((found.rank == RANKS["answered"]).sum()), "usd": round(float(found.cost_usd.sum()), 6)}
 
@@ -94,7 +96,7 @@ def spent(store: Store) -> dict[str, Any]:
 
 
 def merge(store: Store) -> dict[str, Any]:
-    """`jobs.compaction.compact_journal`."""
+    """`jobs.journal.compaction.compact_journal`."""
     done = compact_journal(store, [MODEL], 0)[MODEL]
     sizes = [(Path(store.root) / name).stat().st_size for name in Journal(store).segments(MODEL)]
     return {

@@ -2,7 +2,7 @@
 
     python -m benchmarks.knn_scale [--rows 1000000] [--dimensions 384] [--queries 256] [--k 40]
 
-Made vectors (clusters with noise, float16) are searched by `routing.neighbours`, then averaged into qualities as the
+Made vectors (clusters with noise, float16) are searched by `routing.features.neighbours`, then averaged into qualities as the
 kNN router does. One JSON object on standard output: seconds, queries a second, the index's size, and by how much the
 process's peak memory rose above it during the search. Run with OMP_NUM_THREADS=1 for the figure of one core.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.neighbours import NeighbourIndex
+from routing.features.neighbours import NeighbourIndex
 
 BLOCK = 2**14
 

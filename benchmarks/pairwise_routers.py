@@ -24,12 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from routing.features import Features
-from routing.outcomes import read_outcomes
-from routing.preferences import Preferences, as_preferences, read_preferences
-from routing.routers.factorization import FactorizationRouter
-from routing.routers.similarity import SimilarityRouter
-from routing.tiers import make_tiers, ratings
+from routing.data.outcome_readers import read_outcomes
+from routing.data.preference_readers import read_preferences
+from routing.data.preferences import Preferences
+from routing.data.tiers import make_tiers, ratings
+from routing.data.training_data import as_preferences
+from routing.features.base import Features
+from routing.routers.text.factorization import FactorizationRouter
+from routing.routers.text.similarity import SimilarityRouter
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from routing.feature_cache import feature_cache
-from routing.metrics import apgr
-from routing.outcomes import Outcomes, concat, read_outcomes, split_by_prompt
-from routing.plane import aiq, ndch
-from routing.routers import create
-from routing.sweep import Sweep
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes, concat, split_by_prompt
+from routing.features.cache import feature_cache
+from routing.metrics.pair import apgr
+from routing.metrics.plane import aiq, ndch
+from routing.metrics.sweep import Sweep
+from routing.routers.registry import create
 
 PRO_PAIR = ("meta-llama/Meta-Llama-3.1-8B-Instruct", "gpt-4o-2024-05-13")
 

@@ -1,0 +1,1 @@
+"""jobs/__init__.py: carried here."""

@@ -1,0 +1,1 @@
+"""routing/__init__.py: carried here."""

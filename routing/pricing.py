@@ -62,6 +62,8 @@ class Price:
 def tokens_cost_usd(
     price: Price, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0
 ) -> float: ...
+
+
 @overload
 def tokens_cost_usd(
     price: Price,
@@ -69,6 +71,8 @@ def tokens_cost_usd(
     completion_tokens: NDArray[Any] | float,
     cached_tokens: NDArray[Any] | float = 0,
 ) -> NDArray[np.float64]: ...
+
+
 def tokens_cost_usd(price: Price, prompt_tokens: Any, completion_tokens: Any, cached_tokens: Any = 0) -> Any:
     """Dollars of calls with these token counts, scalars or arrays of one shape.
 
@@ -212,8 +216,12 @@ def prompt_tokens_bound(messages: Sequence[Mapping[str, Any]]) -> int:
 
 @overload
 def prompt_tokens_estimate(prompt_bytes: float, n_messages: float = 1) -> float: ...
+
+
 @overload
 def prompt_tokens_estimate(prompt_bytes: NDArray[Any], n_messages: NDArray[Any] | float = 1) -> NDArray[np.float64]: ...
+
+
 def prompt_tokens_estimate(prompt_bytes: Any, n_messages: Any = 1) -> Any:
     """Assumed prompt tokens of texts of so many UTF-8 bytes, scalar or array. For expectations, not reservations."""
     return prompt_bytes / ASSUMED_BYTES_PER_TOKEN + 4.0 * n_messages

@@ -56,3 +56,8 @@ def find_frame(texts: Sequence[str]) -> Frame:
     starts = [i for i in (suffix.find(" "), suffix.find("\n")) if i >= 0]
     suffix = suffix[min(starts) :] if starts else ""
     return Frame(prefix if len(prefix) >= MIN_AFFIX_CHARS else "", suffix if len(suffix) >= MIN_AFFIX_CHARS else "")
+
+
+def whole(text: str) -> str:
+    """`text` with what UTF-8 cannot hold (half of a surrogate pair, legal in JSON) replaced by a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

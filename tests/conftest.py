@@ -48,6 +48,7 @@ import psutil  # noqa: E402
 import pytest  # noqa: E402
 from ports import free_port  # noqa: E402
 from s3_server import S3Bucket, ceph_gateway, moto_endpoint, s3_ceph, s3_moto  # noqa: E402
+from shared_files import SHARED, WHY  # noqa: E402
 
 __all__ = ["S3Bucket", "ceph_gateway", "moto_endpoint", "s3_ceph", "s3_moto"]
 
@@ -106,12 +107,11 @@ def checkout() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data(checkout: Path) -> Path:
+def shared_data() -> Path:
     """`../shared/data` beside the checkout: published outcome tables. Skips where it is not there."""
-    folder = checkout.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("../shared/data not present beside the checkout")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(WHY)
+    return SHARED
 
 
 @pytest.fixture

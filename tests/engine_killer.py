@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from jobs.lanes.base import LaneContext
-from jobs.lanes.under_way import _SLOT, FREE, PREFIX, UnderWay
+from jobs.lanes.local.under_way import _SLOT, FREE, PREFIX, UnderWay
 
 
 def the_process_itself(pid: int) -> None:

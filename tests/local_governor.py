@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.governor import GovernorService
+from jobs.money.governor import GovernorService
 
 
 class LocalGovernor:

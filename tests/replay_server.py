@@ -22,8 +22,9 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from jobs.replay import ReplayOptions, make_app, run_app
-from routing.outcomes import Outcomes
+from jobs.replay.options import ReplayOptions
+from jobs.replay.server import make_app, run_app
+from routing.data.outcomes import Outcomes
 
 Reply = tuple[int, Any, dict[str, str]]
 """Status, body (parsed; as text where it is no JSON), headers (names in lower case)."""

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.spec import parse_spec
+from jobs.spec.loader import parse_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

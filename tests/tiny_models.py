@@ -18,10 +18,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from jobs.journal import Journal
+from jobs.journal.reader import Journal
 from jobs.lanes.base import LaneContext
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
 from routing.pricing import Price
 
 CONTEXT = 256

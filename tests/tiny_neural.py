@@ -25,7 +25,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from routing.outcomes import Outcomes
+from routing.data.outcomes import Outcomes
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 WORDS = """

@@ -1,4 +1,4 @@
-"""docs/results.md, made by one command: `make results` (`python -m jobs.results`).
+"""docs/results.md, made by one command: `make results` (`python -m benchmarks.results`).
 
 A `Section` is a set, a way to train, the routers to measure, and what they are held against; a `Table` measures something of
 its own: pilots, batches, cascades, intervals, promises, matchers. All figures of this project in the page come from this run;
@@ -19,19 +19,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results.pilot_tables import ENCODER
+from benchmarks.results.sections import SECTIONS, TABLES
+from benchmarks.results.sets import Reference, Section, after_the_weak_answer, cascade_rows, neural_text
+from benchmarks.results.tables import Amount, Table, few, markdown
 from jobs.errors import HeadgateError, InputError
-from jobs.evaluate import EvaluateOptions, evaluate_set
-from jobs.evaluation import show
+from jobs.evaluation import terminal as show
 from jobs.evaluation.candidates import Candidate
-from jobs.evaluation.folds import make_folds
-from jobs.evaluation.pilot_tables import ENCODER
-from jobs.evaluation.result_sets import Reference, Section, after_the_weak_answer, cascade_rows, neural_text
-from jobs.evaluation.sections import SECTIONS, TABLES
+from jobs.evaluation.evaluate import evaluate_set
+from jobs.evaluation.folds import EvaluateOptions, make_folds
 from jobs.evaluation.sources import OutcomeSet, known_rows
-from jobs.evaluation.tables import Amount, Table, few, markdown
 from routing import routers
 from routing.errors import RoutingError
-from routing.feature_cache import feature_cache
+from routing.features.cache import feature_cache
 
 PLAIN = ("knn", "linear", "mlp", "svm", "similarity", "mf", "auto")
 """Routers of every table, those that the registry has."""
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m jobs.results", description="Measure every router; write the tables."
+        prog="python -m benchmarks.results", description="Measure every router; write the tables."
     )
     add = parser.add_argument
     add("--data", default="../shared/data", metavar="DIR", help="the recorded outcomes (default %(default)s)")

@@ -1,9 +1,10 @@
 """Whether the second batch is routed better than the first: a table of docs/results.md.
 
-Each seed parts a set into two batches without a prompt in common. Both draw a sample that every model answers. Batch 1 is routed
-by a router trained elsewhere, then by that router with a head from its own pilot. `auto` is fitted on all that run 1's sample
-shows, which is what `headgate train --from-run` reads (jobs/run_outcomes.py): every sampled row, since the run is over. Batch 2
-is routed by it, alone and with its own pilot. All are measured on the batch's other rows. Cost: five minutes on one core.
+Each seed parts a set into two batches without a prompt in common. Both draw a sample that every model answers. Batch 1
+is routed by a router trained elsewhere, then by that router with a head from its own pilot. `auto` is fitted on all that
+run 1's sample shows, which is what `headgate train --from-run` reads (jobs/evaluation/run_outcomes.py): every sampled
+row, since the run is over. Batch 2 is routed by it, alone and with its own pilot. All are measured on the batch's other
+rows. Cost: five minutes on one core.
 """
 
 from __future__ import annotations
@@ -14,22 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.evaluation.pilot_tables import (
-    ENCODER,
-    SETS,
-    TEST_ROWS,
-    PilotSet,
-    Scores,
-    gain,
-    load_set,
-    uses_encoder,
-)
-from jobs.evaluation.show import with_interval
-from jobs.evaluation.tables import Amount, Say, apgr_figure, each_that_is_there, markdown
-from routing.outcomes import Outcomes, split_by_prompt
-from routing.pilot import fold_sizes
-from routing.routers import create
-from routing.routers.calibrated import CalibratedRouter
+from benchmarks.results.pilot_tables import ENCODER, SETS, TEST_ROWS, PilotSet, Scores, gain, load_set, uses_encoder
+from benchmarks.results.tables import Amount, Say, apgr_figure, each_that_is_there, markdown
+from jobs.evaluation.terminal import with_interval
+from routing.data.outcomes import Outcomes, split_by_prompt
+from routing.pilot.folds import fold_sizes
+from routing.routers.calibrated.calibrated import CalibratedRouter
+from routing.routers.registry import create
 
 SAMPLE = {"MMLU": 500, "GSM8K": 200}
 """Rows of each batch that every model answers."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jobs.evaluation.measure import Floats
-from jobs.evaluation.tables import markdown
-from routing.cascade import cascade, cascade_orders, simulated_judge, sweep
-from routing.metrics import apgr
-from routing.plane import CostQuality, by_cost, ndch
-from routing.sweep import Sweep, choose, pair_points
+from benchmarks.results.tables import markdown
+from routing.metrics.cascades import cascade, cascade_orders, simulated_judge, sweep
+from routing.metrics.pair import apgr
+from routing.metrics.plane import CostQuality, by_cost, ndch
+from routing.metrics.sweep import Sweep, choose, pair_points
+from routing.metrics.trials import Floats
 
 ERROR_RATE = 0.1
 """Of the simulated judge."""

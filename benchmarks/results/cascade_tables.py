@@ -1,13 +1,13 @@
 """What a cascade is worth: dollars for equal quality, by the prompt alone and after the weak model's answer, on recorded answers.
 
 Each seed draws a pilot that all models answered and, of the rest, the rows that are measured. By the prompt alone: a
-Gaussian process on the pilot (routing/routers/gp.py); a pair is cut by its gain, more models by RouterBench's rule over all budgets
-(routing/sweep.py). After the answer: the head that a job's cascade uses (routing/answer_head.py), response signals only, since the
-records hold no log-probabilities and no further answers. It is paid on every row; or only on those that the prompt alone, at the
-same willingness to pay, would leave with the weak model, the others going straight to a dearer one. RouterBench's simulated judge
-(arXiv 2403.12031) sees which answers are right and errs in one of ten; its ladders and thresholds are chosen on the pilot. The
-oracle knows every outcome. Dollars between two settings are those of mixing them, for all alike
-(cascade_points.py).
+Gaussian process on the pilot (routing/routers/text/gp.py); a pair is cut by its gain, more models by RouterBench's rule
+over all budgets (routing/metrics/sweep.py). After the answer: the head that a job's cascade uses
+(routing/answers/head.py), response signals only, since the records hold no log-probabilities and no further answers. It
+is paid on every row; or only on those that the prompt alone, at the same willingness to pay, would leave with the weak
+model, the others going straight to a dearer one. RouterBench's simulated judge (arXiv 2403.12031) sees which answers are
+right and errs in one of ten; its ladders and thresholds are chosen on the pilot. The oracle knows every outcome. Dollars
+between two settings are those of mixing them, for all alike (cascade_points.py).
 Cost: some 15 s a seed and case on one core.
 Legend: n rows, m models, cheapest (weak) first.
 """
@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.evaluation.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
-from jobs.evaluation.measure import Floats
-from jobs.evaluation.result_sets import STRONG, WEAK
-from jobs.evaluation.tables import Amount, Say
-from routing.answer_head import AnswerHead, Evidence, answer_marks
-from routing.outcomes import Outcomes, read_outcomes
-from routing.routers.gp import GaussianProcessRouter
-from routing.sweep import oracle_points
+from benchmarks.results.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
+from benchmarks.results.sets import STRONG, WEAK
+from benchmarks.results.tables import Amount, Say
+from routing.answers.head import AnswerHead, Evidence, answer_marks
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes
+from routing.metrics.sweep import oracle_points
+from routing.metrics.trials import Floats
+from routing.routers.text.gp import GaussianProcessRouter
 
 LLAMA_8B, LLAMA_70B, MIXTRAL = "meta-llama/Meta-Llama-3.1-8B-Instruct", "meta-llama/Meta-Llama-3.1-70B-Instruct", WEAK
 GPT_4O, GEMINI = "gpt-4o-2024-05-13", "gemini-1.5-flash-002"

@@ -1,40 +1,47 @@
 """What a cascade is worth where the weak model's own signals are there: the demo's two live models, every answer asked in a job.
 
-The job (jobs/demo/everything.py) asks both models every prompt, keeps the weak model's log-probabilities and draws further answers
-of every row. Here each seed takes a pilot of its rows and measures on the others, as cascade_tables.py does for recorded answers:
-the demo's router with a head fitted on the pilot; the head after the answer, with response signals, then log-probabilities, then
-agreement too. Further answers are drawn, and paid, in a band around the cut alone, as in a job; so that curve has a point per share
-of the strong model. Dollars are those the job was charged. Cost: some 20 s a seed. Legend: n rows.
+The job (benchmarks/results/live_tables.py) asks both models every prompt, keeps the weak model's log-probabilities and
+draws further answers of every row. Here each seed takes a pilot of its rows and measures on the others, as
+cascade_tables.py does for recorded answers: the demo's router with a head fitted on the pilot; the head after the
+answer, with response signals, then log-probabilities, then agreement too. Further answers are drawn, and paid, in a band
+around the cut alone, as in a job; so that curve has a point per share of the strong model. Dollars are those the job was
+charged. Cost: some 20 s a seed. Legend: n rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.demo.everything import SAMPLES_A_ROW, ask_everything
-from jobs.demo.run import ASSETS, is_complete
+from benchmarks.results.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
+from benchmarks.results.tables import Amount, Say
+from jobs.demo.run import ASSETS, PROMPTS, is_complete, run_demo
 from jobs.errors import LaneDown
-from jobs.evaluation.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
-from jobs.evaluation.measure import Floats
-from jobs.evaluation.tables import Amount, Say
-from jobs.further import read_agreement, sample_keys
-from jobs.journal import Journal
-from jobs.manifest import load_run
-from jobs.run_outcomes import run_outcomes
-from jobs.scored import find_keys
-from jobs.spec import SAMPLES
-from routing.answer_head import AnswerHead, Evidence, answer_marks
-from routing.outcomes import Outcomes
-from routing.plane import CostQuality, by_cost
-from routing.routers import load
-from routing.routers.calibrated import CalibratedRouter
-from routing.sweep import oracle_points
+from jobs.evaluation.run_outcomes import run_outcomes
+from jobs.journal.reader import Journal
+from jobs.route.pilot.further_answers import read_agreement, sample_keys
+from jobs.spec.sections import SAMPLES
+from jobs.storage.keys import find_keys
+from jobs.storage.manifest import load_run
+from routing.answers.head import AnswerHead, Evidence, answer_marks
+from routing.data.outcomes import Outcomes
+from routing.metrics.plane import CostQuality, by_cost
+from routing.metrics.sweep import oracle_points
+from routing.metrics.trials import Floats
+from routing.routers.calibrated.calibrated import CalibratedRouter
+from routing.routers.registry import load
 
+SAMPLES_A_ROW = 4
+JOB: dict[str, Any] = {
+    "sample": {"rows": PROMPTS},
+    "policy": {"strong_share": 0.5},
+    "cascade": {"signals": ["response", "logprob", "agreement"], "band": 1.0, "samples": SAMPLES_A_ROW},
+}
 PILOT, QUICK_PILOT, MAX_SEEDS = 360, 80, 3
 BAND = 0.2
 """As a job's `cascade.band` has it by default."""
@@ -156,3 +163,8 @@ def in_band(plain: Floats, full: Floats, quality: Floats, cost: Floats, samples_
 def _usd(live: Live) -> Floats:
     assert live.outcomes.cost_usd is not None
     return np.asarray(live.outcomes.cost_usd, np.float64)
+
+
+def ask_everything(folder: Path) -> int:
+    """Run the job, or go on with it; the exit code."""
+    return run_demo(str(folder), live=False, change=JOB)[0]

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.evaluation.result_sets import STRONG, WEAK
-from jobs.evaluation.tables import Amount, Say, markdown
-from jobs.figures import percent
-from routing.matching import chosen_letter, make_matcher
+from benchmarks.results.sets import STRONG, WEAK
+from benchmarks.results.tables import Amount, Say, markdown
+from jobs.report.formatting import percent
+from routing.answers.matching import chosen_letter, make_matcher
 
 QUICK_ROWS = 100
 CENTS = ".00"

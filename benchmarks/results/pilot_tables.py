@@ -1,11 +1,11 @@
 """What a pilot is worth by its size: a table of docs/results.md per set.
 
 A kNN router that was trained on another set and another strong model (base) is asked as it is, and with a head that was
-fitted on n rows of the set at hand together with its scores, as a job with `sample` does (routing/routers/calibrated.py).
-Beside it: a router that saw the n rows alone, the average of a Gaussian process and a forest that `auto` prefers, and the mean of
-the prompt's category, which routers are not told. A smaller pilot is the beginning of a larger one; all sizes of a seed are
-measured on the same rows, of which none is in a pilot. Cost: five minutes on one core, most of it the average's fits.
-Legend: N rows of the set, n pilot rows, k test rows.
+fitted on n rows of the set at hand together with its scores, as a job with `sample` does
+(routing/routers/calibrated/calibrated.py). Beside it: a router that saw the n rows alone, the average of a Gaussian
+process and a forest that `auto` prefers, and the mean of the prompt's category, which routers are not told. A smaller
+pilot is the beginning of a larger one; all sizes of a seed are measured on the same rows, of which none is in a pilot.
+Cost: five minutes on one core, most of it the average's fits. Legend: N rows of the set, n pilot rows, k test rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.evaluation.result_sets import Reference, mmlu_pro, mmlu_pro_training, routellm
-from jobs.evaluation.show import with_interval
+from benchmarks.results.sets import Reference, mmlu_pro, mmlu_pro_training, routellm
+from benchmarks.results.tables import Amount, Say, apgr_figure, each_that_is_there, few, markdown
 from jobs.evaluation.sources import OutcomeSet, known_rows
-from jobs.evaluation.tables import Amount, Say, apgr_figure, each_that_is_there, few, markdown
-from routing.outcomes import Outcomes, split_by_prompt
-from routing.routers import create
+from jobs.evaluation.terminal import with_interval
+from routing.data.outcomes import Outcomes, split_by_prompt
 from routing.routers.auto import encoder_installed
 from routing.routers.base import Router
-from routing.routers.calibrated import CalibratedRouter
-from routing.routers.category import category_scores
+from routing.routers.baselines.category import category_scores
+from routing.routers.calibrated.calibrated import CalibratedRouter
+from routing.routers.registry import create
 
 SIZES = (100, 200, 500, 1000, 2000)
 TEST_ROWS, MAX_SEEDS = 2000, 3

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.evaluation.promises import SETS, Case, coverage, load_case, violations
-from jobs.evaluation.tables import Amount, Say, markdown
-from jobs.figures import percent
+from benchmarks.results.promises import SETS, Case, coverage, load_case, violations
+from benchmarks.results.tables import Amount, Say, markdown
+from jobs.report.formatting import percent
 
 DRAWS, WALKS = 20_000, 1000
 QUICK_DRAWS, QUICK_WALKS, QUICK_ROWS = 200, 10, 400

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from routing.guarantee import CandidateCuts, agreement_margins, candidate_cuts, quality_margins, walk
-from routing.intervals import assisted_ends, bounded_ends, proportion_interval, ratio_ends
-from routing.outcomes import read_outcomes
-from routing.routers import create
-from routing.upgrades import build_steps
+from routing.data.outcome_readers import read_outcomes
+from routing.pilot.guarantee import CandidateCuts, agreement_margins, candidate_cuts, quality_margins, walk
+from routing.pilot.intervals import assisted_ends, bounded_ends, proportion_interval, ratio_ends
+from routing.routers.registry import create
+from routing.upgrades.steps import build_steps
 
 Floats = NDArray[np.float64]
 SETS = {

@@ -6,14 +6,14 @@ project's, set on the same files before the routers were written.
 
 from __future__ import annotations
 
-from jobs.evaluation.batch_tables import batch_tables
-from jobs.evaluation.cascade_tables import cascade_tables
-from jobs.evaluation.live_tables import live_tables
-from jobs.evaluation.matcher_tables import matcher_tables
-from jobs.evaluation.pilot_tables import pilot_tables
-from jobs.evaluation.promise_tables import coverage_tables, violation_tables
-from jobs.evaluation.result_sets import Section, mmlu_pro, mmlu_pro_training, published_table, routellm, routerbench
-from jobs.evaluation.tables import Table
+from benchmarks.results.batch_tables import batch_tables
+from benchmarks.results.cascade_tables import cascade_tables
+from benchmarks.results.live_tables import live_tables
+from benchmarks.results.matcher_tables import matcher_tables
+from benchmarks.results.pilot_tables import pilot_tables
+from benchmarks.results.promise_tables import coverage_tables, violation_tables
+from benchmarks.results.sets import Section, mmlu_pro, mmlu_pro_training, published_table, routellm, routerbench
+from benchmarks.results.tables import Table
 
 MMLU_PUBLISHED = published_table([
     ("arena", "49.43 / 77.80 / .502", "48.88 / 77.93 / .499", "45.00 / 76.86 / .524", "55.82 / 80.25 / .473"),
@@ -32,7 +32,6 @@ MMLU_BEST, GSM8K_BEST = (
     ("the paper's best (causal LLM, judge labels)", 0.622),
 )
 MT_BENCH_BEST = ("the paper's best (MF, judge labels)", 0.802)
-
 SECTIONS = (
     Section(
         "mmlu-pilot", "MMLU, a pilot of 500 rows",
@@ -90,7 +89,6 @@ SECTIONS = (
         )
     ),
 )  # fmt: skip
-
 TABLES = (
     Table(
         "pilot-sizes", "How large a pilot",

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.results.tables import markdown
 from jobs.evaluation.folds import Fold
-from jobs.evaluation.measure import FIGURES, Floats, Statistic, Trial, figures, two_way_bootstrap
 from jobs.evaluation.sources import OutcomeSet, find_model, known_rows, read_outcome_set
-from jobs.evaluation.tables import markdown
-from routing.cascade import ERROR_RATES, cascade, cascade_orders, simulated_judge, sweep
-from routing.outcomes import Outcomes, concat
-from routing.plane import aiq, aiq_published, by_cost, row_mean, single_models
-from routing.preferences import TrainingData
-from routing.response_judge import ResponseJudge
-from routing.routers import create
+from routing.answers.learned_judge import ResponseJudge
+from routing.data.outcomes import Outcomes, concat
+from routing.data.training_data import TrainingData
+from routing.metrics.cascades import ERROR_RATES, cascade, cascade_orders, simulated_judge, sweep
+from routing.metrics.plane import aiq, aiq_published, by_cost, row_mean, single_models
+from routing.metrics.trials import FIGURES, Floats, Statistic, Trial, figures, two_way_bootstrap
+from routing.routers.registry import create
 
 STRONG, WEAK = "gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"
 Reference = tuple[str, float]
@@ -177,12 +177,12 @@ def _arrays(table: Outcomes) -> tuple[Floats, Floats]:
 
 def neural_text() -> str:
     """BERT and the causal LLM: nothing measured at full size, and why; what they would need, by arithmetic."""
-    from routing.training_cost import cost_table  # imports torch and transformers
+    from benchmarks.training_cost import cost_table  # imports torch and transformers
 
     return f"""## BERT and causal LLM routers
 
 No pretrained weights are part of this project, so these two are not measured here: the columns named BERT and causal LLM
 in the published tables are the paper's. The classes (`bert`, `causal`) train, save and load, and pass the checks of every
-router on a tiny configuration. What full size takes, by arithmetic (`routing/training_cost.py`), activations left out:
+router on a tiny configuration. What full size takes, by arithmetic (`benchmarks/training_cost.py`), activations left out:
 
 {cost_table()}"""

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from jobs.evaluation.measure import N_BOOT, Floats, Statistic, two_way_bootstrap
-from routing.metrics import curve_apgr, router_curve
-from routing.outcomes import Outcomes
+from routing.data.outcomes import Outcomes
+from routing.metrics.pair import curve_apgr, router_curve
+from routing.metrics.trials import N_BOOT, Floats, Statistic, two_way_bootstrap
 
 S = TypeVar("S")
 Say = Callable[[str], None]

@@ -18,9 +18,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from jobs.demo.greedy import greedy_answers, render
 from jobs.demo.tasks import CATEGORIES, generate
-from routing.metrics import apgr, bootstrap
-from routing.outcomes import Outcomes, read_outcomes, split_by_prompt, write_outcomes
-from routing.routers import create
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes, split_by_prompt, write_outcomes
+from routing.metrics.pair import apgr, bootstrap
+from routing.routers.registry import create
 
 HERE = Path(__file__).parent
 MODELS = ("weak", "strong")

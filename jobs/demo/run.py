@@ -23,12 +23,12 @@ from typing import Any
 
 import yaml
 
-from jobs.border import Job
-from jobs.cluster import ray_running
 from jobs.demo.tasks import write_prompts
 from jobs.errors import LaneDown
-from jobs.pipeline import run_job
-from jobs.spec import parse_spec
+from jobs.route.cluster import ray_running
+from jobs.route.pipeline import run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
 
 ASSETS = Path(__file__).parent
 PROMPTS, SEED = 2400, 7

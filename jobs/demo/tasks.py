@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Split = Literal["train", "outcomes", "demo"]
-
 LEVELS = range(1, 7)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from jobs.errors import SpecError
-from jobs.store import Store
+from jobs.storage.store import Store
 from routing import routers
 from routing.routers.base import Router
 

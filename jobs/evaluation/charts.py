@@ -1,6 +1,6 @@
 """The evaluation page's two pictures: PGR against the share of strong calls, and quality against dollars.
 
-Drawn with `jobs.charts.Plot`, so one SVG per width, styled by the page's classes, every mark with a title.
+Drawn with `jobs.report.charts.Plot`, so one SVG per width, styled by the page's classes, every mark with a title.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jobs.charts import N_COLORS, Plot, ticks
-from jobs.figures import known, percent, usd
+from jobs.report.charts import N_COLORS, Plot, ticks
+from jobs.report.formatting import known, percent, usd
 
 ROWS = 1000
 """Dollars are shown for this many rows: a single call costs too little to read."""

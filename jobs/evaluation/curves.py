@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jobs.evaluation.measure import Trial
-from routing.metrics import router_curve
-from routing.outcomes import Outcomes
-from routing.plane import CostQuality, ndch, zero_router
-from routing.sweep import Sweep, oracle, pair_points
+from routing.data.outcomes import Outcomes
+from routing.metrics.pair import router_curve
+from routing.metrics.plane import CostQuality, ndch, zero_router
+from routing.metrics.sweep import Sweep, oracle, pair_points
+from routing.metrics.trials import Trial
 
 STEPS = 101
 """Points of a curve of shares."""

@@ -19,14 +19,14 @@ from jobs.errors import InputError, SpecError
 from jobs.evaluation.candidates import Candidate, parse_candidate, predict
 from jobs.evaluation.curves import curves
 from jobs.evaluation.folds import EvaluateOptions, Fold, make_folds
-from jobs.evaluation.measure import Trial, figures, reference_figures
 from jobs.evaluation.sources import OutcomeSet, find_model, known_rows, name_sets, read_outcome_set
-from jobs.evaluation.training import TrainingOptions, gather, without_contaminated
-from jobs.store import Store
-from routing.feature_cache import feature_cache
-from routing.outcomes import Outcomes, concat
-from routing.preferences import TrainingData
-from routing.routers.category import category_scores
+from jobs.evaluation.training_data import TrainingOptions, gather, without_contaminated
+from jobs.storage.store import Store
+from routing.data.outcomes import Outcomes, concat
+from routing.data.training_data import TrainingData
+from routing.features.cache import feature_cache
+from routing.metrics.trials import Trial, figures, reference_figures
+from routing.routers.baselines.category import category_scores
 
 FORMAT = 1
 

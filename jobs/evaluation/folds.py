@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from jobs.errors import SpecError
 from jobs.evaluation.candidates import Candidate
-from jobs.evaluation.measure import N_BOOT
+from routing.data.outcomes import Outcomes, split_by_prompt
+from routing.data.training_data import TrainingData
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes, split_by_prompt
-from routing.preferences import TrainingData
+from routing.metrics.trials import N_BOOT
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from typing import Any
 
 import jinja2
 
-from jobs.evaluation import pictures, show
-from jobs.figures import count, known, percent, usd
-from jobs.report import json_safe
-from jobs.store import Store
+from jobs.evaluation import charts as pictures
+from jobs.evaluation import terminal as show
+from jobs.report.contents import json_safe
+from jobs.report.formatting import count, known, percent, usd
+from jobs.storage.store import Store
 
 PHONE = (356, 320)
 
@@ -21,7 +22,7 @@ PHONE = (356, 320)
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent.parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.errors import InputError
-from jobs.journal import Journal
-from jobs.judge import judged_quality, judged_rows
-from jobs.manifest import FOLDER, load_run, read_json
-from jobs.spec import JUDGE
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.route.pilot.judged import judged_quality, judged_rows
+from jobs.spec.sections import JUDGE
+from jobs.storage.manifest import FOLDER, load_run, read_json
+from jobs.storage.store import Store
+from routing.answers.matching import make_matcher
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.matching import make_matcher
-from routing.outcomes import Outcomes
 from routing.text import find_frame, router_text
 
 CATEGORY_COLUMNS = ("category", "dataset", "subject")
@@ -87,7 +87,7 @@ def _cannot_tell(answer: str, gold: str) -> float:
 
 
 def _bill(store: Store) -> dict[str, Any] | None:
-    """The newest plan's bill, with the job file's content in it. Not through `jobs.plan`, which imports Ray."""
+    """The newest plan's bill, with the job file's content in it. Not through `jobs.route.plan.plan`, which imports Ray."""
     bills = sorted(name for name in store.list("plan") if name.endswith("/bill.json"))
     return read_json(store, bills[-1]) if bills else None
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from jobs.errors import InputError, SpecError
-from jobs.filesystems import storage_errors
-from jobs.store import Store
+from jobs.storage.filesystems import storage_errors
+from jobs.storage.store import Store
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes, read_outcomes
 
 CONTAMINATED = "contaminated_prompts.jsonl"
 """RouteLLM's list, beside an outcomes table: prompts that are too near its training data; its own evaluation drops them."""
@@ -49,7 +50,7 @@ def read_outcome_set(path: str, drop_contaminated: bool | None = None, allow_cod
     name = PurePosixPath(store.root).stem if not store.root.endswith("/") else "outcomes"
     if not store.root or store.root == "/":
         raise InputError(f"{path}: names no file or folder")
-    from jobs.run_outcomes import is_run, run_outcomes
+    from jobs.evaluation.run_outcomes import is_run, run_outcomes
 
     if is_run(store):
         return OutcomeSet(name, path, run_outcomes(path, allow_code))
@@ -173,10 +174,10 @@ def read_training_set(path: str, kind: str = "", allow_code: bool = False) -> An
 
     Contaminated prompts listed beside it stay in: that list is about testing.
     """
-    from routing.preferences import read_preferences
+    from routing.data.preference_readers import read_preferences
 
     store = Store(path)
-    from jobs.run_outcomes import is_run
+    from jobs.evaluation.run_outcomes import is_run
 
     if not kind:
         kind = "outcomes" if is_run(store) or not _holds_battles(store) else "preferences"
@@ -185,7 +186,7 @@ def read_training_set(path: str, kind: str = "", allow_code: bool = False) -> An
     with storage_errors(path, "reading it"):
         try:
             if is_run(store):
-                from routing.preferences import as_preferences
+                from routing.data.training_data import as_preferences
 
                 return as_preferences(read_outcome_set(path, allow_code=allow_code).outcomes)
             return read_preferences(store.root, store.fs)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.figures import count, known, percent
+from jobs.report.formatting import count, known, percent
 
 NONE = "-"
 TITLES = {

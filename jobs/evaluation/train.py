@@ -21,16 +21,17 @@ import numpy as np
 
 from jobs.errors import InputError, SpecError
 from jobs.evaluation.candidates import Candidate, make_router, parse_hyperparameters, predict
-from jobs.evaluation.measure import CONTRACT, Trial, figures
 from jobs.evaluation.sources import read_training_set
-from jobs.evaluation.training import TrainingOptions, gather, without_contaminated
-from jobs.report import json_safe
-from jobs.store import Store
+from jobs.evaluation.training_data import TrainingOptions, gather, without_contaminated
+from jobs.report.contents import json_safe
+from jobs.storage.store import Store
 from routing import routers
+from routing.data.outcomes import Outcomes, split_by_prompt
+from routing.data.preferences import Preferences
+from routing.data.training_data import as_outcomes
 from routing.errors import RoutingError
-from routing.feature_cache import feature_cache
-from routing.outcomes import Outcomes, split_by_prompt
-from routing.preferences import Preferences, as_outcomes
+from routing.features.cache import feature_cache
+from routing.metrics.trials import CONTRACT, Trial, figures
 from routing.routers.base import Router
 
 N_BOOT = 1000

@@ -14,12 +14,13 @@ import numpy as np
 
 from jobs.errors import InputError, SpecError
 from jobs.evaluation.sources import find_model, model_matches, read_training_set
+from routing.data.contamination import THRESHOLD, benchmark_similarity, contaminated
+from routing.data.outcomes import Outcomes
+from routing.data.preferences import Preferences
+from routing.data.tiers import make_tiers, ratings
+from routing.data.training_data import TrainingData, as_preferences, mix
 from routing.errors import RoutingError
-from routing.features import make_features
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences, TrainingData, as_preferences, mix
-from routing.similarity import THRESHOLD, benchmark_similarity, contaminated
-from routing.tiers import make_tiers, ratings
+from routing.features.registry import make_features
 
 CLASSES = ("weak", "strong")
 N_TIERS = 10

@@ -3,10 +3,10 @@
 A writer commits a segment every two seconds, so a long run leaves tens of thousands of them, and every reader pays for
 each. A merge takes the segments of each session (dollars are accounted by session) in the order of their buckets, as
 many at a time as MERGED_BYTES holds, and writes their rows, unchanged and sorted by bucket, as one file. Rows of one
-key stay as many as they were: `jobs.answer_rows.one_per_key` is for readers.
+key stay as many as they were: `jobs.journal.settling.one_per_key` is for readers.
 
 Crash-safe, also against a second merge and against readers: 1. merged files are written, and nobody believes in them;
-2. ONE create-if-absent manifest (`jobs.segments`) puts them in the place of the segments; 3. the segments are deleted.
+2. ONE create-if-absent manifest (`jobs.journal.segments`) puts them in the place of the segments; 3. the segments are deleted.
 Dead before 2: nothing happened. Dead after it: the next start deletes the rest. Two merges at once write to different
 files and want the same manifest. What the refused one, or one that died, left behind is deleted once its manifest's
 number is taken, when it can come to nothing any more. Writers may go on meanwhile: their
@@ -25,9 +25,9 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.answer_rows import ANSWER_SCHEMA, completed
-from jobs.segments import Merges, Segment, Segments, folder_of, manifest, merged_name, merges_of, parse_name
-from jobs.store import Store
+from jobs.journal.rows import ANSWER_SCHEMA, completed
+from jobs.journal.segments import Merges, Segment, Segments, folder_of, manifest, merged_name, merges_of, parse_name
+from jobs.storage.store import Store
 
 MOST_SEGMENTS = 1000
 """Up to so many are left as they are: a second of reading at a start."""

@@ -21,8 +21,8 @@ from weakref import WeakSet
 
 import psutil
 
-from jobs.answer_rows import FIELDS, Answer
-from jobs.private_folder import private_folder
+from jobs.journal.rows import FIELDS, Answer
+from jobs.storage.private_folder import private_folder
 
 _FRAME = struct.Struct("<II")
 _LOG_NAME = re.compile(r"(?P<alias>.+)--(?P<segment>.+--[0-9a-f]{12}--\d{6})--(?P<pid>\d+)-(?P<started>\d+)\.log")

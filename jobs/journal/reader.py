@@ -1,6 +1,6 @@
 """Reads the journal of a run: what is settled, what it cost, and the answers themselves.
 
-One row per row_key (`jobs.answer_rows.one_per_key`): `answered` before `rejected` before `failed`, the first answered
+One row per row_key (`jobs.journal.settling.one_per_key`): `answered` before `rejected` before `failed`, the first answered
 before later ones; what the others cost is added to the winner's `lost_usd`. Three ways, by what they hold in memory:
 `settled`, `failed` and `by_kind` 9 bytes a row (17 while they sort), `settlements` and `spent` 34 bytes a row (50 while
 they sort), `read` the rows asked for, two times over. Segment names carry their range of buckets, so that finding the
@@ -20,23 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.answer_rows import (
-    ANSWER_SCHEMA,
+from jobs.errors import StoreError
+from jobs.journal.rows import ANSWER_SCHEMA, PURPOSES, RANKS, completed
+from jobs.journal.segments import Segment, Segments
+from jobs.journal.settling import (
     DECIDING_COLUMNS,
-    PURPOSES,
-    RANKS,
     SETTLING_COLUMNS,
     Columns,
     Settlements,
-    completed,
     one_per_key,
     purposes_of,
     ranks_of,
     settle,
 )
-from jobs.errors import StoreError
-from jobs.segments import Segment, Segments
-from jobs.store import Store
+from jobs.storage.store import Store
 
 READ_THREADS = 16
 READ_AHEAD, MERGED_AHEAD = 64, 4

@@ -7,15 +7,30 @@ give; one that does not answer within RECOVER_LIMIT_S is passed over. Cost: one 
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.claims import Sender
 from jobs.errors import StoreError
-from jobs.journal import Recovered, recover_orphans
+from jobs.journal.local_log import logs, orphan
+from jobs.journal.segments import Segments
+from jobs.journal.writer import Sender, _commit
+from jobs.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What `recover_orphans` did."""
+
+    rows: int
+    alive: tuple[int, ...]
+    """pids that still hold logs of another session."""
+
 
 RECOVER_WAIT_S = 10.0
 """How long a sender that Ray has given up may still hold its logs: a process takes a moment to die."""
@@ -62,6 +77,42 @@ def _living_nodes() -> set[str]:
 
 def _task_on(node_id: str) -> Any:
     return _recover_task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
+
+
+def recover_orphans(
+    store_uri: str, model_alias: str | None, local_dir: str, wait_s: float = 0.0, session: str = "", writer: str = ""
+) -> Recovered:
+    """Commit the logs that dead processes left on this host. `model_alias` None: of all models.
+
+    `session` names the caller's own: its living writers are not waited for. `writer` (JournalWriter.unique): only that
+    writer's logs, whatever its session. Two recoverers at once share the work: each log is done by who locks it.
+    Raises StoreError where the store refuses; the logs stay then.
+    """
+    store = Store(store_uri)
+    deadline = time.monotonic() + wait_s
+    rows = 0
+    while True:
+        alive = []
+        for path, name in logs(local_dir, model_alias, writer):
+            n_rows = _recover(store, path, name["alias"], name["segment"])
+            rows += n_rows or 0
+            if n_rows is None and (writer or not session or not name["segment"].startswith(f"{session}--")):
+                alive.append(int(name["pid"]))
+        if not alive or time.monotonic() >= deadline:
+            return Recovered(rows, tuple(sorted(set(alive))))
+        time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+
+
+def _recover(store: Store, path: Path, alias: str, segment: str) -> int | None:
+    """Commit one log unless its process lives (None). Rows committed."""
+    with orphan(path) as rows:
+        if rows is None:
+            return None
+        stands = Segments(store).stands(alias, segment)
+        if rows and not stands:
+            _commit(store, alias, segment, rows)
+        path.unlink(missing_ok=True)
+        return 0 if stands else len(rows)
 
 
 _recover_task: Any = ray.remote(num_cpus=0, max_retries=0)(recover_orphans)

@@ -1,8 +1,9 @@
 """Which files of a run are its journal: the names of segments, and the manifests of merges.
 
     answers/model=ALIAS/seg-<session>--<writer>--<number>.b<low>..<high>.parquet       what a JournalWriter committed
-    answers/model=ALIAS/big-<merge>-<nonce>-<number>--<session>.b<low>..<high>.parquet   many of them in one (jobs.compaction)
-    merges/model=ALIAS/<merge>.json                                                    which took the place of which
+    answers/model=ALIAS/big-<merge>-<nonce>-<number>--<session>.b<low>..<high>.parquet   many of them in one
+    (jobs.journal.compaction) merges/model=ALIAS/<merge>.json                                                    which
+    took the place of which
 
 A segment counts unless a manifest says that it was replaced; a merged one counts only where a manifest names it. So one
 create-if-absent swaps many files at once. The folder is listed first and the manifests after it: a segment that is
@@ -18,8 +19,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.manifest import damaged, read_object
-from jobs.store import Store
+from jobs.storage.manifest import damaged, read_object
+from jobs.storage.store import Store
 
 _NAME = re.compile(
     r"(?:seg-(?P<session>.+)--(?P<writer>[0-9a-f]{12})--\d{6}|big-(?P<merge>\d{4})-[0-9a-f]{12}-\d{4}--(?P<of>.+))"

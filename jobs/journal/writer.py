@@ -1,11 +1,11 @@
 """The journal: every settled answer, on the local disk at once and on the store within seconds. Nothing is paid twice.
 
-`JournalWriter.append` puts one record into a log of its own process (`jobs.local_log`: it survives kill -9). A thread
+`JournalWriter.append` puts one record into a log of its own process (`jobs.journal.local_log`: it survives kill -9). A thread
 commits what has gathered as an immutable Parquet segment every `flush_s` seconds or `flush_rows` rows, then removes the
 log. The segment's name is made from the log's, so a crash between the two repeats no row: whoever finds the log sees
 that its segment stands. `recover_orphans` commits the logs of dead processes.
 
-`jobs.journal_reader.Journal` reads; `jobs.compaction` makes few files of many segments when a run starts.
+`jobs.journal.reader.Journal` reads; `jobs.journal.compaction` makes few files of many segments when a run starts.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.answer_rows import ANSWER_SCHEMA, Answer, Kind, answers_table, clean, one_per_key
 from jobs.errors import StoreError
-from jobs.journal_reader import Journal, Spent
-from jobs.local_log import LocalLog, local_dir, logs, orphan
-from jobs.segments import Segments, folder_of, segment_name
-from jobs.store import Store
+from jobs.journal.local_log import LocalLog, local_dir
+from jobs.journal.rows import Answer, answers_table, clean
+from jobs.journal.segments import folder_of, segment_name
+from jobs.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """One life of one actor."""
+
+    unique: str
+    """JournalWriter.unique: new with every start of the actor, part of its segments' names."""
+    node_id: str
+    pid: int
+
 
 __all__ = [
-    "ANSWER_SCHEMA",
     "Answer",
-    "Journal",
     "JournalWriter",
-    "Kind",
-    "Recovered",
-    "Spent",
     "local_dir",
-    "one_per_key",
-    "recover_orphans",
     "segment_name",
 ]
-
 _COMMIT_ATTEMPTS = 4
 
 
@@ -193,48 +195,3 @@ class JournalWriter:
                 time.sleep(0.5 * 2**attempt)
         sealed.release()
         return error
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What `recover_orphans` did."""
-
-    rows: int
-    alive: tuple[int, ...]
-    """pids that still hold logs of another session."""
-
-
-def recover_orphans(
-    store_uri: str, model_alias: str | None, local_dir: str, wait_s: float = 0.0, session: str = "", writer: str = ""
-) -> Recovered:
-    """Commit the logs that dead processes left on this host. `model_alias` None: of all models.
-
-    `session` names the caller's own: its living writers are not waited for. `writer` (JournalWriter.unique): only that
-    writer's logs, whatever its session. Two recoverers at once share the work: each log is done by who locks it.
-    Raises StoreError where the store refuses; the logs stay then.
-    """
-    store = Store(store_uri)
-    deadline = time.monotonic() + wait_s
-    rows = 0
-    while True:
-        alive = []
-        for path, name in logs(local_dir, model_alias, writer):
-            n_rows = _recover(store, path, name["alias"], name["segment"])
-            rows += n_rows or 0
-            if n_rows is None and (writer or not session or not name["segment"].startswith(f"{session}--")):
-                alive.append(int(name["pid"]))
-        if not alive or time.monotonic() >= deadline:
-            return Recovered(rows, tuple(sorted(set(alive))))
-        time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
-
-
-def _recover(store: Store, path: Path, alias: str, segment: str) -> int | None:
-    """Commit one log unless its process lives (None). Rows committed."""
-    with orphan(path) as rows:
-        if rows is None:
-            return None
-        stands = Segments(store).stands(alias, segment)
-        if rows and not stands:
-            _commit(store, alias, segment, rows)
-        path.unlink(missing_ok=True)
-        return 0 if stands else len(rows)

@@ -8,10 +8,10 @@ from jobs.errors import SpecError
 from jobs.lanes.base import Lane
 
 _LANES = {
-    "openai": "jobs.lanes.openai:OpenAILane",
-    "openai_batch": "jobs.lanes.openai_batch:OpenAIBatchLane",
-    "vllm": "jobs.lanes.vllm:VLLMLane",
-    "transformers": "jobs.lanes.transformers:TransformersLane",
+    "openai": "jobs.lanes.openai.lane:OpenAILane",
+    "openai_batch": "jobs.lanes.openai_batch.lane:OpenAIBatchLane",
+    "vllm": "jobs.lanes.local.vllm:VLLMLane",
+    "transformers": "jobs.lanes.local.transformers:TransformersLane",
 }
 """Engine → where its class is. By name, so that nobody waits for an import of an engine that is not used."""
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import ray.data
 
-from jobs.spec_models import ModelSpec
+from jobs.spec.models import ModelSpec
 from routing.pricing import Price
 
 ASK_COLUMNS = ("row_key", "bucket", "messages", "body", "content_key", "prompt_bytes", "sample")
@@ -38,7 +38,7 @@ class LaneContext:
     local_dir: str
     """Folder for local append-only logs, the same on every node, this run's own."""
     governor: Any = None
-    """Handle of the run's governor actor (jobs.governor.Governor)."""
+    """Handle of the run's governor actor (jobs.money.governor.Governor)."""
     num_cpus: float = 1.0
     """CPUs each actor of the lane may ask Ray for."""
     rows_per_block: int = 512

@@ -8,14 +8,14 @@ what is paid is what the provider's `usage` says.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jobs.spec_models import NOT_SAMPLING, ModelSpec
+from jobs.spec.models import NOT_SAMPLING, ModelSpec
+from jobs.storage.keys import digest16
 from routing.pricing import MESSAGE_TOKENS
 from routing.pricing import prompt_tokens_bound as text_tokens_bound
 
@@ -133,24 +133,10 @@ def request_tokens_bound(request: Mapping[str, Any]) -> int:
     return prompt_tokens_bound(request["messages"]) + sum(len(json.dumps(value)) + MESSAGE_TOKENS for value in more)
 
 
-def content_key(messages: str, body: str) -> bytes:
-    """16 bytes that are equal for equal (messages, body) JSON texts, as the score stage wrote them."""
-    return digest16(messages, body)
-
-
 def answer_key(request: Mapping[str, Any]) -> bytes:
     """16 bytes over all of a request that can change its answer: model, messages, sampling, schema."""
     counted = {name: value for name, value in request.items() if name not in _NOT_IN_ANSWER}
     return digest16(json.dumps(counted, sort_keys=True, separators=(",", ":")))
-
-
-def digest16(*parts: str) -> bytes:
-    """128-bit key of texts; parts cannot run into each other."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        hasher.update(len(raw).to_bytes(8, "little") + raw)
-    return hasher.digest()
 
 
 def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:

@@ -3,7 +3,7 @@
 Senders get dollars in chunks (`grant`), reserve the worst case of each request from their chunk, and report what was
 paid (`settle`) and what they do not need (`give_back`). Invariant, at every moment: spent + lost + outstanding ≤ cap,
 and no group of models passes its own cap. Grants are on the store before they are handed out, and dollars given back
-before they are granted again (jobs.ledger). `Budget.resume` counts what earlier sessions kept and did not journal as
+before they are granted again (jobs.money.ledger). `Budget.resume` counts what earlier sessions kept and did not journal as
 lost: it may have been spent. Cost: one small file a chunk, and where dollars are short another for what came back.
 """
 
@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobs.journal import Spent
-from jobs.ledger import Ledger, stranded_usd
-from jobs.store import Store
+from jobs.journal.reader import Spent
+from jobs.money.ledger import Ledger, stranded_usd
+from jobs.storage.store import Store
 
 CHUNK_SHARES = (0.002, 0.01)
 """What a chunk has above the need of the moment, as shares of the cap (without one: of what is spent so far): at least
@@ -49,7 +49,7 @@ class Account:
     gone: bool = False
     """The sender died: what is outstanding stays so."""
     own_ledger: bool = False
-    """A batch (jobs.reservations): its grant is not in the session's ledger, and it may outlive the session."""
+    """A batch (jobs.money.reservations): its grant is not in the session's ledger, and it may outlive the session."""
     heard_s: float = 0.0
     """When the sender last told or asked something, by the budget's clock."""
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.journal.writer import Sender
+
 Keys = NDArray[np.int64]
 
 
@@ -48,16 +50,6 @@ class KeySet:
 
     def __len__(self) -> int:
         return sum(len(array) for array in self._arrays)
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """One life of one actor."""
-
-    unique: str
-    """JournalWriter.unique: new with every start of the actor, part of its segments' names."""
-    node_id: str
-    pid: int
 
 
 @dataclass(slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -14,18 +13,13 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.bill import cap_usd
 from jobs.errors import LaneDown, StoreError
-from jobs.governor import Governor
-from jobs.journal import Journal
-from jobs.ledger import stranded_usd
-from jobs.manifest import Run
-from jobs.progress import Progress
-from jobs.spec import JUDGE, SAMPLES, JobSpec
-from jobs.spec_models import Limits
-from jobs.store import Store
+from jobs.money.governor import Governor
+from jobs.spec.job import JobSpec, cap_usd
+from jobs.spec.models import Limits
+from jobs.spec.sections import JUDGE, SAMPLES
+from jobs.storage.manifest import Run
 
-SHOW_S = 0.5
 CLOSE_S = 30.0
 """What storage has to write down what was granted and not spent; a process that takes longer is ended."""
 COUNTS = ("settled", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
@@ -55,7 +49,6 @@ class Money:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.governor: Any = Governor.options(scheduling_strategy=here).remote(run.store.uri, session, cap, limits)
         self.state: dict[str, Any] = self._ask("state")
-        self._shown_s = 0.0
 
     def next_wave(self, ended: tuple[str, ...], todo: Todo, weak_usd: float, cap_usd: float | None = None) -> None:
         """Say what comes. Models `ended` have no sender now.
@@ -73,21 +66,6 @@ class Money:
         caps = None if cap is None else {self.spec.names[1:]: max(0.0, cap - weak_usd)}  # one cap for all of them
         self._ask("next_wave", ended, caps, cap)
 
-    def shower(self, progress: Progress) -> Callable[[dict[str, Any]], None]:
-        """What `answer.ask` calls with each batch that a lane settled, and between them; at most SHOW_S apart."""
-
-        def show(event: dict[str, Any]) -> None:
-            if event:
-                self._add(event["model"], event["batch"])
-            if time.monotonic() - self._shown_s < SHOW_S:
-                return
-            self._shown_s = time.monotonic()
-            self.refresh()
-            job = {"stage": "answer", "cap_usd": self.cap, "planned_usd": self.bill.get("planned_usd")}
-            progress.update({"job": job, "models": {name: self._model(name) for name in self.todo if self.todo[name]}})
-
-        return show
-
     def _ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """What the governor answers. Raises LaneDown where its process has ended: nobody sends without it; StoreError where it
         does not answer in time, which is the store's doing."""
@@ -101,31 +79,10 @@ class Money:
         except GetTimeoutError:
             raise StoreError(f"the ledger of dollars: storage did not take it within {timeout_s:.0f} s") from None
 
-    def _add(self, name: str, batch: pa.Table) -> None:
+    def add(self, name: str, batch: pa.Table) -> None:
         for column in COUNTS:
             if column in batch.column_names:
                 self.counts[name][column] += pc.sum(batch[column]).as_py() or 0
-
-    def _model(self, name: str) -> dict[str, Any]:
-        """Live counts of one lane: the governor's where it knows more (it hears of every answer within a second)."""
-        known, own = self.state["models"][name], self.counts[name]
-        live = {
-            "settled": known["answered"] + known["rejected"], "errors": known["errors"], "prompt_tokens": known["prompt_tokens"],
-            "completion_tokens": known["completion_tokens"], "cost_usd": known["cost_usd"],
-        }  # fmt: skip
-        shown = (
-            live if live["settled"] >= own["settled"] else {k: v if k == "cost_usd" else int(v) for k, v in own.items()}
-        )
-        shown |= {
-            "reserved_usd": known.get("reserved_usd"),
-            "lost_usd": known["lost_usd"],
-            "in_flight": known["in_flight"],
-            "stopped": known["stopped"],
-            "requests_per_minute": known["requests_per_minute"],
-            "paused_s": known["paused_s"],
-        }
-        # A running lane goes through with rows that a new cut has given to another one.
-        return shown | {"todo": max(self.todo[name], int(shown["settled"]))}
 
     def refresh(self) -> None:
         self.state = self._ask("state")
@@ -160,15 +117,6 @@ class Money:
             self._ask("close", timeout_s=CLOSE_S)
         finally:
             ray.kill(self.governor)
-
-
-def stranded(store: Store, names: tuple[str, ...], without: str = "") -> dict[str, float]:
-    """Model → dollars granted to processes that died before they could say what they used: counted as lost.
-
-    without: a session that still runs, whose grants are out on purpose.
-    """
-    journal = Journal(store)
-    return stranded_usd(store, {name: journal.spent(name) for name in names}, without)
 
 
 def notes_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,7 @@
 """The governor: one actor per run that all lanes of all models ask before they send. Dollars, rates, claims, stops.
 
 It owns a `Budget` (dollars, durable grants), a `RateLimiter` per model, and the `Claims` on rows. Lane actors talk to
-it through `jobs.allowance.Allowance`: a lease call when their chunk runs out, a report every second, so that its load
+it through `jobs.money.sender.Allowance`: a lease call when their chunk runs out, a report every second, so that its load
 is tens of calls a second whatever the number of requests. It is asynchronous; what touches the store runs in threads.
 When it is gone, actors stop sending: nobody would count the dollars.
 
@@ -22,18 +22,19 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from jobs.budget import Budget
-from jobs.claims import Claims, Keys, Sender
-from jobs.journal import Journal, local_dir
-from jobs.leases import Ask, Lease, Report
-from jobs.rates import RateLimiter
-from jobs.recovery import recover_sender
-from jobs.reservations import Reservations, Taken
-from jobs.spec_models import Limits
-from jobs.store import Store
+from jobs.journal.local_log import local_dir
+from jobs.journal.reader import Journal
+from jobs.journal.recovery import recover_sender
+from jobs.journal.writer import Sender
+from jobs.money.budget import Budget
+from jobs.money.claims import Claims, Keys
+from jobs.money.messages import Ask, Lease, Report
+from jobs.money.rate_limiter import RateLimiter
+from jobs.money.reservations import Reservations, Taken
+from jobs.spec.models import Limits
+from jobs.storage.store import Store
 
 __all__ = ["Budget", "Governor", "GovernorService"]
-
 RATE_WINDOW_S = 30.0
 CLOSED = "the run has ended; run the same command again"
 """What a sender is told that asks after `close`."""
@@ -99,7 +100,7 @@ class GovernorService:
     async def begin(self, alias: str, actor_id: str, node_id: str, pid: int, keys: Keys) -> Keys:
         """Claim the rows of one block. Gives the keys that must not be asked (a subset of `keys`).
 
-        actor_id: JournalWriter.unique of the calling life of the actor. See jobs.claims.
+        actor_id: JournalWriter.unique of the calling life of the actor. See jobs.money.claims.
         """
         lane = self._lanes[alias]
         keys = np.asarray(keys, np.int64)
@@ -199,7 +200,7 @@ class GovernorService:
             self._budget.bury(claim.sender.unique, 0.0, 0.0)
 
     async def reserve(self, alias: str, name: str, worst_usd: NDArray[np.float64]) -> Taken:
-        """Dollars for the first rows of a provider batch, durable before it is made: see jobs.reservations."""
+        """Dollars for the first rows of a provider batch, durable before it is made: see jobs.money.reservations."""
         lane = self._lanes[alias]
         async with self._money:
             if lane.stopped or self._closed:

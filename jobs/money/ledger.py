@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import StoreError
-from jobs.journal import Spent
-from jobs.manifest import damaged, read_object
-from jobs.store import Store
+from jobs.journal.reader import Spent
+from jobs.storage.manifest import damaged, read_object
+from jobs.storage.store import Store
 
 LEDGER = "ledger"
 

@@ -4,7 +4,7 @@ A request of the synchronous lane is paid under its session's grants. A batch ou
 of its own in the ledger, as if it were a session: `ledger/batch-<nonce>/grant-000000.json` is created before anything is
 uploaded, holds the worst case of all its rows, and is at the same time the run's record of the nonce; its answers are
 journaled under the session `batch-<nonce>`; `close.json` is written when all its rows are on the store and says what
-they came to. `jobs.budget.stranded_usd` counts a batch that is not closed like a session that was killed: so a running
+they came to. `jobs.money.ledger.stranded_usd` counts a batch that is not closed like a session that was killed: so a running
 one weighs its worst case on the cap of every start. Cost: two small files a batch.
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.budget import Account, Budget
 from jobs.errors import StoreError
-from jobs.journal import Journal, Spent
-from jobs.ledger import LEDGER
-from jobs.manifest import read_object
-from jobs.store import Store
+from jobs.journal.reader import Journal, Spent
+from jobs.money.budget import Account, Budget
+from jobs.money.ledger import LEDGER
+from jobs.storage.manifest import read_object
+from jobs.storage.store import Store
 
 PREFIX = "batch-"
 GRANT, CLOSE = "grant-000000.json", "close.json"

@@ -19,9 +19,9 @@ from typing import Any
 from ray.exceptions import RayError
 
 from jobs.errors import HeadgateError
-from jobs.leases import Ask, Lease, Report
-from jobs.rates import PAUSE_WITHOUT_HEADER_S
-from jobs.spec_models import Limits
+from jobs.money.messages import Ask, Lease, Report
+from jobs.money.rate_limiter import PAUSE_WITHOUT_HEADER_S
+from jobs.spec.models import Limits
 
 SLACK = 0.25
 REPORT_S = 1.0

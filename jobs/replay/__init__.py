@@ -7,7 +7,6 @@ costs one dictionary look-up.
 Sampling parameters do not change an answer, and no log-probabilities are recorded: use a real engine for those.
 """
 
-from jobs.replay.options import ReplayOptions, parse_faults
-from jobs.replay.server import make_app, run_app, serve
+from __future__ import annotations
 
 __all__ = ["ReplayOptions", "make_app", "parse_faults", "run_app", "serve"]

@@ -19,7 +19,6 @@ from typing import Any
 from jobs.replay.options import NAMED_FAULTS, STATUS_FAULTS
 
 BATCH_COUNTS = ("created", "completed", "failed", "expired", "cancelled", "peak_enqueued_tokens")
-
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 

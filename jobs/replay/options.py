@@ -26,7 +26,7 @@ class ReplayOptions:
     """What one replay server does. Raises SpecError on a value that cannot be meant."""
 
     outcomes: tuple[str, ...] = ()
-    """Paths or URIs that `routing.outcomes.read_outcomes` reads; the first that knows a (prompt, model) wins."""
+    """Paths or URIs that `routing.data.outcome_readers.read_outcomes` reads; the first that knows a (prompt, model) wins."""
     port: int = 8000
     """0 takes a free one."""
     host: str = "127.0.0.1"

@@ -27,7 +27,7 @@ from jobs.replay.faults import FaultPlan
 from jobs.replay.limits import RequestLimit
 from jobs.replay.options import ReplayOptions
 from jobs.replay.table import AnswerTable, Recorded, estimate_tokens, load_tables, text_of
-from routing.outcomes import Outcomes
+from routing.data.outcomes import Outcomes
 
 HANG_LIMIT_S = 600.0
 DRIP_S = 0.5
@@ -35,7 +35,6 @@ DRIP_S = 0.5
 MAX_BODY_BYTES = 64 * 2**20
 STOP_GRACE_S = 0.05
 LISTEN_BACKLOG = 4096
-
 _STATUS_ERRORS = {
     400: ("invalid_request_error", "invalid_request"),
     401: ("invalid_request_error", "invalid_api_key"),

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import InputError
-from jobs.filesystems import filesystem_of
+from jobs.storage.filesystems import filesystem_of
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes, read_outcomes
 
 
 @dataclass(frozen=True, slots=True)

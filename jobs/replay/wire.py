@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_COPIES = 128
-
 # One encoder for all: json.dumps makes a new one at every call with options, 10 % of the handler's time.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 

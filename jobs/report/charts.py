@@ -1,4 +1,4 @@
-"""The report's pictures as inline SVG: the frame they share, and cost against quality (scores: jobs/score_charts.py).
+"""The report's pictures as inline SVG: the frame they share, and cost against quality (scores: jobs/report/score_charts.py).
 
 Built as an XML tree, so every text is escaped by the serialiser, and styled by classes of the page (`--m0` … for the
 models), so light, dark and print need no second picture. Every mark has a `<title>` (a tooltip, and what a screen
@@ -8,20 +8,19 @@ reader reads). SVG text scales with the picture, so a phone gets its own, narrow
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ET  # only written with, never parsed with
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
-from jobs.figures import count, known, measured, usd
+from jobs.report.formatting import count, known, measured, usd
 
 N_COLORS = 8
 """Colours of models in the page's style; more models repeat them."""
 LETTER_WIDTH = 7.2
 """Pixels a letter of a label takes, on the wide side: fonts differ from reader to reader."""
-
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
 

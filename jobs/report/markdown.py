@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.figures import count, known, measured, percent, points, routed_rows, usd, usd_bounds, usd_decimals
+from jobs.report.formatting import count, known, measured, percent, points, routed_rows, usd, usd_bounds, usd_decimals
 
 ERROR_KINDS = 5
 
@@ -23,7 +23,7 @@ def escaped(text: Any) -> str:
 
 
 def report_markdown(report: Mapping[str, Any], headline: str) -> str:
-    """The whole text. `report`: with every key (`jobs.report.complete_keys`)."""
+    """The whole text. `report`: with every key (`jobs.report.contents.complete_keys`)."""
     r = report
     lines = [f"### Headgate: {escaped(r['job'] or r['output'] or 'batch routing run')}", "", headline, ""]
     if not r["complete"]:

@@ -1,7 +1,7 @@
 """Live progress of a run, on standard error: rows, dollars, time to go; a panel in a terminal, a line in a log.
 
-The driver calls `Progress.update` about twice a second with the governor's counts, which `jobs.tally` turns into rates.
-Standard output is left alone: it belongs to `--json`. `jobs.quiet` keeps Ray's own bars and log lines off the terminal.
+The driver calls `Progress.update` about twice a second with the governor's counts, which `jobs.report.tally` turns into rates.
+Standard output is left alone: it belongs to `--json`. `jobs.route.cluster` keeps Ray's own bars and log lines off the terminal.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jobs.figures import count, duration, percent, short_count, usd
-from jobs.tally import Tally
+from jobs.report.formatting import count, duration, percent, short_count, usd
+from jobs.report.tally import Tally
 
 LOG_INTERVAL_S, REFRESH_PER_S = 5.0, 2.0
 MAX_WIDTH = 100

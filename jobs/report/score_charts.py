@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jobs.charts import Plot, color, ticks
-from jobs.figures import count, known, measured, percent
+from jobs.report.charts import Plot, color, ticks
+from jobs.report.formatting import count, known, measured, percent
 
 
 def score_histogram(report: Mapping[str, Any], width: int = 720, height: int = 260) -> Markup | None:

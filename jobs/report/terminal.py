@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.figures import count, duration, known, measured, percent, points, usd, usd_decimals
+from jobs.report.formatting import count, duration, known, measured, percent, points, usd, usd_decimals
 
 WIDTH = 80
 SHORTEST_NAME = 10

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from jobs.cli import main as cli_main
+from jobs.report import console
+from jobs.route.commands import app
 
 
 def main() -> None:
     """Takes what `headgate run` takes; the job file may follow `--config`."""
     sys.argv[1:] = ["run", *(a.removeprefix("--config=") for a in sys.argv[1:] if a != "--config")]
-    cli_main()
+    console.main(app)
 
 
 if __name__ == "__main__":

@@ -14,32 +14,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jobs import lease
-from jobs.account import predicted_folder, run_account
-from jobs.batches import stopped_line
-from jobs.border import Border, Job, check
-from jobs.cascade import cascade_stage
-from jobs.cluster import ray_running
-from jobs.compaction import compact_journal
 from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, RunHeld, SpecError, StorageDown, StoreError, find_known
-from jobs.further import samples_spent
-from jobs.journal import local_dir
-from jobs.judge import judge_spent, judged_quality
-from jobs.manifest import Run, load_run, open_run
-from jobs.measures import figure
-from jobs.money import stranded
-from jobs.pilot import measured_agreement, pilot_stage
-from jobs.plan import Plan, latest_plan, load_plan
-from jobs.planning import Planner
-from jobs.progress import Progress
-from jobs.recovery import recover_on_all_nodes
-from jobs.report import write_report
-from jobs.reuse import reuse_answers
-from jobs.sampling import has_pilot
-from jobs.score import run_score
-from jobs.spec import JobSpec, parse_spec
-from jobs.spending import spending
-from jobs.summary import summarise
+from jobs.journal.compaction import compact_journal
+from jobs.journal.local_log import local_dir
+from jobs.journal.recovery import recover_on_all_nodes
+from jobs.lanes.openai_batch.manifest import stopped_line
+from jobs.money.spent import judge_spent, samples_spent, stranded
+from jobs.report.page import write_report
+from jobs.report.progress import Progress
+from jobs.route.account.run_measures import figure
+from jobs.route.account.run_summary import summarise
+from jobs.route.account.stage import predicted_folder, run_account
+from jobs.route.answer.reuse import reuse_answers
+from jobs.route.answer.session import spending
+from jobs.route.cluster import ray_running
+from jobs.route.identity import open_run
+from jobs.route.pilot.cascade import cascade_stage
+from jobs.route.pilot.judged import judged_quality
+from jobs.route.pilot.stage import measured_agreement, pilot_stage
+from jobs.route.plan.plan import Plan, latest_plan, load_plan
+from jobs.route.plan.planner import Planner
+from jobs.route.preflight import check
+from jobs.route.score.stage import run_score
+from jobs.route.start import Border, Job
+from jobs.spec.job import JobSpec, has_pilot
+from jobs.spec.loader import parse_spec
+from jobs.storage import lease
+from jobs.storage.manifest import Run, load_run
 
 OLD_SESSION_S = 30.0
 """How long the processes of a killed driver may take to end."""

@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from jobs import lease
-from jobs.answer_rows import RANKS
 from jobs.errors import StoreError
-from jobs.journal import Journal
-from jobs.journal_reader import READ_THREADS
-from jobs.manifest import load_run, read_json
-from jobs.plan import latest_plan
-from jobs.segments import parse_name
-from jobs.spec import JUDGE, SAMPLES
-from jobs.store import Store
+from jobs.journal.reader import READ_THREADS, Journal
+from jobs.journal.rows import RANKS
+from jobs.journal.segments import parse_name
+from jobs.route.plan.plan import latest_plan
+from jobs.spec.sections import JUDGE, SAMPLES
+from jobs.storage import lease
+from jobs.storage.manifest import load_run, read_json
+from jobs.storage.store import Store
 
 RATE_WINDOW_S = 60.0
 
@@ -96,7 +95,7 @@ def recent_times(store: Store, names: Sequence[str], since: float) -> NDArray[np
 
 def status_table(status: dict[str, Any]) -> Table:
     """The status for a terminal of 80 columns."""
-    from jobs.figures import count, duration, usd
+    from jobs.report.formatting import count, duration, usd
 
     held = status["held_by"] or "nobody"
     # Text, not markup: a path may hold brackets.

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from jobs.job_file import printable
+from jobs.spec.job_file import printable
 
 MAX_SHOWN = 60
 SECRETIVE = ("api_key_env", "base_url")

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobs.errors import SpecError
+from jobs.spec.sections import POLICIES
 
 MAX_VALUES, MAX_DEPTH = 100_000, 50
 """A job file is a page of text; what holds more is a mistake or a YAML alias that expands without end."""
 MAX_BITS = 1000
 """Of a whole number: it is still a finite float then, and can be printed."""
-POLICIES = ("threshold", "strong_share", "budget_usd", "min_quality", "guarantee")
 
 
 class _Loader(yaml.SafeLoader):
@@ -179,33 +178,3 @@ def printable(text: str) -> str:
 
 def _join(place: str, name: str) -> str:
     return printable(f"{place}.{name}" if place else name)
-
-
-def fill_date(path: str) -> str:
-    """`{date}` in a path becomes today's date, `{yesterday}` the day's before (ISO, UTC: the same wherever the driver runs)."""
-    today = datetime.now(UTC).date()
-    return path.replace("{date}", today.isoformat()).replace("{yesterday}", (today - timedelta(days=1)).isoformat())
-
-
-def read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
-    """`{json_schema: FILE or mapping}` → `{"json_schema": mapping}`, the schema itself checked."""
-    from jobs.answer_schema import check_schema
-
-    if set(response_format) - {"json_schema", "type"} or "json_schema" not in response_format:
-        raise SpecError("response_format: write it as {json_schema: schema.json} (a file, or the schema itself)")
-    schema = response_format["json_schema"]
-    if isinstance(schema, str):
-        path = base / schema
-        try:
-            schema = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SpecError(f"response_format.json_schema: no file {printable(str(path))}") from None
-        except (OSError, ValueError, RecursionError):
-            raise SpecError(
-                f"response_format.json_schema: {printable(str(path))} is not JSON, or nested too deeply"
-            ) from None
-    if not isinstance(schema, dict):
-        raise SpecError("response_format.json_schema: must be a JSON schema (a mapping)")
-    schema = plain({"response_format": {"json_schema": schema}})["response_format"]["json_schema"]
-    check_schema(schema)
-    return {"json_schema": schema}

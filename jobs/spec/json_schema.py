@@ -1,7 +1,7 @@
 """The job file as a JSON schema, for editors that complete and check YAML.
 
-`python -m jobs.schema > docs/job-schema.json` makes it from `jobs.spec`, which also holds the rules between fields that
-a schema cannot say (one policy, weak and strong differ).
+`python -m jobs.spec.json_schema > docs/job-schema.json` makes it from `jobs.spec.job`, which also holds the rules
+between fields that a schema cannot say (one policy, weak and strong differ).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from jobs.spec import JobSpec
+from jobs.spec.job import JobSpec
 
 
 def job_schema() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The job file's section `models:`: engines, prices, limits, retries, sampling; and the types that all sections are made of.
 
-Unknown keys are errors, so a misspelt limit is never silently ignored. `jobs.spec` holds the whole job.
+Unknown keys are errors, so a misspelt limit is never silently ignored. `jobs.spec.job` holds the whole job.
 """
 
 from __future__ import annotations
@@ -9,27 +9,9 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-
-class Model(BaseModel):
-    """Base of every section: unknown keys refused, values frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
-
-
-def number(value: Any) -> Any:
-    """`budget_usd: yes` is true in YAML, which pydantic would take for 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number (found {str(value).lower()})")
-    return value
-
-
-PositiveInt = Annotated[int, BeforeValidator(number), Field(gt=0, le=2**53)]
-PositiveFloat = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
-Dollars = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
+from jobs.spec.fields import Dollars, Model, Name, PositiveFloat, PositiveInt
 
 
 class PerMillion(Model):
@@ -149,7 +131,7 @@ class ModelSpec(Model):
     """vllm, transformers: GPUs of one replica, for `price.gpu_hour_usd`."""
     replicas: PositiveInt = 1
     """vllm, transformers: engines side by side. openai: sending processes."""
-    engine_kwargs: dict[str, Any] = {}
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     """vllm, transformers: passed to the engine (tensor_parallel_size, max_model_len, …); what may load code needs --allow-code."""
 
     @model_validator(mode="before")

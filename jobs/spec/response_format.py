@@ -13,13 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 import jsonschema
-import referencing
 import referencing.jsonschema
 import regex
 
 from jobs.errors import SpecError
-from jobs.inputs import whole
-from routing.matching import REGEX_TIMEOUT_S
+from routing.answers.matching import REGEX_TIMEOUT_S
+from routing.text import whole
 
 _FIELD = "response_format.json_schema"
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")

@@ -18,7 +18,6 @@ from jobs.errors import StoreError
 S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 7
 """A job asks storage thousands of times: of one request in five turned away (503 SlowDown), 7 attempts leave one in 80,000.
 Where the connection is refused, they are over after half a minute."""
-
 _GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
 CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": _GOOGLE, "gcs": _GOOGLE}
 """Scheme of a bucket → where its credentials are read from, the only place."""

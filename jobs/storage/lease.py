@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from jobs.errors import RunHeld, StoreError
-from jobs.store import Store
+from jobs.storage.store import Store
 
 HEARTBEAT_S, WATCH_S = 10.0, 1.0
 LOST_S, EXPIRY_S = 45.0, 60.0

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.errors import StoreError
-from jobs.filesystems import (
+from jobs.storage.filesystems import (
     S3_ATTEMPTS,
     S3_CONNECT_TIMEOUT_S,
     S3_REQUEST_TIMEOUT_S,

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.response_features import extracted_answers
+from routing.answers.features import extracted_answers
 
 CHECKS = (
     "log options",
@@ -51,7 +51,6 @@ N_OPTION_CHECKS = 16
 END_CHARS = 300
 MAX_NUMBERS = 400
 MAX_EQUATIONS = 60
-
 _OPTION = re.compile(r"(?m)^\s*\(?([A-Z])[.):]\s+(.*)$")
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _WORD = re.compile(r"[a-z0-9]+")

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.answers.matching import chosen_letter, marked_number
 from routing.errors import RoutingError
-from routing.matching import chosen_letter, marked_number
 
 RESPONSE = (
     "empty",
@@ -49,7 +49,6 @@ RESPONSE = (
 """Names of the columns of `response_features`."""
 TAIL_CHARS = 1000
 """Where a number is looked for, from the end."""
-
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _STEP = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*]|step \d+|first|second|next|then|finally)\b", re.IGNORECASE)
 _CODE = re.compile(r"```|[{};]|\bdef |\breturn\b|==|->")

@@ -1,6 +1,6 @@
 """Quality of every model, predicted again once the weak model has answered: what a cascade cuts by.
 
-Two Gaussian processes with additive kernels (routing/kernels.py), fitted on a pilot that all models answered: the weak
+Two Gaussian processes with additive kernels (routing/features/kernels.py), fitted on a pilot that all models answered: the weak
 model's quality from the prompt's words, the marks of its answer (response_features.py, answer_checks.py) and its signals
 (log-probabilities, agreement of further answers, the router's scores); the other models' from the prompt alone, words and
 form. Words of the answer make it worse at pilot sizes (MMLU-Pro, 1,000 rows: APGR .553 with, .559 without). Then a linear
@@ -23,11 +23,11 @@ import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
 
-from routing.answer_checks import answer_checks
+from routing.answers.checks import answer_checks
+from routing.answers.features import RESPONSE, response_features
 from routing.errors import RoutingError
-from routing.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights
-from routing.response_features import RESPONSE, response_features
-from routing.routers.space import TextSpace
+from routing.features.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights
+from routing.features.space import TextSpace
 
 MIN_ROWS = 60
 MAX_ROWS = 3000

@@ -1,6 +1,6 @@
 """A real judge for cascades: the chance that an answer is right, from the answer's text and the prompt.
 
-One logistic regression per model on response features (routing/response_features.py), structure of the prompt, the
+One logistic regression per model on response features (routing/answers/features.py), structure of the prompt, the
 prompt router's own score, and agreement with the answers of the models asked before it, which is the strongest sign
 where answers are short. The penalty is chosen by cross-validation over prompts. Fit: a second per thousand rows and
 model; judge: bounded by the features, about 1 ms an answer of 1,500 characters.
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from routing.answers.agreement import agreement
+from routing.answers.features import RESPONSE, extracted_answers, response_features
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.preferences import TrainingData, as_outcomes
-from routing.rerank import agreement
-from routing.response_features import RESPONSE, extracted_answers, response_features
+from routing.features.structure import STRUCTURE, structure
 from routing.routers.base import Router
-from routing.structure import STRUCTURE, structure
 
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 N_FEATURES = len(RESPONSE) + len(STRUCTURE) + 3

@@ -27,7 +27,6 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-# The standard library's re cannot be stopped; this one takes a timeout. transformers depends on it.
 import regex
 
 from routing.errors import RoutingError

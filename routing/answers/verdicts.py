@@ -1,8 +1,9 @@
 """LLM-judge labels: a judge's verdicts on pairs of answers as preferences to train routers on.
 
 RouteLLM labels 120,000 prompts so (GPT-4 as judge, arXiv 2406.18665, section 4.1). What to ask and how verdicts are
-read is in `routing.judging` (`pairwise_prompt`, `parse_winner`); any lane can ask it. Ratings of single answers are
-outcomes, not verdicts: `routing.judging.rating_quality`, then `routing.preferences.as_preferences`. O(n), n battles.
+read is in `routing.answers.llm_judge` (`pairwise_prompt`, `parse_winner`); any lane can ask it. Ratings of single answers are
+outcomes, not verdicts: `routing.answers.llm_judge.rating_quality`, then `routing.data.training_data.as_preferences`.
+O(n), n battles.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.answers.llm_judge import combine_orders, parse_winner
+from routing.data.preferences import Preferences
 from routing.errors import RoutingError
-from routing.judging import combine_orders, parse_winner
-from routing.preferences import Preferences
 
 
 def from_verdicts(
@@ -42,7 +43,7 @@ def from_verdicts(
     if not readable.any() or 1 - readable.mean() > max_unreadable:
         raise RoutingError(
             f"verdicts: {len(winner) - readable.sum()} of {len(winner)} say neither A, B nor tie; ask the judge with"
-            " `routing.judging.pairwise_prompt`, and leave it room to finish"
+            " `routing.answers.llm_judge.pairwise_prompt`, and leave it room to finish"
         )
     names = datasets if datasets is not None else ["judge"] * len(prompts)
     return Preferences(prompts, model_a, model_b, winner, names).select(readable)

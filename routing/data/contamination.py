@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
+from routing.data.outcomes import Outcomes
+from routing.data.preferences import Preferences
 from routing.errors import RoutingError
-from routing.features import Features
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences
+from routing.features.base import Features
 
 THRESHOLD = 0.95
 """Cosine from which RouteLLM calls a prompt contaminated (`routellm/evals/find_contaminated.py`)."""
 QUERIES, CORPUS = 512, 16384
 """Rows of a block's two sides: 32 MB of float32 similarities."""
-
 Table = TypeVar("Table", Outcomes, Preferences)
 
 

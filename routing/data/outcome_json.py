@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import FileSystem, FileType
 
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes
 
 MAX_SCORE = 10
 """MT-Bench's best score; a score of -1 is a judgement that could not be read."""
-
 _ANSWER_MARKS = (
     ("[The Start of Assistant's Answer]\n", "\n[The End of Assistant's Answer]"),
     ("### Assistant A:\n", "\n\n### User:"),

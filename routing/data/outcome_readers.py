@@ -1,4 +1,4 @@
-"""Readers behind `routing.outcomes.read_outcomes`: own wide Parquet, RouterBench, RouteLLM; JSON in `outcome_json`.
+"""Readers behind `routing.data.outcome_readers.read_outcomes`: own wide Parquet, RouterBench, RouteLLM; JSON in `outcome_json`.
 
 Every file becomes an Arrow table (a CSV one of text columns, so that no number is guessed into a prompt), its columns
 tell the format, and one function per format makes `Outcomes` of it. All in memory: RouterBench's 36,497 rows take
@@ -18,21 +18,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
+from routing.data.outcome_json import read_contaminated, read_json
+from routing.data.outcomes import NUMBERS, OPTIONAL, Outcomes, concat
+from routing.data.pandas_pickle import load_table
 from routing.errors import RoutingError
-from routing.outcome_json import read_contaminated, read_json
-from routing.outcomes import NUMBERS, OPTIONAL, Outcomes, concat
-from routing.pandas_pickle import load_table
 
 PARQUET, CSV, PICKLE, JSON = (".parquet",), (".csv",), (".pkl", ".pickle"), (".json", ".jsonl")
 
 
 def read_path(path: str | Path, filesystem: FileSystem | None, drop_contaminated: bool) -> Outcomes:
-    """See `routing.outcomes.read_outcomes`."""
+    """See `routing.data.outcome_readers.read_outcomes`."""
     fs = filesystem or LocalFileSystem()
     try:
         files = _files(str(path), fs)
@@ -289,3 +288,21 @@ def _merge_split_rows(outcomes: Outcomes) -> Outcomes:
         for value in arrays.values():
             value[target, added] = value[row, added]
     return replace(outcomes, **arrays).select(keep)
+
+
+def read_outcomes(
+    path: str | Path, filesystem: FileSystem | None = None, *, drop_contaminated: bool = False
+) -> Outcomes:
+    """Read a file, or a folder of files of one format; the columns say which format.
+
+    Own wide Parquet: `id, prompt, dataset`, `<model>|quality` and optional `<model>|cost_usd` and so on. RouterBench
+    (CSV, Parquet, or a pickled pandas table read without executing it): `sample_id, prompt, eval_name, <model>`,
+    `<model>|model_response`, `<model>|total_cost`; its prompts are joined from stringified lists and its split
+    duplicates merged. RouteLLM (CSV): `prompt` and a true/false column per model, optionally `<model>_response`;
+    dataset = file stem. MT-Bench judgements (`.jsonl`, quality = score / 10) and LLMRouter's score lists (`.json`): see
+    `routing.data.outcome_json`. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
+    `eval_prompt`s listed in `contaminated_prompts.jsonl` beside the files, as RouteLLM's evaluation does. Raises
+    RoutingError for a missing or unreadable file, missing or repeated columns, no rows, or quality outside 0..1.
+    """
+
+    return read_path(path, filesystem, drop_contaminated)

@@ -1,7 +1,7 @@
 """Outcomes: what each of several models did with each of many prompts. Legend: n prompts, m models.
 
 The table behind training, evaluation and replay. `read_outcomes` takes Headgate's own wide Parquet, RouterBench's wide
-table, RouteLLM's CSVs and MT-Bench judgements, and LLMRouter's lists (readers: `routing.outcome_readers`,
+table, RouteLLM's CSVs and MT-Bench judgements, and LLMRouter's lists (readers: `routing.data.outcome_readers`,
 `outcome_json`); `write_outcomes` writes the own form. Held in memory as plain sequences and (n, m) arrays; all
 functions here are O(n m).
 """
@@ -108,25 +108,6 @@ class Outcomes:
                 # NaN has many bit patterns; `+ 0.0` folds -0.0 into 0.0.
                 digest.update(np.where(np.isnan(value), np.nan, value + 0.0).astype("<f8").tobytes())
         return digest.hexdigest()
-
-
-def read_outcomes(
-    path: str | Path, filesystem: FileSystem | None = None, *, drop_contaminated: bool = False
-) -> Outcomes:
-    """Read a file, or a folder of files of one format; the columns say which format.
-
-    Own wide Parquet: `id, prompt, dataset`, `<model>|quality` and optional `<model>|cost_usd` and so on. RouterBench
-    (CSV, Parquet, or a pickled pandas table read without executing it): `sample_id, prompt, eval_name, <model>`,
-    `<model>|model_response`, `<model>|total_cost`; its prompts are joined from stringified lists and its split
-    duplicates merged. RouteLLM (CSV): `prompt` and a true/false column per model, optionally `<model>_response`;
-    dataset = file stem. MT-Bench judgements (`.jsonl`, quality = score / 10) and LLMRouter's score lists (`.json`): see
-    `routing.outcome_json`. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
-    `eval_prompt`s listed in `contaminated_prompts.jsonl` beside the files, as RouteLLM's evaluation does. Raises
-    RoutingError for a missing or unreadable file, missing or repeated columns, no rows, or quality outside 0..1.
-    """
-    from routing.outcome_readers import read_path  # the readers build Outcomes, so they import this module
-
-    return read_path(path, filesystem, drop_contaminated)
 
 
 def write_outcomes(outcomes: Outcomes, path: str | Path, filesystem: FileSystem | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Readers behind `routing.preferences.read_preferences`: own Parquet, JSON lines, Chatbot Arena. In memory, O(n)."""
+"""Readers behind `routing.data.preference_readers.read_preferences`: own Parquet, JSON lines, Chatbot Arena. In memory, O(n)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
+from routing.data.preferences import Preferences, concat
 from routing.errors import RoutingError
-from routing.preferences import Preferences, concat
 
 PARQUET, JSON_LINES, JSON = (".parquet",), (".jsonl", ".ndjson"), (".json",)
 NEEDED = ("model_a", "model_b", "winner")
@@ -23,7 +23,7 @@ WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie 
 
 
 def read_path(path: str | Path, filesystem: FileSystem | None) -> Preferences:
-    """See `routing.preferences.read_preferences`."""
+    """See `routing.data.preference_readers.read_preferences`."""
     fs = filesystem or LocalFileSystem()
     try:
         return concat([_read_file(file, fs) for file in _files(str(path), fs)])
@@ -141,3 +141,15 @@ def _prompt(value: object, number: int) -> str:
     if not isinstance(first, str):
         raise RoutingError(f"the prompt is no text in row {number}; fill it, or leave such rows out")
     return first
+
+
+def read_preferences(path: str | Path, filesystem: FileSystem | None = None) -> Preferences:
+    """Read a file (.parquet, .jsonl, .json), or a folder of files of one kind.
+
+    Columns: `prompt` (or `turns` / `conversation_a`, whose first user turn is taken, as RouteLLM does), `model_a`,
+    `model_b`, `winner`: a, b or tie; model_a, model_b, tie or tie (bothbad), as the arena writes them; or 1, 0.5, 0.
+    Optional `dataset` (default: the file's stem). Raises RoutingError for a missing or unreadable file, missing
+    columns, no rows, an unknown winner, or a model against itself.
+    """
+
+    return read_path(path, filesystem)

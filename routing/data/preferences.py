@@ -1,9 +1,9 @@
 """Preferences: battles between two models' answers to one prompt. Legend: n battles, m models.
 
 RouteLLM's training data (arXiv 2406.18665): arena votes, golden labels (both answers compared with a key) and an LLM
-judge's verdicts. `read_preferences` takes files (`routing.preference_readers`), `as_preferences` makes golden labels of
+judge's verdicts. `read_preferences` takes files (`routing.data.preference_readers`), `as_preferences` makes golden labels of
 outcomes, `as_outcomes` makes a regressor's table of battles, so that every router fits on either. Model tiers are in
-`routing.tiers`, verdicts of a judge in `routing.verdicts`. All functions here are O(n), golden labels O(n m^2).
+`routing.data.tiers`, verdicts of a judge in `routing.answers.verdicts`. All functions here are O(n), golden labels O(n m^2).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 
-from routing import outcomes as outcome_tables
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +85,6 @@ class Preferences:
         return digest.hexdigest()
 
 
-TrainingData: TypeAlias = Outcomes | Preferences
-"""What every router fits on."""
-
-
-def read_preferences(path: str | Path, filesystem: FileSystem | None = None) -> Preferences:
-    """Read a file (.parquet, .jsonl, .json), or a folder of files of one kind.
-
-    Columns: `prompt` (or `turns` / `conversation_a`, whose first user turn is taken, as RouteLLM does), `model_a`,
-    `model_b`, `winner`: a, b or tie; model_a, model_b, tie or tie (bothbad), as the arena writes them; or 1, 0.5, 0.
-    Optional `dataset` (default: the file's stem). Raises RoutingError for a missing or unreadable file, missing
-    columns, no rows, an unknown winner, or a model against itself.
-    """
-    from routing.preference_readers import read_path  # the readers build Preferences, so they import this module
-
-    return read_path(path, filesystem)
-
-
 def write_preferences(preferences: Preferences, path: str | Path, filesystem: FileSystem | None = None) -> None:
     """Write the own Parquet form; `read_preferences` gives back an equal table."""
     columns = {
@@ -123,79 +104,6 @@ def concat(tables: Sequence[Preferences]) -> Preferences:
     names = ("prompts", "model_a", "model_b", "datasets")
     texts: dict[str, Any] = {name: [text for table in tables for text in getattr(table, name)] for name in names}
     return Preferences(winner=np.concatenate([table.winner for table in tables]), **texts)
-
-
-def as_preferences(data: TrainingData, *, margin: float = 0.0) -> Preferences:
-    """Battles as they are; outcomes as golden labels: all pairs of models known for a row, the better one wins.
-
-    A difference of at most `margin` is a tie (0: exactly equal; a judge's scores of 1-10 scaled to 0..1 differ by
-    1/9). Model a is the earlier column. Order: by row, then by pair.
-    """
-    if isinstance(data, Preferences):
-        return data
-    m = len(data.models)
-    first, second = np.triu_indices(m, 1)
-    quality = data.quality.astype(np.float64)
-    gap = quality[:, first] - quality[:, second]
-    rows, pairs = np.nonzero(~np.isnan(gap))
-    gaps = gap[rows, pairs]
-    # Float32 columns differ in the last bit where a file wrote the same decimal in two ways.
-    winner = np.where(np.abs(gaps) <= margin + 1e-6, 0.5, np.where(gaps > 0, 1.0, 0.0))
-    return Preferences(
-        prompts=[data.prompts[row] for row in rows],
-        model_a=[data.models[j] for j in first[pairs]],
-        model_b=[data.models[j] for j in second[pairs]],
-        winner=winner,
-        datasets=[data.datasets[row] for row in rows],
-    )
-
-
-def as_outcomes(data: TrainingData, models: Sequence[str] | None = None) -> Outcomes:
-    """Outcomes as they are; a battle as a row that knows its two sides: quality 1 and 0, or 0.5 each after a tie.
-
-    `models`: the columns, in order; by default all of the table, weakest first by Bradley-Terry strength. Group
-    battles into classes first (`routing.tiers.Tiers.classes`) to get the two columns weak and strong. Outcomes are
-    narrowed to `models` where given. Raises RoutingError for a battle of a model not among `models`.
-    """
-    if isinstance(data, Outcomes):
-        return data if models is None else data.with_models(models)
-    if models is None:
-        from routing.tiers import weakest_first  # tiers are made of preferences, so they import this module
-
-        models = weakest_first(data)
-    a, b = data.sides(models)
-    rows = np.arange(len(data))
-    quality = np.full((len(data), len(models)), np.nan, np.float32)
-    quality[rows, a], quality[rows, b] = data.winner, 1 - data.winner
-    ids = [f"battle-{row}" for row in rows]
-    return Outcomes(ids, data.prompts, data.datasets, tuple(models), quality)
-
-
-Table = TypeVar("Table", Outcomes, Preferences)
-
-
-def mix(tables: Sequence[Table], weights: Sequence[float], seed: int = 0) -> Table:
-    """Join training sets of one kind, each row of table t `weights[t]` times, shuffled.
-
-    2 means twice, 0.5 a random half, 1.5 every row once and a random half of them again: weights for routers that know
-    none. RouteLLM joins arena and judged battles with weight 1. O(n). Raises RoutingError for a weight that is
-    negative, or where nothing is left.
-    """
-    if len(tables) != len(weights) or not tables:
-        raise RoutingError(f"mix: {len(tables)} training sets and {len(weights)} weights; give one weight for each")
-    if not all(np.isfinite(weight) and weight >= 0 for weight in weights):
-        raise RoutingError(f"mix: weights are {list(weights)}; they must not be negative")
-    rng = np.random.default_rng(seed)
-    parts: list[Table] = []
-    for table, weight in zip(tables, weights, strict=True):
-        whole, rest = int(weight), round((weight - int(weight)) * len(table))
-        rows = [np.tile(np.arange(len(table)), whole), rng.permutation(len(table))[:rest]]
-        parts.append(table.select(np.concatenate(rows)))
-    joined: Any = outcome_tables.concat(parts) if isinstance(parts[0], Outcomes) else concat(parts)
-    if not len(joined):
-        raise RoutingError("mix: no rows are left; raise the weights")
-    result: Table = joined.select(rng.permutation(len(joined)))
-    return result
 
 
 def relabelled(preferences: Preferences, names: dict[str, str]) -> Preferences:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.preferences import Preferences, relabelled
 from routing.errors import RoutingError
-from routing.preferences import Preferences, relabelled
 
 ELO_PER_UNIT = 400 / math.log(10)
 """Elo points per unit of Bradley-Terry strength: P = 1 / (1 + 10^(-points / 400)) = sigmoid(strength)."""

@@ -3,9 +3,10 @@
     with feature_cache("~/.cache/headgate"):      # a folder keeps an encoder's vectors for the next process too
         create("auto").fit(outcomes)
 
-Inside, `routing.features.make_features` hands out features that look a prompt up before they compute it; outside nothing changes,
-so a job that scores a million prompts once keeps none of them. Row i of a transform depends on prompt i alone, which is what makes
-this exact. Memory: 1.5 KB a prompt for MiniLM, about 6 KB for hashed n-grams of 270 characters. Legend: n prompts, d features.
+Inside, `routing.features.registry.make_features` hands out features that look a prompt up before they compute it;
+outside nothing changes, so a job that scores a million prompts once keeps none of them. Row i of a transform depends on
+prompt i alone, which is what makes this exact. Memory: 1.5 KB a prompt for MiniLM, about 6 KB for hashed n-grams of 270
+characters. Legend: n prompts, d features.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from routing.features import Features
-from routing.prompt_form import prompt_form
-from routing.structure import structure
+from routing.features.base import Features
+from routing.features.prompt_form import prompt_form
+from routing.features.structure import structure
 
 _active: ContextVar[FeatureCache | None] = ContextVar("feature_cache", default=None)
 
@@ -63,7 +64,7 @@ def cached(features: Features) -> Features:
 
 
 def cached_structure(prompts: Sequence[str]) -> NDArray[np.float32]:
-    """`routing.structure.structure` of the prompts, from the cache that is active where there is one."""
+    """`routing.features.structure.structure` of the prompts, from the cache that is active where there is one."""
     cache = _active.get()
     result: NDArray[np.float32] = structure(prompts) if cache is None else cache.structure.rows(prompts)
     return result
@@ -91,10 +92,12 @@ class _CachedFeatures(Features):
         return self._features.spec()
 
     def __reduce__(self) -> Any:
-        # Another process has no part in this cache.
-        from routing.features import make_features
+        # Another process has no part in this cache: the features travel as they are.
+        return _as_it_is, (self._features,)
 
-        return make_features, (self.spec(),)
+
+def _as_it_is(features: Features) -> Features:
+    return features
 
 
 class FeatureCache:

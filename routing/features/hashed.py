@@ -9,43 +9,14 @@ features. Row i of a result depends on prompt i alone.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from routing.errors import RoutingError
-from routing.prompt_form import prompt_form
-from routing.structure import structure
-
-
-class Features(ABC):
-    """A map from prompts to vectors that a JSON spec describes in full."""
-
-    kind: ClassVar[str]
-    """Name in the spec."""
-
-    sparse: ClassVar[bool]
-    """True where `transform` gives n-gram counts in CSR form, which routers weight by rarity and project."""
-
-    @abstractmethod
-    def transform(self, prompts: Sequence[str]) -> sp.csr_matrix | NDArray[np.float32]:
-        """(n, d) float32."""
-
-    def structure(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, len(STRUCTURE)) float32; see `structure`."""
-        return structure(prompts)
-
-    def form(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, len(FORM)) float32; see `routing.prompt_form`."""
-        return prompt_form(prompts)
-
-    @abstractmethod
-    def spec(self) -> dict[str, Any]:
-        """`kind` and the constructor's arguments, JSON-safe."""
+from routing.features.base import Features
 
 
 class HashedTextFeatures(Features):
@@ -99,24 +70,3 @@ class HashedTextFeatures(Features):
 
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, "n_features": self.n_features, "characters": self.characters}
-
-
-def make_features(spec: Mapping[str, Any]) -> Features:
-    """The features a spec describes: `{"kind": "hashed"}` or `{"kind": "encoder", "source": <hub id or folder>}`.
-
-    Inside `routing.feature_cache.feature_cache` they remember the vectors of prompts they have seen.
-
-    Raises RoutingError for an unknown kind or argument.
-    """
-    from routing.encoder import SentenceEncoder  # these two build Features, so they import this module
-    from routing.feature_cache import cached
-
-    kinds: dict[str, type[Features]] = {"hashed": HashedTextFeatures, "encoder": SentenceEncoder}
-    arguments = dict(spec)
-    kind = arguments.pop("kind", None)
-    if kind not in kinds:
-        raise RoutingError(f"features: unknown kind {kind!r}; known are {', '.join(kinds)}")
-    try:
-        return cached(kinds[kind](**arguments))
-    except TypeError as error:
-        raise RoutingError(f"features of kind {kind!r}: {error}") from None

@@ -15,7 +15,6 @@ from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 Blocks = list[NDArray[np.float32]]
-
 LENGTHS = (0.7, 1.0, 0.7)
 """Length scale of the squared exponential per block; rows of mean squared length 1 are about 1.4 apart."""
 PRIOR_MEAN, PRIOR_PRECISION = 0.03, 0.25

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 QUERIES = 32
 """Queries per matrix product. Short blocks are padded to it: BLAS then sums every row the same way, and a query has
 the same similarities alone and in a batch, down to ties."""
-
 ROWS = 2**15
 """Rows per matrix product: 48 MB of float32 at 384 dimensions, 4 MB of similarities."""
 

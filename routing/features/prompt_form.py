@@ -2,7 +2,7 @@
 
 Forty-four numbers that cost 0.2 ms a prompt of 270 characters on one core and need no model. They carry much of what a
 few hundred rows can teach about difficulty: on MMLU (GPT-4 / Mixtral, 500 rows) these and the counts of
-`routing.structure.structure` alone reach an APGR of .629, a sentence encoder alone .614. Everything is counted in the
+`routing.features.structure.structure` alone reach an APGR of .629, a sentence encoder alone .614. Everything is counted in the
 question's stem where options follow, and row i depends on prompt i alone. Legend: n prompts.
 """
 
@@ -65,7 +65,6 @@ _FORM_NAMES = (
 )
 FORM = (*_FORM_NAMES, *(f"log {name}" for name in _KEYWORDS))
 """Names of the columns of `prompt_form`."""
-
 _KEYWORD = re.compile(r"\b(?:" + "|".join(f"({words})" for words in _KEYWORDS.values()) + r")\b", re.IGNORECASE)
 _COMMON = frozenset(
     re.findall(

@@ -18,10 +18,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from routing.boilerplate import find_boilerplate, without_boilerplate
 from routing.errors import RoutingError
-from routing.features import make_features
-from routing.structure import STRUCTURE
+from routing.features.boilerplate import find_boilerplate, without_boilerplate
+from routing.features.registry import make_features
+from routing.features.structure import STRUCTURE
 
 FIT_ROWS = 3000
 """Rows the projection is learned on; more cost minutes and move APGR by less than its spread over seeds."""

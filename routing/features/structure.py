@@ -1,7 +1,7 @@
 """Counts of a prompt's outer form: characters, words, digits, options, code marks.
 
 Seventeen numbers, 0.1 ms a prompt of 270 characters, no model and no library to load: the drift of a job's prompts is measured
-with them too. routing/prompt_form.py looks closer. Row i depends on prompt i alone. Legend: n prompts.
+with them too. routing/features/prompt_form.py looks closer. Row i depends on prompt i alone. Legend: n prompts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ STRUCTURE = (
     "share of distinct words",
 )
 """Names of the columns of `structure`."""
-
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPERATOR = re.compile(r"[-+*/=<>^%×÷√∑∫≤≥]")
 _OPTION = re.compile(r"^\s*\(?[A-Ja-j][.):]\s", re.MULTILINE)

@@ -1,7 +1,7 @@
 """Every figure of a router with its bootstrap interval, for a pair and for many models; the names of the plane.
 
-The geometry (points, NDCH, AIQ, Zero router) is in routing/plane.py, the points a router reaches and the oracle's in
-routing/sweep.py, PGR and what follows from it in routing/metrics.py; this file gathers them. All figures of a call are
+The geometry (points, NDCH, AIQ, Zero router) is in routing/metrics/plane.py, the points a router reaches and the oracle's in
+routing/metrics/sweep.py, PGR and what follows from it in routing/metrics/pair.py; this file gathers them. All figures of a call are
 measured over the same draws of rows, so that `aiq_gain` is a paired difference. 1,000 rows x 11 models, 500 draws: 2 s;
 a pair of 14,000 rows, 1,000 draws: 6 s with dollars, 3 s without (one core).
 Legend: n rows, m models, b bootstrap replicates, k points.
@@ -14,42 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from routing.metrics import Interval, bootstrap_all, curve_apgr, curve_cpt, routellm_figures, router_curve
-from routing.plane import (
-    CostQuality,
-    Floats,
-    aiq,
-    aiq_published,
-    by_cost,
-    checked,
-    interpolate,
-    ndch,
-    row_mean,
-    single_models,
-    zero_router,
-)
-from routing.sweep import OracleRows, Sweep, choose, oracle, oracle_points, pair_points, router_points
+from routing.metrics.pair import Interval, bootstrap_all, curve_apgr, curve_cpt, routellm_figures, router_curve
+from routing.metrics.plane import CostQuality, Floats, aiq, aiq_published, checked, ndch, row_mean, single_models
+from routing.metrics.sweep import Sweep
 
 __all__ = [
     "CostQuality",
-    "OracleRows",
     "Sweep",
     "aiq",
     "aiq_published",
-    "by_cost",
-    "choose",
     "evaluate_models",
     "evaluate_pair",
-    "interpolate",
     "ndch",
-    "oracle",
-    "oracle_points",
-    "pair_points",
-    "router_points",
     "single_models",
-    "zero_router",
 ]
-
 AIQS = ("aiq", "aiq_published", "aiq_zero", "aiq_gain", "aiq_oracle")
 
 

@@ -2,7 +2,7 @@
 
 The dearest policy there is: every row pays for every model asked. It stands in the tables as an upper row, and with the
 true quality as reward it is the oracle's quality at the price of everyone. Asking the first 1, 2, ... m models of a
-ladder gives the points of a curve. The reward is any (n, m) array: a reward model's scores, routing/response_judge.py,
+ladder gives the points of a curve. The reward is any (n, m) array: a reward model's scores, routing/answers/learned_judge.py,
 or `agreement` of the answers with each other, which needs no training. O(n m).
 Legend: n rows, m models, k points, b bootstrap replicates.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from routing.cascade import CascadeRun, default_order
 from routing.errors import RoutingError
-from routing.plane import CostQuality, Floats, by_cost, checked, row_mean
+from routing.metrics.cascades import CascadeRun, default_order
+from routing.metrics.plane import CostQuality, by_cost, checked, row_mean
 
 
 def rerank(reward: ArrayLike, quality: ArrayLike, cost: ArrayLike, models: Sequence[int] | None = None) -> CascadeRun:
@@ -47,21 +47,3 @@ def rerank_points(
     runs = [rerank(reward, quality, cost, ladder[: size + 1]) for size in range(len(ladder))]
     costs, qualities = (np.stack([getattr(run, name) for run in runs], 1) for name in ("cost_usd", "quality"))
     return by_cost(row_mean(costs, weights), row_mean(qualities, weights))
-
-
-def agreement(answers: NDArray[np.object_], earlier_only: bool = False) -> Floats:
-    """Share of the other answers of its row that each answer equals, (n, m): a reward without training.
-
-    answers: (n, m) of extracted answers, None where there is none (it agrees with nothing). `earlier_only`: with the
-    columns before it alone, as a cascade in column order sees it; the first column is then 0. Also for n samples of
-    one model, where it measures how sure the model is.
-    """
-    n, m = answers.shape
-    agree = np.zeros((n, m))
-    for j in range(m):
-        for other in range(j if earlier_only else m):
-            if other != j:
-                agree[:, j] += (answers[:, j] == answers[:, other]) & (answers[:, j] != None)  # noqa: E711 (elementwise)
-    others = np.arange(m) if earlier_only else np.full(m, m - 1)
-    result: Floats = agree / np.maximum(others, 1)
-    return result

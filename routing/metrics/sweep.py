@@ -2,9 +2,9 @@
 
 RouterBench's rule: a row goes to argmax over models of willingness * predicted quality - expected cost. As the
 willingness to pay grows from 0, a row climbs the upper hull of its (expected cost, predicted quality) points step by
-step (routing/hull.py), so the whole curve is one sort of all rows' steps and a cumulative sum: exact, no grid of
+step (routing/upgrades/hull.py), so the whole curve is one sort of all rows' steps and a cumulative sum: exact, no grid of
 willingness values. O(n m^2 + e log e) for e <= n (m - 1) steps; 10,000 rows x 11 models 0.1 s, a bootstrap replicate 3 ms.
-For a pair ranked by one score the curve is the prefix curve of routing/metrics.py with dollars.
+For a pair ranked by one score the curve is the prefix curve of routing/metrics/pair.py with dollars.
 Legend: n rows, m models, b bootstrap replicates, k points.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from routing.errors import RoutingError
-from routing.hull import walk_hulls
-from routing.metrics import router_curve
-from routing.plane import CostQuality, Floats, by_cost, checked
+from routing.metrics.pair import router_curve
+from routing.metrics.plane import CostQuality, Floats, by_cost, checked
+from routing.upgrades.hull import walk_hulls
 
 
 class OracleRows(NamedTuple):

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.metrics import curve_apgr, curve_cpt, routellm_figures, router_curve
-from routing.outcomes import Outcomes
-from routing.plane import CostQuality, aiq, aiq_published, ndch, single_models
-from routing.sweep import Sweep, oracle_points, pair_points
+from routing.data.outcomes import Outcomes
+from routing.metrics.pair import curve_apgr, curve_cpt, routellm_figures, router_curve
+from routing.metrics.plane import CostQuality, aiq, aiq_published, ndch, single_models
+from routing.metrics.sweep import Sweep, oracle_points, pair_points
 
 Floats = NDArray[np.float64]
-
 N_BOOT = 300
 CELLS = 1_000_000
 """Weights (replicates x rows) in memory at once: 8 MB, which caches hold better than more."""
@@ -42,7 +41,6 @@ GAP_FIGURES = (
 FIGURES = (*GAP_FIGURES, "aiq", "aiq_published", "aiq_gain", "best_quality")
 """calls_vs_random: strong calls of random routing for the same PGR over this router's (the paper's table 6). aiq_gain: AIQ less the
 Zero router's on the same draws. best_quality: every row to the model with the best prediction, whatever it costs."""
-
 Statistic = Callable[[Floats], Mapping[str, Floats]]
 """Weights (b, k) of one trial's test rows → (b,) per figure."""
 

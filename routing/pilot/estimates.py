@@ -1,7 +1,7 @@
 """What a run was worth, from a sample that every model answered: quality, gap, PGR, over- and under-routing, dollars.
 
 The sample is drawn without replacement, by a hash of the row key, before any routing. Rows of it that fitted the router
-or chose the cut (folds fit and select, routing/pilot.py) are no sample of the router's quality any more, but they are
+or chose the cut (folds fit and select, routing/pilot/folds.py) are no sample of the router's quality any more, but they are
 rows of the run: their values are known, so they enter as a known part, and the fold `report` estimates the rest, of
 which it is a random sample. Unbiased, and nothing that was paid for is thrown away.
 
@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
-from routing.intervals import (
+from routing.metrics.pair import Interval
+from routing.pilot.intervals import (
     LEVEL,
     assisted_interval,
     bounded_interval,
@@ -34,7 +35,6 @@ from routing.intervals import (
     ratio_interval,
     total_interval,
 )
-from routing.metrics import Interval
 
 Floats = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """Promises about a cut, kept with a stated confidence: a share of the strong-weak gap, or agreement with the strong model.
 
-A sample answered by every model is laid along the order of the cut (routing/upgrades.py). From all-strong, which keeps
+A sample answered by every model is laid along the order of the cut (routing/upgrades/cut.py). From all-strong, which keeps
 every promise by definition, the candidate cuts are walked down, cheaper and cheaper, each tested at 1 - confidence;
 the walk stops at the first that fails (fixed-sequence testing, Maurer et al. 1995): the order comes from the scores
 alone, so all tests together err as seldom as one. Picking the cheapest cut that passes anywhere errs more often.
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from routing.errors import RoutingError
-from routing.intervals import LEVEL, proportion_lower
-from routing.upgrades import Steps
+from routing.pilot.intervals import LEVEL, proportion_lower
+from routing.upgrades.steps import Steps
 
 N_CUTS = 100
 MIN_SEEN = 10

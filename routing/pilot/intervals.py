@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from routing.errors import RoutingError
-from routing.metrics import Interval
+from routing.metrics.pair import Interval
 
 LEVEL = 0.95
 FOLDS = 10
@@ -34,7 +34,6 @@ MIN_ASSISTED_ROWS = 30
 """With fewer rows the fit of control variates costs more width than it saves."""
 RIDGE_ROWS = 1.0
 """Weight, in rows, that holds the control variates' coefficients to zero."""
-
 Floats = NDArray[np.float64]
 
 

@@ -22,11 +22,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.encoder import MINILM
+from routing.data.outcomes import Outcomes
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.feature_cache import FeatureCache, active_cache, using
-from routing.outcomes import Outcomes
-from routing.routers.base import Router, TrainingData, as_outcomes, read_card
+from routing.features.cache import FeatureCache, active_cache, using
+from routing.features.encoder import MINILM
+from routing.routers.base import Router, read_card
 
 CV_ROWS = 1200
 """Rows of the cross-validation; the candidates' order on these is the order on more."""
@@ -37,7 +38,6 @@ SURE = 2.0
 .587 on the rest) over the average (.654)."""
 MIN_ROWS = 40
 """Below, folds are too small to tell candidates apart: the first is taken."""
-
 Floats = NDArray[np.float64]
 Member = tuple[str, dict[str, Any]]
 """Registry name and hyperparameters."""
@@ -96,7 +96,7 @@ class AutoRouter(Router):
         }
 
     def fit(self, data: TrainingData) -> Self:
-        from routing.routers import create  # the registry imports this module
+        from routing.routers.registry import create  # the registry imports this module
 
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
@@ -158,7 +158,7 @@ class AutoRouter(Router):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read all artifacts. Raises RoutingError where one is missing, damaged, or not of the others."""
-        from routing.routers import load  # the registry imports this module
+        from routing.routers.registry import load  # the registry imports this module
 
         router = super().load(directory)
         router._adopt([load(Path(directory) / f"chosen-{i}") for i in range(router._count)])
@@ -181,7 +181,7 @@ class AutoRouter(Router):
 
     def _compared(self, candidates: Mapping[str, tuple[Member, ...]], outcomes: Outcomes) -> dict[str, Floats]:
         """Candidate → merit per row (see `pair_merit`), out of fold; empty where the rows cannot tell."""
-        from routing.routers import create  # the registry imports this module
+        from routing.routers.registry import create  # the registry imports this module
 
         numbers: dict[str, int] = {}
         group = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in outcomes.prompts], np.intp)

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from routing.data.outcomes import Outcomes
+from routing.data.preferences import Preferences, relabelled
+from routing.data.tiers import make_tiers, ratings, weakest_first
+from routing.data.training_data import TrainingData, as_preferences
 from routing.errors import RoutingError
-from routing.feature_cache import cached_structure
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences, TrainingData, as_outcomes, as_preferences, relabelled
-from routing.structure import STRUCTURE
+from routing.features.cache import cached_structure
+from routing.features.structure import STRUCTURE
 from routing.text import find_frame
-from routing.tiers import make_tiers, ratings, weakest_first
 
-__all__ = ["FORMAT_VERSION", "Router", "TrainingData", "as_outcomes", "as_preferences", "check_models", "read_card"]
-
+__all__ = ["FORMAT_VERSION", "Router", "TrainingData", "as_preferences", "check_models", "read_card"]
 FORMAT_VERSION = 1
 FORM_ROWS = 4000
 """Training prompts whose form is described in the card: means to .016 standard deviations, in .4 s."""
@@ -125,7 +125,7 @@ class Router(ABC):
     completion_tokens_: Mapping[str, float] = MappingProxyType({})
     """Model → mean output tokens in the training data, where it has them: what a bill expects before anything was asked."""
     prompt_form_: Mapping[str, Mapping[str, float]] = MappingProxyType({})
-    """Column of `routing.structure.structure` → `mean` and `std` over the training prompts, without what all of them start
+    """Column of `routing.features.structure.structure` → `mean` and `std` over the training prompts, without what all of them start
     and end with: what a later set of prompts is compared with (drift)."""
 
     def _start_fit(self, outcomes: Outcomes) -> NDArray[np.float64]:

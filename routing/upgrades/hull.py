@@ -46,7 +46,7 @@ def walk_hulls(
     """Columns of all steps, unsorted, as `Steps` names them, and `order_cost`, `order_raw`: what the cut sorts by.
 
     able: (n, m) feasible models. base, last: (n,) first and last feasible model, -1 where none is. The rest as in
-    `routing.upgrades.build_steps`. Rank and raw score fall, and order_cost grows, from each step of a row to the next.
+    `routing.upgrades.steps.build_steps`. Rank and raw score fall, and order_cost grows, from each step of a row to the next.
     """
     n, m = quality.shape
     row_type: Any = np.int32 if n < 2**31 else np.int64

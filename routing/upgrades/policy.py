@@ -1,4 +1,4 @@
-"""The policy: four ways to say where the one cut is (routing/upgrades.py).
+"""The policy: four ways to say where the one cut is (routing/upgrades/cut.py).
 
 threshold     every step with score >= value (for a pair: the win rate of the strong model)
 strong_share  at most floor(value * rows) rows on the strong model; those that only it can answer count first
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from routing.errors import RoutingError
-from routing.hull import RANKS, RankBy
-from routing.upgrades import Cut, Limits, Steps, cut
+from routing.upgrades.cut import Cut, Limits, cut
+from routing.upgrades.hull import RANKS, RankBy
+from routing.upgrades.steps import Steps
 
 PolicyKind = Literal["threshold", "strong_share", "budget_usd", "min_quality"]
 DEFAULT_RANK_BY: dict[str, RankBy] = {

@@ -6,11 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
-from outcome_tables import two_topics
+from tests.jobs.evaluation.outcome_tables import two_topics
 
-from jobs import results
-from jobs.evaluation.result_sets import STRONG, WEAK
-from jobs.evaluation.sections import SECTIONS
+from benchmarks.results import __main__ as results
+from benchmarks.results.sections import SECTIONS
+from benchmarks.results.sets import STRONG, WEAK
 
 
 @pytest.fixture

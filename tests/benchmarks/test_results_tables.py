@@ -11,17 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from outcome_tables import two_topics
+from tests.jobs.evaluation.outcome_tables import two_topics
 
-from jobs import results
-from jobs.evaluation import batch_tables, cascade_points, cascade_tables, live_tables, pilot_tables, promise_tables
-from jobs.evaluation.live_tables import in_band
-from jobs.evaluation.matcher_tables import matcher_tables
-from jobs.evaluation.result_sets import STRONG, WEAK
-from jobs.evaluation.tables import Amount, apgr_figure, markdown
-from routing.answer_head import Evidence
-from routing.metrics import apgr
-from routing.plane import CostQuality
+from benchmarks.results import __main__ as results
+from benchmarks.results import batch_tables, cascade_points, cascade_tables, live_tables, pilot_tables, promise_tables
+from benchmarks.results.live_tables import in_band
+from benchmarks.results.matcher_tables import matcher_tables
+from benchmarks.results.sets import STRONG, WEAK
+from benchmarks.results.tables import Amount, apgr_figure, markdown
+from routing.answers.head import Evidence
+from routing.metrics.pair import apgr
+from routing.metrics.plane import CostQuality
 
 QUICK = Amount(seeds=1, quick=True, encoder=False)
 MODELS = ("meta-llama/Meta-Llama-3.1-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4o-2024-05-13")

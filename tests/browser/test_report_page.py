@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.report import render_html
+from jobs.report.page import render_html
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -33,7 +33,9 @@ FLAGS = [
     "--enable-logging=stderr",
     "--v=0",
 ]
-EXAMPLE = json.loads((Path(__file__).parents[1] / "jobs" / "report_example.json").read_text(encoding="utf-8"))
+EXAMPLE = json.loads(
+    (Path(__file__).parents[1] / "jobs" / "report" / "report_example.json").read_text(encoding="utf-8")
+)
 ATTACKS = (
     "<script>document.title='owned'</script>",
     '"><img src=x onerror="document.title=\'owned\'">',

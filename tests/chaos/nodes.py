@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from jobs.journal import local_dir
+from jobs.journal.local_log import local_dir
 from tests.chaos.bench import Bench, Scenario
 from tests.chaos.setting import IN_FLIGHT, LANE, LATENCY_S, Outcome, Setting
 

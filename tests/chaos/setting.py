@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from routing.outcomes import Outcomes, write_outcomes
+from routing.data.outcomes import Outcomes, write_outcomes
 from tests.chaos.buckets import Bucket
 from tests.replay_server import ROOT, Replay, process_replay
 

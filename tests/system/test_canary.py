@@ -23,7 +23,7 @@ import pytest
 import yaml
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
-from jobs.replay import ReplayOptions
+from jobs.replay.options import ReplayOptions
 from tests.replay_server import small_outcomes, thread_replay
 
 CANARY = "sk-canary-4f1d9c7b2e6a8053"

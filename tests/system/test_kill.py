@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from routing.outcomes import write_outcomes
+from routing.data.outcomes import write_outcomes
 from tests.replay_server import process_replay, small_outcomes
 
 ROWS, IN_FLIGHT = 400, 16

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.replay import ReplayOptions
+from jobs.replay.options import ReplayOptions
 from tests.replay_server import small_outcomes, thread_replay
 
 ROWS = 60

@@ -20,10 +20,10 @@ import pyarrow.fs as pafs
 import ray
 
 from jobs.errors import StoreError
-from jobs.filesystems import filesystem_of, is_file_name, storage_errors
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.private_folder import private_folder
-from jobs.spec_models import ModelSpec
+from jobs.spec.models import ModelSpec
+from jobs.storage.filesystems import filesystem_of, is_file_name, storage_errors
+from jobs.storage.private_folder import private_folder
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
 CONTEXT_KEYS = (
@@ -37,7 +37,6 @@ CONTEXT_KEYS = (
 """Names of the context length in config.json, the ones vLLM looks for."""
 UNSCALED_ROPE = ("default", "llama3", "su", "longrope")
 """Kinds of rotary embedding whose config.json states the context as it is; others multiply it, each in its own way."""
-
 Messages = Sequence[Mapping[str, Any]]
 
 

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from jobs.errors import LaneDown
-from jobs.journal import Answer, JournalWriter, Kind
+from jobs.journal.rows import Answer, Kind
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.local import context_tokens, load_tokenizer, render, token_ids
-from jobs.requests import RequestError, answer_key, build_request
+from jobs.lanes.chat import RequestError, answer_key, build_request
+from jobs.lanes.local.model_source import context_tokens, load_tokenizer, render, token_ids
 from routing.pricing import tokens_cost_usd
 
 ROW_FIELDS = (

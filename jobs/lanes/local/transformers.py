@@ -5,7 +5,7 @@ done when its longest answer is. Cost: some times vLLM's, with nothing to instal
 rounding decides between two tokens. A row with a seed is drawn alone: its answer is the same in any company.
 
 What the model cannot do for a batch (out of memory, no number in its logits) is tried with half of it, down to one row; a row
-that fails alone while others are answered is rejected, and so is one that the process dies of (jobs.lanes.under_way).
+that fails alone while others are answered is rejected, and so is one that the process dies of (jobs.lanes.local.under_way).
 
 There is no constrained decoding here: with a `response_format` the model is asked as it is, and what does not fit the
 schema shows as an empty `parsed` column.
@@ -26,12 +26,12 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList, set_seed
 
 from jobs.errors import LaneDown
-from jobs.journal import Answer
+from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.local import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
-from jobs.lanes.local_rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
-from jobs.lanes.under_way import UnderWay
-from jobs.requests import mean_and_least
+from jobs.lanes.chat import mean_and_least
+from jobs.lanes.local.model_source import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
+from jobs.lanes.local.rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+from jobs.lanes.local.under_way import UnderWay
 
 BATCH_ROWS = 32
 STAGE_CPUS = 0.25

@@ -9,7 +9,7 @@ is empty. Cost: an engine takes 20-60 s to start; beside the model, about 0.3 ms
 
 A row the engine refuses (VLLMValidationError and its kin) is rejected; any other error leaves the row open. When the
 engine itself dies, Ray restarts its actor and the rows that were in it are asked again, but for one that it dies of each
-time (jobs.lanes.vllm_engine).
+time (jobs.lanes.local.vllm_engine).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import ray.data
 
-from jobs.journal import Answer
+from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.local import (
+from jobs.lanes.chat import mean_and_least
+from jobs.lanes.local.model_source import (
     check_local,
     cluster_gpus,
     end_token_ids,
@@ -34,8 +35,7 @@ from jobs.lanes.local import (
     load_tokenizer,
     with_absolute_source,
 )
-from jobs.lanes.local_rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
-from jobs.requests import mean_and_least
+from jobs.lanes.local.rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
 
 BATCH_ROWS = 32
 CPU_SEQUENCES, GPU_SEQUENCES = 64, 256
@@ -76,7 +76,7 @@ class VLLMLane:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from ray.data.llm import build_processor
 
-        from jobs.lanes.vllm_engine import CarefulEngine
+        from jobs.lanes.local.vllm_engine import CarefulEngine
 
         started_at = time.time()
         context = with_absolute_source(context)

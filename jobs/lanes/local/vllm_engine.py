@@ -1,4 +1,4 @@
-"""ray.data.llm's engine stage, with an eye on rows that take the engine down (jobs.lanes.under_way).
+"""ray.data.llm's engine stage, with an eye on rows that take the engine down (jobs.lanes.local.under_way).
 
 When vLLM's engine dies its Ray actor ends, Ray starts another and gives it the same rows. Here rows that were under way at
 two deaths wait until the engine has nothing else to do and go one at a time; the one it dies of then is not asked again.
@@ -17,7 +17,7 @@ from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from ray.llm._internal.common.errors import VLLM_FATAL_ERRORS
 
 from jobs.lanes.base import LaneContext
-from jobs.lanes.under_way import UnderWay
+from jobs.lanes.local.under_way import UnderWay
 
 GATHER_S = 0.2
 """Suspects of one batch come together within this; those that nobody died of alone go first."""

@@ -2,7 +2,7 @@
 
 A fault that is the lane's (key, model, quota, the same refusal again and again, an endpoint that is gone) stops all
 senders through the governor and leaves rows open; a fault that is the row's is settled as its error. Refusals that
-could be either are held back until it is clear which. `jobs.lanes.exchange` is the way of a single row.
+could be either are held back until it is clear which. `jobs.lanes.openai.exchange` is the way of a single row.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from typing import Any
 
 import aiohttp
 
-from jobs.allowance import Allowance
-from jobs.answer_rows import Answer
 from jobs.errors import HeadgateError
-from jobs.journal import JournalWriter
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.exchange import Exchange, Reply, Row
-from jobs.lanes.slots import Slots
-from jobs.replies import Verdict, judge, read_error, stated_limits
-from jobs.requests import (
+from jobs.lanes.chat import (
     SERVERS_OWN_TOKENS,
     Completion,
     ReplyError,
@@ -34,7 +30,24 @@ from jobs.requests import (
     parse_completion,
     request_tokens_bound,
 )
+from jobs.lanes.faults import Verdict, judge, read_error, stated_limits
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.slots import Slots
+from jobs.money.sender import Allowance
 from routing.pricing import tokens_cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one attempt came to: exactly one of completion and verdict."""
+
+    completion: Completion | None = None
+    verdict: Verdict | None = None
+    lost_usd: float | None = 0.0
+    """Of an attempt that brought nothing; None: its worst case. Above 0 or None: it may have been charged."""
+    unreachable: bool = False
+    """No connection came about."""
+
 
 SAME_REFUSALS = 20
 """Equal 400 or 422 replies in a row that mean the form of the requests is wrong, not the rows."""
@@ -43,18 +56,6 @@ FIRST = 4
 FAILED_IN_A_ROW = 20
 """Rows given up one after the other, none answered between, that mean the endpoint is not working."""
 _DIGITS = re.compile(r"\d+")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where requests go. The key is not shown."""
-
-    url: str
-    """Base URL, without a slash at its end."""
-    key: str
-
-    def __repr__(self) -> str:
-        return f"Endpoint(url={self.url!r}, key={'set' if self.key else 'none'})"
 
 
 class Asker:
@@ -85,10 +86,6 @@ class Asker:
         self._answers = False
         """Whether the model is known to answer: it has, here or anywhere in the job."""
         self._opened, self._n_first = asyncio.Event(), 0
-
-    async def ask(self, row: Row) -> Answer | None:
-        """Settle one row. None where it stays open and cost nothing: lane stopped, or no dollars left for it."""
-        return await Exchange(self, row).run()
 
     @asynccontextmanager
     async def opening(self) -> AsyncIterator[None]:

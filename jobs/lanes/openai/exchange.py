@@ -12,57 +12,20 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from jobs.allowance import LaneStoppedError, NotAffordableError
-from jobs.answer_rows import Answer, Kind
-from jobs.lanes.base import LaneContext
-from jobs.replies import Verdict, clean
-from jobs.requests import Completion, RequestError, answer_key, build_request, max_completion_tokens
+from jobs.journal.rows import Answer, Kind
+from jobs.lanes.chat import Completion, RequestError, answer_key, max_completion_tokens
+from jobs.lanes.faults import Verdict, clean
+from jobs.lanes.openai.asker import Reply
+from jobs.lanes.openai.rows import Row
+from jobs.money.sender import LaneStoppedError, NotAffordableError
 
 if TYPE_CHECKING:
-    from jobs.lanes.asking import Asker
+    from jobs.lanes.openai.asker import Asker
 
 BILLED_ATTEMPTS = 5
 BACKOFF_S, BACKOFF_LIMIT_S = 0.5, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a block with ASK_COLUMNS. Its texts stay in the block until they are sent: many rows wait."""
-
-    block: pa.Table
-    place: int
-    row_key: int
-    bucket: int
-    sample: bool
-
-    def request(self, context: LaneContext) -> dict[str, Any]:
-        """The body to send. Raises ValueError where the row makes none."""
-        messages, body = (self.block[name][self.place].as_py() for name in ("messages", "body"))
-        return build_request(
-            context.model,
-            context.alias,
-            context.sampling,
-            context.response_format,
-            json.loads(messages),
-            json.loads(body) if body else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What one attempt came to: exactly one of completion and verdict."""
-
-    completion: Completion | None = None
-    verdict: Verdict | None = None
-    lost_usd: float | None = 0.0
-    """Of an attempt that brought nothing; None: its worst case. Above 0 or None: it may have been charged."""
-    unreachable: bool = False
-    """No connection came about."""
 
 
 class Exchange:

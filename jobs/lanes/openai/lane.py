@@ -4,7 +4,7 @@ An actor is a plain class with a synchronous `__call__` and an event loop in a t
 stands still while downstream is slow, and sockets left unread time out and are paid twice. Ray runs several blocks of
 an actor at once (`max_concurrent_calls_per_actor`), so that the stragglers of one block never leave places in flight
 empty: all its blocks share one set of slots. A block is done when its rows are committed to the store.
-`jobs.lanes.exchange` is one row's way, `jobs.claims` what happens when an actor dies. Plain aiohttp: 30 times the
+`jobs.lanes.openai.exchange` is one row's way, `jobs.money.claims` what happens when an actor dies. Plain aiohttp: 30 times the
 requests a second of the openai SDK's default.
 """
 
@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import ipaddress
-import json
 import math
 import os
 import threading
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -26,37 +22,25 @@ from urllib.parse import urlsplit
 import aiohttp
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from jobs.allowance import Allowance
 from jobs.errors import HeadgateError, LaneDown, StoreError
-from jobs.journal import JournalWriter
-from jobs.lanes.asking import Asker, Endpoint
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.exchange import Row
-from jobs.lanes.settled import SETTLED, progress, settled_row
-from jobs.lanes.slots import Slots
-from jobs.replies import clean, read_error
-from jobs.spec_models import ModelSpec, check_address
+from jobs.lanes.faults import clean, read_error
+from jobs.lanes.openai.asker import Asker
+from jobs.lanes.openai.endpoint import Endpoint, _is_private, _models, base_url_of, get, key_of
+from jobs.lanes.openai.exchange import Exchange
+from jobs.lanes.openai.rows import SETTLED, Row, progress, settled_row
+from jobs.lanes.openai.slots import Slots
+from jobs.money.sender import Allowance
+from jobs.spec.models import check_address
 
-DEFAULT_URL = "https://api.openai.com/v1"
-CHECK_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 4.0
 """Below the 5 s after which uvicorn servers (vLLM) hang up: a request on a dying connection may count as charged."""
 MIN_BLOCKS, MAX_BLOCKS = 8, 32
-
-
-def base_url_of(model: ModelSpec) -> str:
-    """The endpoint: the job file's, else $OPENAI_BASE_URL, else the provider's own."""
-    return (model.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
-
-
-def key_of(model: ModelSpec) -> str:
-    """The provider's key, from this process's environment; "" where there is none."""
-    return os.environ.get(model.api_key_env, "").strip()
 
 
 class OpenAILane:
@@ -167,7 +151,7 @@ class ApiActor:
         rows = [Row(block, place, *values) for place, values in enumerate(zip(*columns, strict=True))]
         asked = ~np.isin(keys, skip)
         rows = [row for row, ask in zip(rows, asked, strict=True) if ask]
-        answers = await asyncio.gather(*(self._asker.ask(row) for row in rows))
+        answers = await asyncio.gather(*(Exchange(self._asker, row).run() for row in rows))
         await self._asker.end_block()
         settled = [answer for answer in answers if answer is not None and answer.row_key not in self._asker.dropped]
         self._allowance.add(left=len(rows) - len(settled))
@@ -194,45 +178,3 @@ class ApiActor:
             return None
         except ray.exceptions.RayError as error:
             raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def get(url: str, key: str) -> tuple[int, bytes]:
-    """GET with the key: (status, body); status 0 where no reply came, the body then says why."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-    try:
-        with opener.open(request, timeout=CHECK_TIMEOUT_S) as response:
-            return int(response.status), response.read(2**24)
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(2**16)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return 0, str(getattr(reason, "strerror", None) or reason).encode()
-
-
-def _models(raw: bytes) -> dict[str, int | None]:
-    """Model names of a /models list, with their context length where the server tells (vLLM does)."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}
-    data = body.get("data") if isinstance(body, dict) else None
-    models = [item for item in data or [] if isinstance(item, dict) and isinstance(item.get("id"), str)]
-    lengths = {item["id"]: item.get("max_model_len") for item in models}
-    return {name: length if isinstance(length, int) else None for name, length in lengths.items()}
-
-
-def _is_private(host: str) -> bool:
-    """A host name without a dot, a cluster-internal one, or an address that does not leave the site."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".svc", ".localhost"))
-    return address.is_private or address.is_loopback

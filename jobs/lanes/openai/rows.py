@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.answer_rows import RANKS, Answer
+from jobs.journal.rows import RANKS, Answer
+from jobs.lanes.base import LaneContext
+from jobs.lanes.chat import build_request
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a block with ASK_COLUMNS. Its texts stay in the block until they are sent: many rows wait."""
+
+    block: pa.Table
+    place: int
+    row_key: int
+    bucket: int
+    sample: bool
+
+    def request(self, context: LaneContext) -> dict[str, Any]:
+        """The body to send. Raises ValueError where the row makes none."""
+        messages, body = (self.block[name][self.place].as_py() for name in ("messages", "body"))
+        return build_request(
+            context.model,
+            context.alias,
+            context.sampling,
+            context.response_format,
+            json.loads(messages),
+            json.loads(body) if body else None,
+        )
+
 
 SETTLED = np.dtype(
     [("row_key", "<i8"), ("rank", "<i4"), ("prompt_tokens", "<i4"), ("completion_tokens", "<i4"), ("cost_usd", "<f8")]
 )
-"""What is kept of an answer; `rank` is that of its kind (jobs.answer_rows.RANKS)."""
+"""What is kept of an answer; `rank` is that of its kind (jobs.journal.rows.RANKS)."""
 Settled = NDArray[np.void]
 """(k,) SETTLED."""
 

@@ -21,10 +21,10 @@ from typing import Any
 import aiohttp
 
 from jobs.errors import LaneDown
-from jobs.lanes.asking import Endpoint
-from jobs.lanes.exchange import backoff_s
-from jobs.replies import Verdict, clean, judge, read_error
-from jobs.spec_models import ModelSpec
+from jobs.lanes.faults import Verdict, clean, judge, read_error
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.exchange import backoff_s
+from jobs.spec.models import ModelSpec
 
 NONCE = "headgate_nonce"
 CALL_TIMEOUT_S, FILE_TIMEOUT_S = 60.0, 900.0

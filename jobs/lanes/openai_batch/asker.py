@@ -3,9 +3,10 @@
 Each block's rows become as many files as are needed: up to 50,000 rows and 200 MB, no more than the dollars left can pay
 for in the worst case, no more tokens than the provider's queue takes. Files are cut and sent one at a time, their batches
 run side by side. What a batch did not answer (expired, missing, failed) goes into a next one. Nothing is lost with the
-process: the order of writes (jobs.batches) lets the next one find every batch, and a batch's rows are journaled in a
-session of its own, so that settling goes on where it stopped (jobs.lanes.batch_running). Memory: some 400 bytes a row that
-is sent from here, 45 a row of an earlier process's batch, and the answers of the few batches that are being read.
+process: the order of writes (jobs.lanes.openai_batch.manifest) lets the next one find every batch, and a batch's rows
+are journaled in a session of its own, so that settling goes on where it stopped (jobs.lanes.openai_batch.running).
+Memory: some 400 bytes a row that is sent from here, 45 a row of an earlier process's batch, and the answers of the few
+batches that are being read.
 """
 
 from __future__ import annotations
@@ -20,21 +21,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.answer_rows import Answer
-from jobs.journal import JournalWriter
-from jobs.lanes.asking import Endpoint
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.batch_api import ADOPT_S, BatchApi
-from jobs.lanes.batch_queue import BatchQueue
-from jobs.lanes.batch_results import Outcome
-from jobs.lanes.batch_rows import Pending, file_line, prepare
-from jobs.lanes.batch_running import POLL_S, Batches, Running
-from jobs.lanes.batch_tasks import BatchTasks
-from jobs.lanes.exchange import Row
-from jobs.lanes.settled import SETTLED, Settled, settled_row
-from jobs.reservations import new_name, nonce_of, unfinished
-from jobs.scored import is_among
-from jobs.store import Store
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.rows import SETTLED, Row, Settled, settled_row
+from jobs.lanes.openai_batch.api import ADOPT_S, BatchApi
+from jobs.lanes.openai_batch.queue import BatchQueue
+from jobs.lanes.openai_batch.results import Outcome
+from jobs.lanes.openai_batch.rows import Pending, file_line, prepare
+from jobs.lanes.openai_batch.running import POLL_S, Batches, Running
+from jobs.lanes.openai_batch.tasks import BatchTasks
+from jobs.money.reservations import new_name, nonce_of, unfinished
+from jobs.storage.keys import is_among
+from jobs.storage.store import Store
 
 ROWS_A_TURN = 1000
 """Rows made ready before other blocks get the event loop: some 0.1 s."""

@@ -1,8 +1,9 @@
 """The half-price lane: a provider's files and batches API. Hours instead of seconds, half the dollars, no rate limits.
 
 One actor a model is enough: the API is not throughput-bound. It gets blocks of up to 50,000 rows and runs many at once,
-each of which waits for its batches; `jobs.lanes.batching` is the work, `jobs.lanes.batch_api` the calls, `jobs.batches`
-and `jobs.reservations` what outlives the actor. Prefer `engine: openai` where answers are wanted today.
+each of which waits for its batches; `jobs.lanes.openai_batch.asker` is the work, `jobs.lanes.openai_batch.api` the
+calls, `jobs.lanes.openai_batch.manifest` and `jobs.money.reservations` what outlives the actor. Prefer `engine: openai`
+where answers are wanted today.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ from typing import ClassVar
 import aiohttp
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from jobs.lanes.asking import Endpoint
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.batching import BatchAsker
-from jobs.lanes.openai import CONNECT_TIMEOUT_S, OpenAILane, base_url_of, get, key_of
-from jobs.lanes.settled import SETTLED, progress
+from jobs.lanes.openai.endpoint import Endpoint, base_url_of, get, key_of
+from jobs.lanes.openai.lane import CONNECT_TIMEOUT_S, OpenAILane
+from jobs.lanes.openai.rows import SETTLED, progress
+from jobs.lanes.openai_batch.asker import BatchAsker
 
 BLOCKS = 32
 """Blocks under way at once: 1.6 million rows in batches, which the provider's own queue limits well before."""

@@ -1,6 +1,6 @@
 """What a run remembers of the provider batches it made, on its store: enough to settle their rows without the input.
 
-    ledger/batch-<nonce>/grant-000000.json   before all else: dollars and nonce (jobs.reservations)
+    ledger/batch-<nonce>/grant-000000.json   before all else: dollars and nonce (jobs.money.reservations)
     batches/model=ALIAS/batch-<nonce>.parquet  the file's rows, before the upload
     batches/model=ALIAS/batch-<nonce>.json     the provider's ids, once it has told them
     ledger/batch-<nonce>/close.json          all rows are in the journal
@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.journal import Journal
-from jobs.manifest import read_json
-from jobs.reservations import unfinished, unfinished_by_model, write_close
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.money.reservations import unfinished, unfinished_by_model, write_close
+from jobs.storage.manifest import read_json
+from jobs.storage.store import Store
 
 ROWS_SCHEMA = pa.schema(
     [

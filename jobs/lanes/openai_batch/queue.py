@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from jobs.lanes.base import LaneContext
-from jobs.lanes.batch_results import Outcome
-from jobs.lanes.batch_rows import MAX_FILE_BYTES, MAX_REQUESTS, Pending
+from jobs.lanes.openai_batch.results import Outcome
+from jobs.lanes.openai_batch.rows import MAX_FILE_BYTES, MAX_REQUESTS, Pending
 
 QUEUE_WAIT_POLLS, QUEUE_WAIT_LIMIT_S, QUEUE_LIMIT_S = 5, 300.0, 24 * 3600.0
 """A queue found full is tried again after so many polls, then after twice as long, and given up after a day."""

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.answer_rows import Answer
-from jobs.batches import FileRow
-from jobs.lanes.asking import SAME_REFUSALS
+from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
-from jobs.lanes.batch_api import BatchApi, Gone
-from jobs.lanes.batch_rows import Line, Pending, judge_line, read_line, unanswered
-from jobs.lanes.exchange import BILLED_ATTEMPTS
-from jobs.lanes.settled import SETTLED, Settled, settled_row
-from jobs.replies import Verdict, clean, judge
+from jobs.lanes.faults import Verdict, clean, judge
+from jobs.lanes.openai.asker import SAME_REFUSALS
+from jobs.lanes.openai.exchange import BILLED_ATTEMPTS
+from jobs.lanes.openai.rows import SETTLED, Settled, settled_row
+from jobs.lanes.openai_batch.api import BatchApi, Gone
+from jobs.lanes.openai_batch.manifest import FileRow
+from jobs.lanes.openai_batch.rows import Line, Pending, judge_line, read_line, unanswered
 
 QUEUE_FULL = "token_limit_exceeded"
 _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}

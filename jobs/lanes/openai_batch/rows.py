@@ -1,6 +1,6 @@
 """Rows as lines of a batch file, and the lines of its output and error files as what became of the rows. No network.
 
-The rules for one reply are `jobs.replies.judge`'s, as in the synchronous lane. What is a batch's own: an expired or
+The rules for one reply are `jobs.lanes.faults.judge`'s, as in the synchronous lane. What is a batch's own: an expired or
 missing row was not charged and is asked again; a status other than 200 stands inside a line.
 """
 
@@ -10,13 +10,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.answer_rows import Answer, Kind
-from jobs.batches import FileRow
+from jobs.journal.rows import Answer, Kind
 from jobs.lanes.base import LaneContext
-from jobs.lanes.batch_api import ENDPOINT
-from jobs.lanes.exchange import Row
-from jobs.replies import ProviderError, Verdict, clean, judge, read_error
-from jobs.requests import (
+from jobs.lanes.chat import (
     ReplyError,
     RequestError,
     Usage,
@@ -25,6 +21,10 @@ from jobs.requests import (
     parse_completion,
     request_tokens_bound,
 )
+from jobs.lanes.faults import ProviderError, Verdict, clean, judge, read_error
+from jobs.lanes.openai.rows import Row
+from jobs.lanes.openai_batch.api import ENDPOINT
+from jobs.lanes.openai_batch.manifest import FileRow
 from routing.pricing import Price, tokens_cost_usd
 
 MAX_REQUESTS, MAX_FILE_BYTES = 50_000, 200 * 10**6

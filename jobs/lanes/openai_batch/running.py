@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.answer_rows import Answer
-from jobs.batches import Manifest, journaled
 from jobs.errors import LaneDown
-from jobs.journal import JournalWriter
-from jobs.lanes.asking import Endpoint
-from jobs.lanes.batch_api import BatchApi, Gone
-from jobs.lanes.batch_queue import BatchQueue
-from jobs.lanes.batch_results import Outcome, Results
-from jobs.lanes.batch_rows import Pending
-from jobs.lanes.batch_tasks import BatchTasks
-from jobs.reservations import age_s, nonce_of
-from jobs.store import Store
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai_batch.api import BatchApi, Gone
+from jobs.lanes.openai_batch.manifest import Manifest, journaled
+from jobs.lanes.openai_batch.queue import BatchQueue
+from jobs.lanes.openai_batch.results import Outcome, Results
+from jobs.lanes.openai_batch.rows import Pending
+from jobs.lanes.openai_batch.tasks import BatchTasks
+from jobs.money.reservations import age_s, nonce_of
+from jobs.storage.store import Store
 
 FINAL = ("completed", "failed", "expired", "cancelled")
 GONE = "gone"

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import ray
 
-from jobs.allowance import REPORT_S
-from jobs.answer_rows import Answer
 from jobs.errors import HeadgateError, LaneDown
+from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
-from jobs.leases import Report
+from jobs.money.messages import Report
+from jobs.money.sender import REPORT_S
 
 T = TypeVar("T")
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.answer_schema import parsed_column
-from jobs.judge import judged_rows
-from jobs.plan import Assignments
-from jobs.scored import find_keys
-from routing.matching import make_matcher
+from jobs.route.pilot.judged import judged_rows
+from jobs.route.plan.plan import Assignments
+from jobs.spec.response_format import parsed_column
+from jobs.storage.keys import find_keys
+from routing.answers.matching import make_matcher
 
 NOT_ASKED = "open: not asked yet"
 
@@ -42,7 +42,7 @@ class AccountTask:
     """Folder of the pilot's predictions, "" where the router's own stand."""
     has_judge: bool = False
     judged: pa.Table | None = None
-    """What the judge said of the sample: `jobs.judge.judged_quality`."""
+    """What the judge said of the sample: `jobs.route.pilot.judged.judged_quality`."""
     cascade: bool = False
     """The weak model was asked first."""
 

@@ -1,8 +1,8 @@
 """What one bucket says of the run's quality and dollars, small enough to send to the driver as JSON.
 
 Sampled rows go one by one, since every interval is made from them; all other rows as counts and sums by route, which is all
-that the estimates need of them (jobs/measures.py). Cost: one pass over the bucket's columns; texts are looked at in sampled
-rows and in FORM_ROWS others only. Legend: k rows of the bucket, m models.
+that the estimates need of them (jobs/route/account/run_measures.py). Cost: one pass over the bucket's columns; texts are
+looked at in sampled rows and in FORM_ROWS others only. Legend: k rows of the bucket, m models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from routing.structure import structure
+from routing.features.structure import structure
 from routing.text import find_frame, router_text
 
 EXAMPLES = 5
@@ -40,7 +40,7 @@ class BucketRows:
     route: NDArray[np.int8]
     """Ladder index of the plan, -1 for rows that cannot be asked."""
     fold: NDArray[np.int8]
-    """Index into routing.pilot.FOLD_NAMES, -1 outside the sample."""
+    """Index into routing.pilot.folds.FOLD_NAMES, -1 outside the sample."""
     score: NDArray[np.float32]
     is_leader: NDArray[np.bool_]
     predicted: NDArray[np.float64]
@@ -185,7 +185,8 @@ def shown(text: Any) -> str | None:
 
 
 def _form(rows: BucketRows) -> dict[str, Any]:
-    """Rows, sums and sums of squares of `routing.structure.structure`, of the rows with the smallest keys: a random draw."""
+    """Rows, sums and sums of squares of `routing.features.structure.structure`, of the rows with the
+    smallest keys: a random draw."""
     at = np.flatnonzero(rows.route >= 0)
     at = at[np.argsort(rows.row_key[at])[:FORM_ROWS]]
     texts = [router_text(json.loads(rows.messages[i])) for i in at]

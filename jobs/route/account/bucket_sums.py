@@ -1,6 +1,7 @@
 """What a bucket adds to the report: counts, dollars and tokens by model, errors by kind, and the evidence of its quality.
 
-All of it is small enough for JSON, and `jobs/summary.py` adds it up over the buckets. Legend: k rows of the bucket, m models.
+All of it is small enough for JSON, and `jobs/route/account/run_summary.py` adds it up over the buckets. Legend: k rows
+of the bucket, m models.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.evidence import EXAMPLES, BucketRows, evidence
-from jobs.merging import Answers, Bucket
-from jobs.scored import is_among, matrix_of
-from jobs.store import Store
-from routing.pilot import FOLD_NAMES
+from jobs.route.account.bucket import Answers, Bucket
+from jobs.route.account.bucket_evidence import EXAMPLES, BucketRows, evidence
+from jobs.route.score.scored import matrix_of
+from jobs.storage.keys import is_among
+from jobs.storage.store import Store
+from routing.pilot.folds import FOLD_NAMES
 
 HISTOGRAM_BINS = 40
 ERROR_KINDS, ERROR_CHARS = 20, 200

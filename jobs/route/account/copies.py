@@ -18,10 +18,10 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from jobs.journal import Journal
-from jobs.plan import Assignments
-from jobs.scored import is_among, positions
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.route.plan.plan import Assignments
+from jobs.storage.keys import is_among, positions
+from jobs.storage.store import Store
 
 Shared = dict[str, pa.Table]
 """Model → journal rows of leaders; "" → row_key and id of those leaders."""

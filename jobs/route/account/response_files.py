@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from jobs.journal import Journal
-from jobs.manifest import FOLDER, read_json
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.storage.manifest import FOLDER, read_json
+from jobs.storage.store import Store
 
 FILE_BYTES = 128 * 2**20
 """Aimed at; kept input columns come on top, and answers still to come may be longer: between 64 and 512 MB."""

@@ -1,9 +1,9 @@
-"""From the evidence of all buckets to figures with intervals: the driver's side of jobs/evidence.py.
+"""From the evidence of all buckets to figures with intervals: the driver's side of jobs/route/account/bucket_evidence.py.
 
-`routing.estimates.estimate_run` wants route and predictions of all N rows, and uses of the unsampled ones nothing but means by
-route. So they are laid out here by route with the mean prediction of their stratum: exactly the same estimates, and no (N, m)
-table crosses a process. Where the quality of every row can be told (gold), that of the run is counted, not estimated.
-Cost: O(N m) NumPy, some 40 bytes a row and model for a moment. Legend: N rows, n sampled, m models.
+`routing.pilot.estimates.estimate_run` wants route and predictions of all N rows, and uses of the unsampled ones nothing
+but means by route. So they are laid out here by route with the mean prediction of their stratum: exactly the same
+estimates, and no (N, m) table crosses a process. Where the quality of every row can be told (gold), that of the run is
+counted, not estimated. Cost: O(N m) NumPy, some 40 bytes a row and model for a moment. Legend: N rows, n sampled, m models.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.evidence import CATEGORIES, EXAMPLES
-from routing.estimates import Answered, RunEstimates, alternative_usd, estimate_run
-from routing.intervals import bounded_interval
-from routing.metrics import Interval
-from routing.pilot import FOLD_NAMES
-from routing.structure import STRUCTURE
-from routing.upgrades import build_steps
+from jobs.route.account.bucket_evidence import CATEGORIES, EXAMPLES
+from routing.features.structure import STRUCTURE
+from routing.metrics.pair import Interval
+from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
+from routing.pilot.folds import FOLD_NAMES
+from routing.pilot.intervals import bounded_interval
+from routing.upgrades.steps import build_steps
 
 REPORT = FOLD_NAMES.index("report")
 """Rows of the other folds taught the router or chose the cut: they say nothing of how well either did."""
@@ -258,7 +258,7 @@ def examples(parts: Evidence, names: tuple[str, ...]) -> dict[str, list[dict[str
 
 
 def prompt_form(parts: Evidence) -> dict[str, dict[str, float]] | None:
-    """Feature of `routing.features.STRUCTURE` → mean and standard deviation over the run's prompts."""
+    """Feature of `routing.features.hashed.STRUCTURE` → mean and standard deviation over the run's prompts."""
     n = sum(part["form"]["rows"] for part in parts)
     if not n:
         return None

@@ -1,28 +1,27 @@
 """From the sums of all buckets to report.json: money that reconciles, and quality with an interval.
 
-Everything measured comes from jobs/measures.py: figures as {"mean", "low", "high"}, or null where nothing can be said. What the
-page shows and a program may want (jobs/report.py) is put together here, once.
+Everything measured comes from jobs/route/account/run_measures.py: figures as {"mean", "low", "high"}, or null where
+nothing can be said. What the page shows and a program may want (jobs/report/page.py) is put together here, once.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jobs import measures
-from jobs.bucket_sums import HISTOGRAM_BINS
-from jobs.estimate import HOUR_S
-from jobs.evidence import EXAMPLES
-from jobs.journal import Spent
-from jobs.manifest import fingerprint
-from jobs.spec import UNTRAINED_ROUTERS, JobSpec
-from routing.estimates import RunEstimates
-from routing.metrics import Interval
-from routing.routers.base import read_card
+from jobs.journal.reader import Spent
+from jobs.route.account import run_measures as measures
+from jobs.route.account.bucket_evidence import EXAMPLES
+from jobs.route.account.bucket_sums import HISTOGRAM_BINS
+from jobs.route.plan.estimate import HOUR_S
+from jobs.route.score.router import _router_card
+from jobs.spec.job import JobSpec
+from jobs.storage.manifest import fingerprint
+from routing.metrics.pair import Interval
+from routing.pilot.estimates import RunEstimates
 
 PURPOSES = ("answer", "pilot", "shadow", "judge", "cascade")
 
@@ -174,13 +173,6 @@ def _source(spec: JobSpec, rows: int, sample_rows: int) -> str | None:
         return None
     sampled = f"; models on a sample of {sample_rows:,} rows" if sample_rows else ""
     return f"gold column {spec.quality.gold.column}, {rows:,} rows{sampled}"
-
-
-def _router_card(spec: JobSpec) -> dict[str, Any]:
-    """`router.json` of a router on disk; empty for one that needs no training, is elsewhere, or is no longer there."""
-    if spec.router in UNTRAINED_ROUTERS or not (Path(spec.router) / "router.json").is_file():
-        return {}
-    return read_card(spec.router)
 
 
 def _next(still_open: int, errors: int) -> str | None:

@@ -2,9 +2,9 @@
 
     for each bucket: scored/part + plan + the journal's segments of that bucket → its rows of responses/part-NNNNN.parquet
 
-A file is one task, which holds one of its buckets at a time (jobs/response_files.py). The only rows that cross buckets are
-answers with copies elsewhere, read once beforehand (jobs/copies.py). A file is replaced whole and always by one of the same
-rows, so whoever reads the folder sees each row at most once at any moment.
+A file is one task, which holds one of its buckets at a time (jobs/route/account/response_files.py). The only rows that
+cross buckets are answers with copies elsewhere, read once beforehand (jobs/route/account/copies.py). A file is replaced
+whole and always by one of the same rows, so whoever reads the folder sees each row at most once at any moment.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from numpy.typing import NDArray
 
-from jobs.bucket_sums import bucket_sums
-from jobs.copies import Shared, for_bucket, shared_answers
-from jobs.journal import Journal
-from jobs.merging import AccountTask, Answers, Bucket
-from jobs.plan import Assignments
-from jobs.response_files import response_files
-from jobs.spec import JobSpec
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.route.account.bucket import AccountTask, Answers, Bucket
+from jobs.route.account.bucket_sums import bucket_sums
+from jobs.route.account.copies import Shared, for_bucket, shared_answers
+from jobs.route.account.response_files import response_files
+from jobs.route.plan.plan import Assignments
+from jobs.spec.job import JobSpec
+from jobs.storage.store import Store
 
 
 def run_account(

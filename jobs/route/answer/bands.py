@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.plan import Assignments
-from jobs.scored import positions
+from jobs.route.plan.plan import Assignments
+from jobs.storage.keys import positions
 
 MILESTONES = (0.1, 0.5, 0.9, 1.0)
 """Shares of the money for upgrades after which the cut is made again."""
@@ -19,7 +19,6 @@ LEAST_ROWS = 64
 """A band of fewer costs more in starting lanes than its re-cut can mend."""
 HELD_SHARE = 0.3
 """Weak rows held back, as a share of the rows still to upgrade: how far the cut may move down."""
-
 Todo = dict[str, NDArray[np.int64]]
 
 

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from jobs.answer_rows import ANSWER_SCHEMA
 from jobs.errors import SpecError
-from jobs.journal import Journal, segment_name
-from jobs.manifest import FOLDER, Run, read_json
-from jobs.requests import RequestError, answer_key, build_request
-from jobs.spec import JobSpec
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.journal.rows import ANSWER_SCHEMA
+from jobs.journal.segments import segment_name
+from jobs.lanes.chat import RequestError, answer_key, build_request
+from jobs.spec.job import JobSpec
+from jobs.storage.manifest import FOLDER, Run, read_json
+from jobs.storage.store import Store
 
 KEY = pa.binary(16)
 COPY_THREADS = 8

@@ -1,7 +1,7 @@
 """One session of spending: the governor, the lanes, and the order in which rows are sent.
 
     at once: everything whose model is certain        → one wave, side by side
-    where dollars are tight: the dear models' best rows → bands, and the cut made again between them (jobs/bands.py)
+    where dollars are tight: the dear models' best rows → bands, and the cut made again between them (jobs/route/answer/bands.py)
     last: rows that waited for the cut, or have to move → one wave
 
 Nothing starts before there is a row to ask, or a batch to come back to.
@@ -16,22 +16,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs import answer
-from jobs.bands import held_back, next_band
-from jobs.batches import close_settled
-from jobs.bill import is_tight
-from jobs.border import Job, check_lanes, lane_context
 from jobs.errors import LaneDown
-from jobs.journal import Journal, local_dir
-from jobs.manifest import Run
-from jobs.money import Money
-from jobs.plan import Assignments, Plan, limited
-from jobs.planning import Planner, Standing
-from jobs.progress import Progress
-from jobs.recovery import recover_on_all_nodes
-from jobs.reservations import unfinished
-from jobs.scored import is_among
-from jobs.spec import JobSpec
+from jobs.journal.local_log import local_dir
+from jobs.journal.reader import Journal
+from jobs.journal.recovery import recover_on_all_nodes
+from jobs.lanes.openai_batch.manifest import close_settled
+from jobs.money.driver import Money
+from jobs.money.reservations import unfinished
+from jobs.report.progress import Progress
+from jobs.route.answer import waves as answer
+from jobs.route.answer.bands import held_back, next_band
+from jobs.route.answer.lane_contexts import check_lanes, lane_context
+from jobs.route.answer.live import Live
+from jobs.route.answer.waves import limited
+from jobs.route.plan.bill import is_tight
+from jobs.route.plan.plan import Assignments, Plan
+from jobs.route.plan.planner import Planner
+from jobs.route.plan.standing import Standing
+from jobs.route.start import Job
+from jobs.spec.job import JobSpec
+from jobs.storage.keys import is_among
+from jobs.storage.manifest import Run
 
 SETTLE_S = 5.0
 """How long the lanes of a wave that is through may take to end."""
@@ -139,7 +144,7 @@ class Session:
             def stop() -> None:
                 money.stop("stopped by a signal")
 
-            show = money.shower(self.progress)
+            show = Live(money, self.progress)
             self._asking = answer.Asking(
                 job.spec, store, self.planner.parts, contexts, show, job.stopping, stop, money.stop_lane
             )

@@ -4,7 +4,7 @@
 
 One Ray Data execution per model, side by side in threads, each held to its share of the cluster. A last wave moves rows: prompts
 that turned out too long for a model go up the ladder, and rows whose dollars ran out go to the weak model. Where dollars are
-tight, the dear models are asked in bands (jobs/bands.py), best rows first.
+tight, the dear models are asked in bands (jobs/route/answer/bands.py), best rows first.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import ExecutionResources
 
-from jobs.bill import cap_usd
 from jobs.errors import HeadgateError, LaneDown, find_known
-from jobs.journal import Journal
+from jobs.journal.reader import Journal
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, LaneContext
-from jobs.plan import Assignments
-from jobs.reservations import unfinished_by_model
-from jobs.scored import is_among, scored_rows
-from jobs.spec import JobSpec
-from jobs.store import Store
+from jobs.money.reservations import unfinished_by_model
+from jobs.route.plan.plan import Assignments
+from jobs.route.score.scored import scored_rows
+from jobs.spec.job import JobSpec, cap_usd
+from jobs.storage.keys import is_among
+from jobs.storage.store import Store
 
 POLL_S = 0.5
 STOP_S = 7.0
@@ -217,3 +216,11 @@ def _dataset(
     place[np.argsort(-plan.rank[mine], kind="stable")] = np.arange(len(mine))
     order = place[np.argsort(plan.row_key[mine])]
     return scored_rows(store, needed, columns, keys, shadow, order, context.rows_per_block)
+
+
+def limited(todo: dict[str, NDArray[np.int64]], plan: Assignments, limit: int | None) -> dict[str, NDArray[np.int64]]:
+    """`--limit N`: only the N rows with the smallest keys, a random draw of the set."""
+    if limit is None:
+        return todo
+    inside = np.sort(plan.leader[np.argsort(plan.row_key)[:limit]])
+    return {name: keys[np.isin(keys, inside)] for name, keys in todo.items()}

@@ -1,6 +1,6 @@
 """The cascade: the weak model answers first, and the cut is made with what its answers show.
 
-    a head fitted on the pilot (routing/answer_head.py) → the weak model answers every row, but those that surely go up
+    a head fitted on the pilot (routing/answers/head.py) → the weak model answers every row, but those that surely go up
     → quality predicted again, part by part → further answers for rows near the cut → predicted again there → the plan
 
 What the weak answers cost is gone before the cut, for all rows alike, so an upgrade is weighed against the whole price of the
@@ -24,21 +24,22 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from jobs import answer
-from jobs.border import Job
-from jobs.cutting import decide
-from jobs.further import read_agreement, sample_requests
-from jobs.journal import Journal
-from jobs.manifest import Run
-from jobs.plan import Plan, Sample
-from jobs.planning import Planner
-from jobs.scored import is_among, matrix_of, over_parts, predicted_column, read_scored
-from jobs.spec import SAMPLES
-from jobs.spending import Session
-from jobs.store import Store
-from routing.answer_head import MIN_ROWS, AnswerHead, Evidence
+from jobs.journal.reader import Journal
+from jobs.route.answer import waves as answer
+from jobs.route.answer.session import Session
+from jobs.route.pilot.further_answers import read_agreement, sample_requests
+from jobs.route.plan.cut import decide
+from jobs.route.plan.plan import Plan, Sample
+from jobs.route.plan.planner import Planner
+from jobs.route.score.scored import matrix_of, over_parts, predicted_column, read_scored
+from jobs.route.start import Job
+from jobs.spec.sections import SAMPLES
+from jobs.storage.keys import is_among
+from jobs.storage.manifest import Run
+from jobs.storage.store import Store
+from routing.answers.head import MIN_ROWS, AnswerHead, Evidence
 from routing.errors import RoutingError
-from routing.pilot import FOLD_NAMES
+from routing.pilot.folds import FOLD_NAMES
 from routing.text import Frame, router_text
 
 MIN_ABOVE = 30

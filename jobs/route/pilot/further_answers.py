@@ -4,7 +4,7 @@
 
 `ray.data.llm` keeps one output of a request, so n answers are n requests. They have a place of their own in the journal and never
 count as answers. A request's key is a hash of its row's key and its number: nothing is drawn twice, and more samples keep those
-that are there. What is compared is the answer that a text commits to (routing/response_features.py), a letter or a number where
+that are there. What is compared is the answer that a text commits to (routing/answers/features.py), a letter or a number where
 there is one. Cost: n weak calls a row, reserved at the governor like any other.
 """
 
@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.journal import Journal, Spent
+from jobs.journal.reader import Journal
 from jobs.lanes.base import ASK_COLUMNS
-from jobs.requests import digest16
-from jobs.scored import read_scored
-from jobs.spec import SAMPLES, JobSpec
-from jobs.store import Store
-from routing.response_features import extracted_answers
+from jobs.route.score.scored import read_scored
+from jobs.spec.sections import SAMPLES
+from jobs.storage.keys import digest16
+from jobs.storage.store import Store
+from routing.answers.features import extracted_answers
 
 TEMPERATURE = 0.7
 
@@ -80,8 +80,3 @@ def agreement_with(own: NDArray[np.object_], further: NDArray[np.object_]) -> ND
     same = (there & (further == own[:, None])).sum(axis=1)
     result: NDArray[np.float64] = np.where((count > 0) & (own != None), same / np.maximum(count, 1), np.nan)  # noqa: E711
     return result
-
-
-def samples_spent(store: Store, spec: JobSpec) -> Spent:
-    """Dollars of further answers in the journal, also where the job file no longer has a cascade."""
-    return Journal(store).spent(SAMPLES) if SAMPLES in spec.payees else Spent()

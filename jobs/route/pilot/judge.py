@@ -4,7 +4,7 @@
 
 rating: every answer by itself, 1-10, and REPEATS of the requests a second time, to see how far the judge agrees with itself.
 pairwise: every model's answer against the strong model's, in both orders. What is asked and how verdicts are read:
-routing/judging.py. A row with a gold verdict on every answer is not judged; a row that is judged is judged whole.
+routing/answers/llm_judge.py. A row with a gold verdict on every answer is not judged; a row that is judged is judged whole.
 
 A request's key is a hash of all that is sent, so a verdict on these very answers is never asked twice: not after a crash, not for
 another policy, not for two models that said the same. (64 bits: two of 10,000 requests share a key once in 10^11 runs.) Equal
@@ -24,14 +24,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.journal import Journal, Spent
-from jobs.requests import answer_key, build_request, digest16, prompt_tokens_bound
-from jobs.scored import find_keys
-from jobs.spec import JUDGE, JobSpec, JudgeSpec
-from jobs.store import Store
-from routing.judging import (
-    PAIRWISE_SCHEMA,
-    RATING_SCHEMA,
+from jobs.journal.reader import Journal
+from jobs.lanes.chat import answer_key, build_request, prompt_tokens_bound
+from jobs.spec.job import JobSpec, _judge_of
+from jobs.spec.sections import JUDGE, JudgeSpec
+from jobs.storage.keys import digest16
+from jobs.storage.store import Store
+from routing.answers.llm_judge import (
     Message,
     combine_orders,
     pairwise_prompt,
@@ -42,18 +41,14 @@ from routing.judging import (
     rating_quality,
     self_agreement,
 )
-from routing.pilot import draw
+from routing.pilot.folds import draw
 from routing.text import message_text
 
-if TYPE_CHECKING:  # it imports Ray, which those who only read verdicts do without
+if TYPE_CHECKING:
     from jobs.lanes.base import LaneContext
 
-JUDGED = "_judged"
-"""Column of the pilot's quality.parquet: the row's quality is the judge's. No model has a name like this."""
 REPEATS = 30
 """Ratings asked a second time."""
-MAX_TOKENS = 512
-"""Room for a sentence or two and the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +88,7 @@ class Verdicts:
     failed: int
     """Of those asked: without an answer, or with one that holds no verdict."""
     agreement: dict[str, float | int | None]
-    """`routing.judging.Agreement`; None for what cannot be told."""
-
-
-def judge_sampling(spec: JobSpec) -> dict[str, Any]:
-    """Generation parameters of the judge."""
-    judge = _judge_of(spec)
-    if judge.sampling is not None:
-        given = judge.sampling.model_dump(exclude_none=True)
-        return given if {"max_tokens", "max_completion_tokens"} & set(given) else {**given, "max_tokens": MAX_TOKENS}
-    # Reasoning models take no other name for the limit; the job file says which name this model wants.
-    name = "max_completion_tokens" if "max_completion_tokens" in spec.sampling_of(judge.model) else "max_tokens"
-    return {"temperature": 0, name: MAX_TOKENS}
-
-
-def judge_format(spec: JobSpec) -> dict[str, Any]:
-    """The job's `response_format` for the judge's lane."""
-    return {"json_schema": PAIRWISE_SCHEMA if _judge_of(spec).mode == "pairwise" else RATING_SCHEMA}
+    """`routing.answers.llm_judge.Agreement`; None for what cannot be told."""
 
 
 def rows_to_judge(
@@ -240,40 +219,3 @@ def judge_figures(judge: JudgeSpec, verdicts: Verdicts, rows: int) -> dict[str, 
         "model": judge.model, "mode": judge.mode, "rows": rows, "verdicts": verdicts.asked, "failed": verdicts.failed,
         "self_agreement": verdicts.agreement,
     }  # fmt: skip
-
-
-def judge_spent(store: Store, spec: JobSpec) -> Spent:
-    """Dollars of the judge in the journal, also of one that the job file no longer names."""
-    return Journal(store).spent(JUDGE) if JUDGE in spec.payees else Spent()
-
-
-def judged_quality(store: Store, pilot: Mapping[str, Any] | None) -> pa.Table | None:
-    """The rows that the judge of a pilot judged: row_key, and quality by model. None where it had none.
-
-    pilot: its manifest entry, as the bill holds it.
-    """
-    if not pilot or "judge" not in pilot:
-        return None
-    table = store.read_table(f"{pilot['folder']}/quality.parquet")
-    return table.filter(table[JUDGED]).drop_columns(JUDGED)
-
-
-def judged_rows(
-    table: pa.Table | None, row_key: NDArray[np.int64], names: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(k, m) the judge's quality of these rows, NaN where it has none, and (k,) which of them it judged.
-
-    table: `judged_quality` of the run.
-    """
-    quality, judged = np.full((len(row_key), len(names)), np.nan), np.zeros(len(row_key), bool)
-    if table is not None and len(table):
-        at = find_keys(table["row_key"].to_numpy(), row_key)
-        judged = at >= 0
-        for j, name in enumerate(names):
-            quality[judged, j] = table[name].to_numpy()[at[judged]]
-    return quality, judged
-
-
-def _judge_of(spec: JobSpec) -> JudgeSpec:
-    assert spec.quality.judge is not None
-    return spec.quality.judge

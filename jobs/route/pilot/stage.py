@@ -1,12 +1,12 @@
 """The pilot: the sample is answered by every model before the cut, and the router learns from it what it did not know.
 
-    draw (once, kept) → every model answers it → quality: gold, or the judge (jobs/judge.py) → a head on the router's scores,
-    fitted on the fit fold → predictions for all rows → the plan
+    draw (once, kept) → every model answers it → quality: gold, or the judge (jobs/route/pilot/judge.py) → a head on the
+    router's scores, fitted on the fit fold → predictions for all rows → the plan
 
-Folds and their sizes: routing/pilot.py. The head: routing/routers/calibrated.py, which leaves the router as it is where nothing
-does better in cross-validation. Rows that some model has no quality for are left out of the fit. The pilot's answers are answers
-of the run and are never asked again. Cost: the router's own scores are read back, not made again; a head on text costs half a
-millisecond a prompt.
+Folds and their sizes: routing/pilot/folds.py. The head: routing/routers/calibrated/calibrated.py, which leaves the
+router as it is where nothing does better in cross-validation. Rows that some model has no quality for are left out of
+the fit. The pilot's answers are answers of the run and are never asked again. Cost: the router's own scores are read
+back, not made again; a head on text costs half a millisecond a prompt.
 """
 
 from __future__ import annotations
@@ -23,27 +23,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.border import Job, lane_context
-from jobs.journal import Journal
-from jobs.judge import JUDGED, Case, judge_figures, make_docket, read_verdicts, rows_to_judge
-from jobs.manifest import Run
-from jobs.plan import Plan, Sample
-from jobs.planning import Planner
-from jobs.sampling import has_pilot
-from jobs.score import load_artifact, load_router, router_columns
-from jobs.scored import matrix_of, over_parts, positions, predicted_column, read_scored
-from jobs.spec import JUDGE, JobSpec
-from jobs.spending import Session
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.route.answer.lane_contexts import lane_context
+from jobs.route.answer.session import Session
+from jobs.route.pilot.judge import Case, judge_figures, make_docket, read_verdicts, rows_to_judge
+from jobs.route.pilot.judged import JUDGED
+from jobs.route.plan.plan import Plan, Sample
+from jobs.route.plan.planner import Planner
+from jobs.route.score.router import load_artifact, load_router, router_columns
+from jobs.route.score.scored import matrix_of, over_parts, predicted_column, read_scored
+from jobs.route.start import Job
+from jobs.spec.job import JobSpec, has_pilot
+from jobs.spec.sections import JUDGE
+from jobs.storage.keys import positions
+from jobs.storage.manifest import Run
+from jobs.storage.store import Store
+from routing.answers.matching import make_comparer, make_matcher
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.intervals import proportion_interval
-from routing.matching import make_comparer, make_matcher
-from routing.metrics import Interval
-from routing.outcomes import Outcomes
-from routing.pilot import FOLD_NAMES, choose_rank_by
-from routing.policy import POLICY_KINDS
-from routing.routers.calibrated import CalibratedRouter
+from routing.metrics.pair import Interval
+from routing.pilot.folds import FOLD_NAMES
+from routing.pilot.intervals import proportion_interval
+from routing.pilot.rank_choice import choose_rank_by
+from routing.routers.calibrated.calibrated import CalibratedRouter
 from routing.text import Frame, router_text
+from routing.upgrades.policy import POLICY_KINDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.estimate import Estimate
-from jobs.spec import JobSpec
-from routing.upgrades import Cut, Steps
+from jobs.route.plan.estimate import Estimate
+from jobs.spec.job import JobSpec, cap_usd
+from routing.upgrades.cut import Cut
+from routing.upgrades.steps import Steps
 
 if TYPE_CHECKING:
-    from jobs.plan import Assignments, Rows
+    from jobs.route.plan.plan import Assignments
+    from jobs.route.plan.rows import Rows
 
 CURVE_POINTS = 21
 BATCH_WINDOW_S = 24 * 3600.0
@@ -81,12 +83,6 @@ def _curve(steps: Steps) -> list[dict[str, float]]:
         {"share": float(share[i]), "usd": float(dollars[i]), "quality": float(quality[i] / max(1, steps.total_weight))}
         for i in at
     ]
-
-
-def cap_usd(spec: JobSpec) -> float | None:
-    """The most that a run may spend: max_usd and a dollar policy, whichever is less."""
-    caps = [c for c in (spec.max_usd, spec.policy.budget_usd) if c is not None]
-    return min(caps) if caps else None
 
 
 def is_tight(spec: JobSpec, bill: dict[str, Any]) -> bool:

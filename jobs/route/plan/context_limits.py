@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.border import Job
-from jobs.plan import Rows
-from jobs.scored import scored_rows
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
+from jobs.route.plan.rows import Rows
+from jobs.route.score.scored import scored_rows
+from jobs.route.start import Job
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
 
 Counter = Callable[[list[list[dict[str, Any]]]], list[int]]
 
@@ -23,7 +23,9 @@ def token_counter(model: ModelSpec) -> Counter | None:
     """Prompt tokens of chats by the model's own tokenizer; None where that is not at hand."""
     if not (model.tokenizer or model.source):
         return None
-    from jobs.lanes.local import prompt_token_counter  # transformers: a second to import, for those who need it
+    from jobs.lanes.local.model_source import (
+        prompt_token_counter,
+    )  # transformers: a second to import, for those who need it
 
     return prompt_token_counter(model)
 

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.bill import cap_usd, figures
 from jobs.errors import SpecError
-from jobs.estimate import Estimate, judge_usd
-from jobs.groups import Groups, group_rows
-from jobs.plan import Assignments, Paid, Rows, Sample, WeakFirst
-from jobs.sampling import draw_sample, folds_of_rows, keep_promise, most_judged
-from jobs.spec import JobSpec
+from jobs.route.plan.bill import figures
+from jobs.route.plan.estimate import Estimate, judge_usd
+from jobs.route.plan.groups import Groups, group_rows
+from jobs.route.plan.plan import Assignments, Paid, Sample, WeakFirst
+from jobs.route.plan.rows import Rows
+from jobs.route.plan.sampling import draw_sample, folds_of_rows, keep_promise
+from jobs.spec.job import JobSpec, cap_usd, most_judged
 from routing.errors import RoutingError
-from routing.hull import RankBy
-from routing.policy import Policy, require_base_paid
-from routing.upgrades import Cut, Limits, Steps, build_steps, cut, row_ranks, row_scores
+from routing.upgrades.cut import Cut, Limits, cut, row_ranks, row_scores
+from routing.upgrades.hull import RankBy
+from routing.upgrades.policy import Policy, require_base_paid
+from routing.upgrades.steps import Steps, build_steps
 
 
 def policy_of(spec: JobSpec, learnt: RankBy | None = None) -> Policy:

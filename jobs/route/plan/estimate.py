@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.journal import Journal
-from jobs.prices import Rates, model_rates
-from jobs.requests import prompt_tokens_bound
-from jobs.spec import JobSpec
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.lanes.chat import prompt_tokens_bound
+from jobs.route.plan.prices import Rates, model_rates
+from jobs.spec.job import JobSpec
+from jobs.storage.store import Store
 from routing.pricing import Price
 
 MEASURED_ROWS = 30

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import SpecError
-from jobs.plan import Rows
-from jobs.spec import JobSpec
+from jobs.route.plan.rows import Rows
+from jobs.spec.job import JobSpec
 
 
 @dataclass(frozen=True, slots=True)

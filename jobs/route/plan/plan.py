@@ -1,6 +1,6 @@
 """The plan as a table: its columns, its rows in scored/, and its folder in the run.
 
-    scored/ → `Rows` (some 60 bytes a row, in memory) → jobs/cutting.py → `Assignments` → plan/NNNN/
+    scored/ → `Rows` (some 60 bytes a row, in memory) → jobs/route/plan/cut.py → `Assignments` → plan/NNNN/
 
 Plans are numbered: another policy, price or cap is the same job planned again, and what is answered stays answered.
 Legend: n rows of the input, m models in ladder order, k rows of the sample.
@@ -11,38 +11,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.manifest import Run, fingerprint, read_json
-from jobs.scored import matrix_of, read_scored
-from jobs.spec import JobSpec
-from jobs.store import Store
-from routing.hull import RankBy
-
-COLUMNS = ["row_key", "row", "bucket", "content_key", "id_key", "prompt_bytes", "input_error", "predicted"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What planning needs of every row, in input order. Legend: n rows, m models."""
-
-    row_key: NDArray[np.int64]
-    bucket: NDArray[np.int32]
-    content_key: NDArray[Any]
-    id_key: NDArray[Any]
-    prompt_bytes: NDArray[np.int64]
-    error: NDArray[np.bool_]
-    predicted: NDArray[np.float32]
-    """(n, m); NaN where the row has an error."""
-    raw: NDArray[np.float32] | None = None
-    """(n, m) what the router said before a pilot recalibrated it: orders the ties that calibration makes."""
+from jobs.spec.job import JobSpec
+from jobs.storage.manifest import Run, fingerprint, read_json
+from jobs.storage.store import Store
+from routing.upgrades.hull import RankBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +35,7 @@ class Assignments:
     model: NDArray[np.int8]
     """Ladder index, -1 for rows that cannot be asked."""
     fold: NDArray[np.int8]
-    """Index into routing.pilot.FOLD_NAMES for rows of the sample, which every model answers; -1 for the others."""
+    """Index into routing.pilot.folds.FOLD_NAMES for rows of the sample, which every model answers; -1 for the others."""
     router_score: NDArray[np.float32]
     rank: NDArray[np.float64]
     cost_usd: NDArray[np.float64]
@@ -86,7 +65,7 @@ class Sample:
     row_key: NDArray[np.int64]
     """(k,)."""
     fold: NDArray[np.int8]
-    """(k,) index into routing.pilot.FOLD_NAMES."""
+    """(k,) index into routing.pilot.folds.FOLD_NAMES."""
     quality: NDArray[np.float64] | None = None
     """(k, m) measured; NaN where it cannot be told. None before the pilot is answered."""
     rank_by: RankBy | None = None
@@ -130,28 +109,6 @@ class Plan:
     number: int
     assignments: Assignments
     bill: dict[str, Any]
-
-
-def read_rows(store: Store, parts: Sequence[dict[str, Any]]) -> Rows:
-    """The planning columns of scored/, in input order."""
-    table = read_scored(store, parts, COLUMNS)
-    table = table.take(pc.sort_indices(table["row"]))
-    return Rows(
-        row_key=table["row_key"].to_numpy(),
-        bucket=table["bucket"].to_numpy(),
-        content_key=_key_pairs(table["content_key"]),
-        id_key=_key_pairs(table["id_key"]),
-        prompt_bytes=table["prompt_bytes"].to_numpy().astype(np.int64),
-        error=pc.not_equal(table["input_error"], "").to_numpy(),
-        predicted=matrix_of(table["predicted"]),
-    )
-
-
-def _key_pairs(column: pa.ChunkedArray) -> NDArray[Any]:
-    """(n, 2) int64 of a column of 16-byte keys."""
-    array = column.combine_chunks()
-    raw = np.frombuffer(array.buffers()[1], np.int64)
-    return raw[2 * array.offset : 2 * (array.offset + len(array))].reshape(-1, 2)
 
 
 def plan_fingerprint(run: Run, spec: JobSpec) -> str:
@@ -202,11 +159,3 @@ def write_plan(store: Store, number: int, assignments: Assignments, bill: dict[s
     body = json.dumps(bill | {"number": number, "made_at": time.time()}, indent=1, default=str)
     store.create(f"{folder}/bill.json", body.encode())
     return Plan(number, assignments, json.loads(body))
-
-
-def limited(todo: dict[str, NDArray[np.int64]], plan: Assignments, limit: int | None) -> dict[str, NDArray[np.int64]]:
-    """`--limit N`: only the N rows with the smallest keys, a random draw of the set."""
-    if limit is None:
-        return todo
-    inside = np.sort(plan.leader[np.argsort(plan.row_key)[:limit]])
-    return {name: keys[np.isin(keys, inside)] for name, keys in todo.items()}

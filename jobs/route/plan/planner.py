@@ -8,7 +8,7 @@ keeps the planned dollars of the bill that the user saw. Cost: one pass over sco
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,46 +17,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.answer_rows import RANKS
-from jobs.bill import cap_usd, hours, is_tight
-from jobs.border import Border, Job
-from jobs.context_limits import find_too_long, token_counter
-from jobs.cutting import decide, policy_of
 from jobs.errors import SpecError
-from jobs.estimate import Estimate, estimate_all
-from jobs.further import samples_spent
-from jobs.groups import Groups, group_rows
-from jobs.journal import Journal
-from jobs.judge import judge_spent
-from jobs.manifest import Run, fingerprint
-from jobs.money import stranded
-from jobs.plan import (
-    Paid,
-    Plan,
-    Rows,
-    Sample,
-    WeakFirst,
-    latest_plan,
-    load_plan,
-    plan_fingerprint,
-    read_rows,
-    write_plan,
-)
-from jobs.requests import build_request
-from jobs.sampling import has_pilot
-from jobs.scored import is_among, matrix_of, positions
-from jobs.spec_models import Model
+from jobs.journal.reader import Journal
+from jobs.journal.rows import RANKS
+from jobs.lanes.chat import build_request
+from jobs.money.spent import judge_spent, samples_spent, stranded
+from jobs.route.plan.bill import hours, is_tight
+from jobs.route.plan.context_limits import find_too_long, token_counter
+from jobs.route.plan.cut import decide, policy_of
+from jobs.route.plan.estimate import Estimate, estimate_all
+from jobs.route.plan.groups import Groups, group_rows
+from jobs.route.plan.plan import Paid, Plan, Sample, WeakFirst, latest_plan, load_plan, plan_fingerprint, write_plan
+from jobs.route.plan.rows import Rows, read_rows
+from jobs.route.plan.standing import Standing
+from jobs.route.score.scored import matrix_of
+from jobs.route.start import Border, Job
+from jobs.spec.fields import Model
+from jobs.spec.job import cap_usd, has_pilot
+from jobs.storage.keys import is_among, positions
+from jobs.storage.manifest import Run, fingerprint
 
 KEPT_OF_THE_BILL = ("planned_usd", "range_usd", "bound_usd", "curve", "request", "hours", "assumptions")
 """What a re-cut leaves as the user saw it before the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a run stands between two bands: read once, since it takes a pass over the journal."""
-
-    paid: Paid
-    estimates: dict[str, Estimate]
 
 
 class Planner:

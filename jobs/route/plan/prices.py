@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from jobs.errors import SpecError
-from jobs.spec import JobSpec
-from jobs.spec_models import ModelSpec, PerMillion
+from jobs.spec.job import JobSpec
+from jobs.spec.models import ModelSpec, PerMillion
 from routing.errors import RoutingError
 from routing.pricing import Price, default_price, half_price, tier_price
 

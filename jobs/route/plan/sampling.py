@@ -1,7 +1,7 @@
 """The rows that every model answers, and what the cut may promise by them.
 
-    draw by a hash of the row key → folds (routing/pilot.py) → answered and measured → the cheapest cut that the select fold
-    vouches for (routing/guarantee.py)
+    draw by a hash of the row key → folds (routing/pilot/folds.py) → answered and measured → the cheapest cut that the select fold
+    vouches for (routing/pilot/guarantee.py)
 
 Legend: n rows, g groups, m models, k rows of the sample.
 """
@@ -14,25 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.groups import Groups
-from jobs.plan import Rows, Sample
-from jobs.scored import find_keys, positions
-from jobs.spec import JobSpec
-from routing.guarantee import agreement_margins, candidate_cuts, promise, quality_margins
-from routing.intervals import LEVEL
-from routing.pilot import FOLD_NAMES, FoldSizes, affordable, assign_folds, draw, fold_sizes, stopping
-from routing.upgrades import Cut, Steps, cut_at
-
-
-def has_pilot(spec: JobSpec) -> bool:
-    """The sample is answered before the cut: its quality can be told, so that the cut learns from it."""
-    quality = spec.quality
-    return spec.sample is not None and any((quality.matcher, quality.judge, spec.policy.guarantee))
-
-
-def most_judged(spec: JobSpec) -> int | None:
-    """How many rows of the sample the judge sees at most; None where no number is given."""
-    return spec.quality.judge.rows if spec.quality.judge else None
+from jobs.route.plan.groups import Groups
+from jobs.route.plan.plan import Sample
+from jobs.route.plan.rows import Rows
+from jobs.spec.job import JobSpec, has_pilot, most_judged
+from jobs.storage.keys import find_keys, positions
+from routing.pilot.folds import FOLD_NAMES, FoldSizes, affordable, assign_folds, draw, fold_sizes, stopping
+from routing.pilot.guarantee import agreement_margins, candidate_cuts, promise, quality_margins
+from routing.pilot.intervals import LEVEL
+from routing.upgrades.cut import Cut, cut_at
+from routing.upgrades.steps import Steps
 
 
 def draw_sample(

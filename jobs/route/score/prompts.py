@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jinja2
 import jinja2.meta
 import jinja2.sandbox
 
 from jobs.errors import SpecError
-from jobs.inputs import Record, whole
-from jobs.spec import JobSpec
-from routing.text import router_text
+from jobs.route.score.records import Record
+from jobs.spec.job import JobSpec
+from routing.text import router_text, whole
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 BATCH_FIELDS_NOT_SENT = ("model", "messages", "stream", "stream_options")

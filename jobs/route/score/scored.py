@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from numpy.typing import NDArray
 
-from jobs.store import Store
+from jobs.storage.keys import is_among
+from jobs.storage.store import Store
 
 READ_CPUS = 0.5
 HERE_ROWS = 1_000
@@ -125,38 +125,6 @@ def _read_part(
         table = table.append_column("sample", pa.array(marks))
         added.append("sample")
     return table.select([*columns, *added])
-
-
-def is_among(values: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of `values` are in the sorted array `wanted`. O(n log k)."""
-    if not len(wanted):
-        return np.zeros(len(values), bool)
-    at = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
-    return np.asarray(wanted[at] == values)
-
-
-def find_keys(
-    keys: NDArray[np.int64], wanted: NDArray[np.int64], by_key: NDArray[np.intp] | None = None
-) -> NDArray[np.intp]:
-    """(k,) index in `keys` (n,) of each of `wanted` (k,); -1 for a key that is not there. O((n + k) log n).
-
-    keys: each once, in any order. by_key: their argsort, for who looks things up more than once.
-    """
-    if not len(keys):
-        return np.full(len(wanted), -1, np.intp)
-    order = np.argsort(keys) if by_key is None else by_key
-    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-    return np.asarray(np.where(keys[at] == wanted, at, -1))
-
-
-def positions(
-    keys: NDArray[np.int64], wanted: NDArray[np.int64], by_key: NDArray[np.intp] | None = None
-) -> NDArray[np.intp]:
-    """`find_keys` where every key must be there. Raises KeyError for one that is not: another run's key has no row here."""
-    at = find_keys(keys, wanted, by_key)
-    if len(at) and at.min() < 0:
-        raise KeyError(f"row_key {wanted[at < 0][0]} is none of the {len(keys):,} rows of the run")
-    return at
 
 
 def matrix_of(predicted: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:

@@ -9,8 +9,6 @@ a shard that is written twice (a retried task) is the same file with the same co
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-from numpy.typing import NDArray
 
 from jobs.errors import InputError
-from jobs.filesystems import storage_errors
-from jobs.inputs import InputFile, column_types, columns_of, fit, make_splits, read_records, whole
-from jobs.prompts import Prompt, PromptReader
-from jobs.requests import content_key, digest16, prompt_tokens_bound
-from jobs.scored import predicted_column
-from jobs.spec import UNTRAINED_ROUTERS, JobSpec
-from jobs.store import Store
-from routing import routers
-from routing.errors import RoutingError
-from routing.routers.base import Router
-from routing.text import Frame, find_frame
+from jobs.lanes.chat import prompt_tokens_bound
+from jobs.route.score.columns import column_types, columns_of, fit
+from jobs.route.score.files import InputFile, make_splits
+from jobs.route.score.prompts import Prompt, PromptReader
+from jobs.route.score.records import read_records
+from jobs.route.score.router import load_router, router_columns
+from jobs.route.score.scored import predicted_column
+from jobs.spec.job import UNTRAINED_ROUTERS, JobSpec
+from jobs.storage.filesystems import storage_errors
+from jobs.storage.keys import content_key, digest16, row_keys
+from jobs.storage.store import Store
+from routing.text import Frame, find_frame, whole
 
 SHARD_ROWS = 50_000
 SHARD_BYTES = 48 * 2**20
@@ -70,18 +68,6 @@ def plan_score(spec: JobSpec, files: list[InputFile]) -> ScorePlan:
     return ScorePlan(
         spec, reader, files, types, id_type if pa.types.is_integer(id_type) else pa.string(), find_frame(texts)
     )
-
-
-def row_keys(position: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Row keys of input positions (file number << 40 | row number), the finaliser of SplitMix64 (Steele et al. 2014).
-
-    A bijection on 64 bits: keys are unique because positions are, and in pseudo-random order, so that ties broken by key and
-    samples drawn by key favour no part of the input.
-    """
-    z = position.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z ^ (z >> np.uint64(31))).view(np.int64)
 
 
 def shard_schema(plan: ScorePlan) -> pa.Schema:
@@ -158,58 +144,6 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> dict[str
         "id_key": digest16(str(identity)), "prompt_bytes": n_bytes, "input_error": whole(error),
         "gold": prompt.gold, "keep": keep,
     }  # fmt: skip
-
-
-def load_router(spec: JobSpec) -> Router:
-    """The job's router: an artifact directory (any storage) or one that needs no training. Raises RoutingError."""
-    if spec.router in UNTRAINED_ROUTERS:
-        return routers.create(spec.router, models=spec.names)
-    return load_artifact(spec.router)
-
-
-def load_artifact(uri: str) -> Router:
-    """The router in an artifact directory on any storage. Raises RoutingError."""
-    source = Store(uri)
-    folder = Path(source.root)
-    if not source.is_local:
-        folder = Path(tempfile.mkdtemp(prefix="headgate-router-"))
-        for name in source.list():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(source.read(name))
-    try:
-        return routers.load(folder)
-    finally:
-        if not source.is_local:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def router_columns(router: Router, spec: JobSpec) -> list[int]:
-    """Which column of the router's prediction belongs to each model of the job, in ladder order.
-
-    Names are the job's aliases, the provider's names, or what `router_models:` maps them to; a pair of models of other names is
-    taken in its order (weak, strong), since a pairwise router transfers to other pairs. Raises RoutingError otherwise.
-    """
-    known = {name: i for i, name in enumerate(router.models_)}
-    # A slip in a mapping must not fall back to another name, or to the order of a pair.
-    for alias, name in spec.router_models.items():
-        if alias not in spec.names or name not in known:
-            raise RoutingError(
-                f"router_models: {alias!r} is mapped to {name!r}; the job's models are {', '.join(spec.names)}, those of"
-                f" {spec.router} are {', '.join(router.models_)}"
-            )
-    columns = []
-    for alias in spec.names:
-        model = spec.models[alias]
-        choices = [spec.router_models.get(alias), alias, model.model, model.source]
-        columns.append(next((known[c] for c in choices if c in known), -1))
-    if -1 not in columns:
-        return columns
-    if len(spec.names) == len(router.models_) == 2 and columns == [-1, -1]:
-        return [0, 1]
-    missing = ", ".join(alias for alias, column in zip(spec.names, columns, strict=True) if column < 0)
-    raise RoutingError(
-        f"router: {spec.router} knows {', '.join(router.models_)}, not {missing}; map the names under router_models:"
-    )
 
 
 class Scorer:

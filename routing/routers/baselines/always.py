@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.routers.base import Router, TrainingData, as_outcomes, check_models
+from routing.routers.base import Router, check_models
 
 
 class AlwaysRouter(Router):

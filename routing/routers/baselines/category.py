@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.neighbours import NeighbourIndex, unit_rows
-from routing.outcomes import Outcomes
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.text import TextRouter
+from routing.data.outcomes import Outcomes
+from routing.data.training_data import TrainingData, as_outcomes
+from routing.features.neighbours import NeighbourIndex, unit_rows
+from routing.routers.text.base import TextRouter
 
 STRENGTHS = np.concatenate([np.logspace(-1, 3, 25), [1e9]])
 """Rows' worth of overall mean; the last one leaves no difference between categories."""

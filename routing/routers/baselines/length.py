@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.routers.base import Router, TrainingData, as_outcomes, check_models
+from routing.data.training_data import TrainingData, as_outcomes
+from routing.routers.base import Router, check_models
 
 HALF_LENGTH = 400.0
 """Characters at which the unfitted router sees no difference: between the means of GSM8K (240) and MMLU (466)."""

@@ -13,7 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.routers.base import Router, TrainingData, as_outcomes, check_models
+from routing.data.training_data import TrainingData, as_outcomes
+from routing.routers.base import Router, check_models
 
 
 class RandomRouter(Router):

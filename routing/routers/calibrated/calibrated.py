@@ -2,12 +2,13 @@
 
 Five heads compete by cross-validation inside the pilot. The most trusted, "blend" (heads.py), joins the base router's
 score with what routers/auto.py trusts most with some hundred rows: a Gaussian process and a forest, and a forest that sees
-the base router's sentence encoder, averaged, fitted on the pilot. The others change less: the base router as it is; isotonic and
-Platt maps of its scores (`routing.calibration`); a ridge on them with text vectors and structure counts of the prompt. One of
-these is taken only where it leads by two standard errors (`auto.clearly_best`): the best of five on some hundred rows is mostly
-luck. The base router is asked once for the pilot's prompts; a fit costs `n_folds` + 1 of the pilot's routers, half a minute
-for a thousand rows. Predict: the base router, plus some 0.7 ms a prompt where the blend won.
-Legend: n prompts, m models of the pilot, b models of the base router, d dimensions of text and structure.
+the base router's sentence encoder, averaged, fitted on the pilot. The others change less: the base router as it is;
+isotonic and Platt maps of its scores (`routing.routers.calibrated.calibration`); a ridge on them with text vectors and
+structure counts of the prompt. One of these is taken only where it leads by two standard errors (`auto.clearly_best`):
+the best of five on some hundred rows is mostly luck. The base router is asked once for the pilot's prompts; a fit costs
+`n_folds` + 1 of the pilot's routers, half a minute for a thousand rows. Predict: the base router, plus some 0.7 ms a
+prompt where the blend won. Legend: n prompts, m models of the pilot, b models of the base router, d dimensions of text
+and structure.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.calibration import METHODS, Calibration, fit_calibration
+from routing.data.outcomes import Outcomes, split_by_prompt
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.feature_cache import FeatureCache, active_cache, using
-from routing.outcomes import Outcomes, split_by_prompt
+from routing.features.cache import FeatureCache, active_cache, using
 from routing.routers.auto import AutoRouter
-from routing.routers.base import Router, TrainingData, as_outcomes, read_card
-from routing.routers.heads import TRUSTED, UNMATCHED, Blend, clear_winner, criterion, fit_ridge, held_out
-from routing.routers.text import TextRouter
+from routing.routers.base import Router, read_card
+from routing.routers.calibrated.calibration import METHODS, Calibration, fit_calibration
+from routing.routers.calibrated.heads import TRUSTED, UNMATCHED, Blend, clear_winner, criterion, fit_ridge, held_out
+from routing.routers.text.base import TextRouter
 
 HEADS = ("none", *METHODS, "ridge", "blend")
 MIN_PILOT = 20
@@ -82,7 +84,7 @@ class CalibratedRouter(TextRouter):
         self._base_digest = b""
 
     def fit(self, data: TrainingData) -> Self:
-        from routing.routers import create  # the registry imports this module
+        from routing.routers.registry import create  # the registry imports this module
 
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
@@ -150,7 +152,7 @@ class CalibratedRouter(TextRouter):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read all artifacts. Raises RoutingError where one is missing, damaged, or not of the others."""
-        from routing.routers import load  # the registry imports this module
+        from routing.routers.registry import load  # the registry imports this module
 
         router = super().load(directory)
         router.base_ = load(Path(directory) / "base")

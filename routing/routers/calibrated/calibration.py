@@ -21,10 +21,8 @@ from routing.errors import RoutingError
 
 Method: TypeAlias = Literal["isotonic", "platt"]
 METHODS: tuple[Method, ...] = ("isotonic", "platt")
-
 TILT = 1e-3
 """Share of a straight line in an isotonic map: tells float32 scores apart, moves no value by more than 0.001."""
-
 Floats = NDArray[np.float64]
 
 

@@ -18,11 +18,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.calibration import METHODS, fit_calibration
-from routing.metrics import apgr
+from routing.metrics.pair import apgr
 from routing.routers.auto import clearly_best, pair_merit
-from routing.routers.linear import ridge
-from routing.routers.text import regress_each
+from routing.routers.calibrated.calibration import METHODS, fit_calibration
+from routing.routers.text.base import regress_each
+from routing.routers.text.linear import ridge
 
 FORMS = ("none", *METHODS)
 """The base router's score in three forms, which rank nearly alike."""
@@ -37,7 +37,6 @@ SURE = 3.0
 200 rows (MMLU, GSM8K), and lost .02 of APGR with it."""
 SPREAD = 1e-6
 """Standard deviation below which scores say nothing: they come in single precision."""
-
 Floats = NDArray[np.float64]
 
 

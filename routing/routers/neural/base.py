@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
+from routing.features.encoder import micro_batches
 from routing.routers.base import Router, read_card
-from routing.training import Progress, Recipe, choose_device, hold_out, micro_batches, train
+from routing.routers.neural.training import Progress, Recipe, choose_device, hold_out, train
 
 FOLDER = "model"
 """The Hugging Face folder inside an artifact."""
@@ -38,7 +39,7 @@ class NeuralRouter(Router):
     """
 
     on_progress: Progress | None = None
-    """Set by the caller before `fit`, never saved: hears steps, loss and validation loss (`routing.training`)."""
+    """Set by the caller before `fit`, never saved: hears steps, loss and validation loss (`routing.routers.neural.training`)."""
 
     def __init__(
         self,

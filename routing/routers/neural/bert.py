@@ -4,7 +4,7 @@ Of battles between two models it learns three labels (strong wins, tie, weak win
 tie counting for the weak model, as in RouteLLM, whose hub checkpoints `from_classifier` turns into an artifact. Of
 outcomes (and of battles between more than two models, each a row that knows its two sides) it learns one sigmoid per
 model by binary cross-entropy on soft labels, unknown ones masked: expected quality, for any number of models. Cost at
-full size: `routing.training_cost`. Below some thousand rows a linear router on embeddings learns more from less.
+full size: `benchmarks.training_cost`. Below some thousand rows a linear router on embeddings learns more from less.
 Legend: n prompts, m models, b rows of a batch, d width, L outputs of the head.
 """
 
@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.preferences import Preferences
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.preferences import Preferences
-from routing.routers.base import TrainingData, as_outcomes, check_models
-from routing.routers.neural import NeuralRouter, autocast, clean, pretrained_model, pretrained_tokenizer
-from routing.training import seeded
+from routing.routers.base import check_models
+from routing.routers.neural.base import NeuralRouter, autocast, clean, pretrained_model, pretrained_tokenizer
+from routing.routers.neural.training import seeded
 
 POOLINGS = ("mean", "cls", "classifier")
 BATTLE_LABELS = 3

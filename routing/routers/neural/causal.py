@@ -5,7 +5,7 @@ tokens a prompt). Two models: only the weak one is asked about, and the win rate
 Another number of models: one pass per model, whose name stands in the instruction, and its expected quality is the
 mean of (score - 1) / 4. Labels: known quality in five steps (right 5, wrong 1); of a pair's battles, how the weak
 model fared: won 5, tie 4 (a tie counts for the weak model), lost 1. Fine-tuned by LoRA (extra `lora`), merged when
-done, or in full, on the cross-entropy over the five labels. Cost at full size: `routing.training_cost`.
+done, or in full, on the cross-entropy over the five labels. Cost at full size: `benchmarks.training_cost`.
 
 The folder `model/` of the artifact is an ordinary checkpoint: vLLM loads it, takes `token_ids`, and gives the same
 distribution with `logprobs_mode="processed_logprobs"` and `SamplingParams(max_tokens=1, logprobs=5,
@@ -22,11 +22,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.preferences import Preferences
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.preferences import Preferences
-from routing.routers.base import TrainingData, as_outcomes, check_models
-from routing.routers.neural import NeuralRouter, autocast, clean, place, pretrained_model, pretrained_tokenizer
-from routing.training import choose_device, seeded
+from routing.routers.base import check_models
+from routing.routers.neural.base import NeuralRouter, autocast, clean, place, pretrained_model, pretrained_tokenizer
+from routing.routers.neural.training import choose_device, seeded
 
 INSTRUCTION = (
     "How well would a language model answer the request below? Rate its answer from 1 (wrong or useless) to 5 (right"

@@ -3,7 +3,7 @@
 AdamW, linear warm-up and decay, gradients clipped at 1; bf16 autocast on a GPU, float32 elsewhere. Every step takes
 `batch_size` random rows, sorts them by length and works through them in micro-batches of `tokens_per_batch` padded
 tokens, so memory depends on the budget and not on the batch. Cost of a full fine-tune: 6 FLOPs per parameter and
-token (`routing.training_cost` has the table). torch is imported in the functions: a job whose router needs none
+token (`benchmarks.training_cost` has the table). torch is imported in the functions: a job whose router needs none
 should not wait for it.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
+from routing.features.encoder import micro_batches
 
 WARMUP_SHARE = 0.05
 """Of the steps; without it Adam's first steps, made on a handful of gradients, undo some of the pretraining."""
@@ -29,10 +30,6 @@ VALIDATION_ROWS = 256
 """At most so many rows are held out: ten passes over them cost 3 % of 2,000 steps of 16 rows."""
 FEWEST_PROMPTS = 20
 """Below so many different prompts nothing is held out."""
-
-FILL = 0.8
-"""Shortest row of a micro-batch, as a share of its longest."""
-
 Progress: TypeAlias = Callable[[dict[str, Any]], None]
 """Takes {"step", "steps", "loss" (mean since the last report), "validation_loss" (null without held-out rows),
 "learning_rate"}."""
@@ -52,24 +49,6 @@ class Recipe:
     tokens_per_batch: int
     """Padded tokens of one forward and backward pass."""
     seed: int
-
-
-def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.intp]]:
-    """Row numbers, longest first (memory trouble shows at once), each batch within `budget` padded tokens.
-
-    A batch ends early at a row shorter than `FILL` of its longest, once it holds an eighth of the budget: few rows of
-    very different lengths would be padding for the most part otherwise.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    longest_first = -np.asarray(lengths)[order]
-    start = 0
-    while start < len(order):
-        longest = max(1, -int(longest_first[start]))
-        even = int(np.searchsorted(longest_first, -FILL * longest, side="right"))
-        stop = min(start + budget // longest, max(even, start + budget // (8 * longest)))
-        stop = max(start + 1, stop)
-        yield order[start:stop]
-        start = stop
 
 
 def choose_device() -> str:

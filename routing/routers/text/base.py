@@ -15,14 +15,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.features.space import TextSpace
 from routing.routers.base import Router
-from routing.routers.space import TextSpace
 
 CHUNK_ROWS = 8192
 """Prompts predicted at once, at most."""
 CHUNK_CHARS = 4_000_000
 """Characters predicted at once (one prompt more at most): 300 prompts of a long context, 8,192 of 490 characters."""
-
 Floats = NDArray[np.float64]
 
 

@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.preferences import Preferences
+from routing.data.tiers import win_rates
+from routing.data.training_data import TrainingData
 from routing.errors import RoutingError
-from routing.preferences import Preferences
-from routing.routers.base import TrainingData, check_models
-from routing.routers.text import LinearTextRouter
-from routing.tiers import win_rates
+from routing.routers.base import check_models
+from routing.routers.text.base import LinearTextRouter
 
 TIES = ("half", "drop")
 

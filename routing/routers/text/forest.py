@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.features import make_features
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.gp import residual_targets, within_unit
-from routing.routers.text import TextRouter
+from routing.features.registry import make_features
+from routing.routers.text.base import TextRouter
+from routing.routers.text.gp import residual_targets, within_unit
 
 MIN_ROWS = 10
 """Fewer rows say nothing beyond each model's mean."""
@@ -29,7 +29,6 @@ LEAF, MAX_FEATURES = 8, 0.3
 BLOCK = 2048
 """Prompts walked at once: 150 trees keep 2.4 MB of positions."""
 TREE = ("feature", "threshold", "children", "value", "roots")
-
 Floats = NDArray[np.float64]
 
 

@@ -20,11 +20,11 @@ import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
 
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.features import make_features
-from routing.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights, n_kernels
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.text import TextRouter
+from routing.features.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights, n_kernels
+from routing.features.registry import make_features
+from routing.routers.text.base import TextRouter
 
 MIN_ROWS = 10
 """Fewer rows say nothing beyond each model's mean."""

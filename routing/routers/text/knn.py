@@ -2,7 +2,8 @@
 
 Well-tuned kNN ties or beats most learned routers (arXiv 2505.12601): the bar. Exact search by blocked matrix
 products, O(n N (k + s)) for N training rows: about 0.5 ms a prompt at N = 14,000 on one core. A million
-training rows stay within the memory of their float16 vectors (`routing.neighbours`). Legend: n prompts, m models, N training rows.
+training rows stay within the memory of their float16 vectors (`routing.features.neighbours`). Legend: n prompts, m
+models, N training rows.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.neighbours import NeighbourIndex, unit_rows
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.text import TextRouter
+from routing.features.neighbours import NeighbourIndex, unit_rows
+from routing.routers.text.base import TextRouter
 
 
 class KNNRouter(TextRouter):

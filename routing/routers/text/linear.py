@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.text import Floats, LinearTextRouter, regress_each
+from routing.data.training_data import TrainingData, as_outcomes
+from routing.routers.text.base import Floats, LinearTextRouter, regress_each
 
 ALPHAS = np.logspace(-3, 3, 13)
 

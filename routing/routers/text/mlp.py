@@ -14,16 +14,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.text import TextRouter
+from routing.routers.text.base import TextRouter
 
 MIN_ROWS = 20
 """Fewer rows cannot both train and stop a net; the router then predicts each model's mean."""
 BATCH, LEARNING_RATE, PATIENCE = 64, 1e-3, 8
 BLOCK = 64
 """Prompts per matrix product, short blocks padded: BLAS sums every row the same way, alone and in a batch."""
-
 Arrays = dict[str, NDArray[np.float32]]
 SHAPES = ("w1", "b1", "w2", "b2", "w3", "b3")
 

@@ -19,12 +19,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from routing.data.preferences import Preferences
+from routing.data.tiers import Tiers, bradley_terry, make_tiers, ratings, win_rates
+from routing.data.training_data import TrainingData
 from routing.errors import RoutingError
-from routing.neighbours import unit_rows
-from routing.preferences import Preferences
-from routing.routers.base import TrainingData, check_models
-from routing.routers.text import TextRouter
-from routing.tiers import Tiers, bradley_terry, make_tiers, ratings, win_rates
+from routing.features.neighbours import unit_rows
+from routing.routers.base import check_models
+from routing.routers.text.base import TextRouter
 
 BLOCK = 32
 """Queries per matrix product; short blocks are padded to it, so that a query's sums do not depend on its batch."""

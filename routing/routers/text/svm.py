@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.routers.base import TrainingData, as_outcomes
-from routing.routers.text import Floats, LinearTextRouter, regress_each
+from routing.routers.text.base import Floats, LinearTextRouter, regress_each
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 CHOICE_ROWS = 3000

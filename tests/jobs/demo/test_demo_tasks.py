@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.demo import tasks as demo
+from jobs.demo import train_models
 from jobs.demo.greedy import greedy_answers, render
 from jobs.demo.train_models import CONTEXT, build_tokenizer, encode
 
-MODELS = Path(demo.__file__).parent / "models"
+MODELS = Path(train_models.__file__).parent / "models"
 SPLITS: tuple[demo.Split, ...] = ("train", "outcomes", "demo")
 
 

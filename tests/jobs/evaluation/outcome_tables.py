@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from routing.outcomes import Outcomes
+from routing.data.outcomes import Outcomes
 
 TOPICS = {"algebra": "solve the equation for x and simplify", "poetry": "write a verse about the river at night"}
 

@@ -14,15 +14,16 @@ from outcome_tables import two_topics
 
 from jobs import cli
 from jobs.errors import HeadgateError, InputError, SpecError
-from jobs.evaluate import EvaluateOptions, figures_only, run_evaluate
-from jobs.evaluation.measure import FIGURES, Trial, figures
+from jobs.evaluation.evaluate import figures_only, run_evaluate
+from jobs.evaluation.folds import EvaluateOptions
 from jobs.evaluation.page import render_page
 from jobs.evaluation.sources import find_model, read_outcome_set
-from jobs.report import json_safe
+from jobs.report.contents import json_safe
+from routing.data.outcomes import concat, write_outcomes
 from routing.errors import RoutingError
-from routing.metrics import apgr, routellm_apgr
-from routing.outcomes import concat, write_outcomes
-from routing.routers import create
+from routing.metrics.pair import apgr, routellm_apgr
+from routing.metrics.trials import FIGURES, Trial, figures
+from routing.routers.registry import create
 
 CONTRACT = ("apgr", "apgr_routellm", "cpt50", "cpt80", "aiq")
 SMALL = "knn:k=10,n_components=8,features={kind: hashed, n_features: 256}"
@@ -71,7 +72,7 @@ def test_the_command_prints_one_json_object_with_every_figure(folder, monkeypatc
 def test_one_seed_and_all_rows_agree_with_the_measures_themselves(folder):
     found = run_evaluate(options(folder, "length", seeds=1, train_rows=None, fraction=0.5))
     table = two_topics()
-    from routing.outcomes import split_by_prompt
+    from routing.data.outcomes import split_by_prompt
 
     train, test = split_by_prompt(table, fraction=0.5, seed=0)
     router = create("length").fit(table.select(train))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from jobs.errors import InputError, SpecError
-from jobs.evaluate import EvaluateOptions, run_evaluate
-from jobs.run_outcomes import run_outcomes
-from jobs.store import Store
-from jobs.train import TrainingOptions, TrainOptions, run_train
+from jobs.evaluation.evaluate import run_evaluate
+from jobs.evaluation.folds import EvaluateOptions
+from jobs.evaluation.run_outcomes import run_outcomes
+from jobs.evaluation.train import TrainOptions, run_train
+from jobs.evaluation.training_data import TrainingOptions
+from jobs.storage.store import Store
 
 
 def test_what_is_no_run_is_refused(tmp_path):
@@ -19,12 +21,12 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_finished_run_is_an_outcomes_table_and_trains_a_router(tmp_path, ray_local):
-    from jobs.border import Job
-    from jobs.pipeline import run_job
-    from jobs.replay import ReplayOptions
-    from jobs.score import load_router
-    from jobs.spec import parse_spec
-    from tests.jobs.test_pipeline import PRICE, job, write_input
+    from jobs.replay.options import ReplayOptions
+    from jobs.route.pipeline import run_job
+    from jobs.route.score.router import load_router
+    from jobs.route.start import Job
+    from jobs.spec.loader import parse_spec
+    from tests.jobs.route.test_pipeline import PRICE, job, write_input
     from tests.replay_server import small_outcomes, thread_replay
 
     n, sampled = 120, 60

@@ -13,12 +13,14 @@ from outcome_tables import two_topics
 
 from jobs import cli
 from jobs.errors import SpecError
-from jobs.evaluate import EvaluateOptions, run_evaluate
-from jobs.evaluation.training import TrainingOptions, gather, parse_tiers
-from jobs.train import TrainOptions, run_train, train_candidate
+from jobs.evaluation.evaluate import run_evaluate
+from jobs.evaluation.folds import EvaluateOptions
+from jobs.evaluation.train import TrainOptions, run_train, train_candidate
+from jobs.evaluation.training_data import TrainingOptions, gather, parse_tiers
 from routing import routers
-from routing.outcomes import write_outcomes
-from routing.preferences import Preferences, as_preferences, write_preferences
+from routing.data.outcomes import write_outcomes
+from routing.data.preferences import Preferences, write_preferences
+from routing.data.training_data import as_preferences
 
 SMALL = {"n_components": 8, "features": {"kind": "hashed", "n_features": 256}}
 
@@ -158,7 +160,7 @@ def test_tiers_and_settings_are_parsed():
 
 @pytest.mark.slow
 def test_sets_and_artifacts_on_s3(folder, s3_moto):
-    from jobs.store import Store
+    from jobs.storage.store import Store
 
     uri = s3_moto.uri("training")
     Store(uri).write("pair.parquet", (folder / "pair.parquet").read_bytes())

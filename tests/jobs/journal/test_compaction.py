@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import compaction
-from jobs.answer_rows import Answer, answers_table
-from jobs.compaction import compact_journal
 from jobs.errors import StoreError
-from jobs.journal import Journal, recover_orphans
-from jobs.local_log import encode
-from jobs.segments import segment_name
-from jobs.store import Store
+from jobs.journal import compaction
+from jobs.journal.compaction import compact_journal
+from jobs.journal.local_log import encode
+from jobs.journal.reader import Journal
+from jobs.journal.recovery import recover_orphans
+from jobs.journal.rows import Answer, answers_table
+from jobs.journal.segments import segment_name
+from jobs.storage.store import Store
 
 WRITERS = ("00000000000a", "00000000000b")
 
@@ -28,7 +29,7 @@ WRITERS = ("00000000000a", "00000000000b")
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of small files are written here, and nobody pulls the plug."""
-    monkeypatch.setattr("jobs.store._sync", lambda path: None)
+    monkeypatch.setattr("jobs.storage.store._sync", lambda path: None)
 
 
 class Killed(BaseException):

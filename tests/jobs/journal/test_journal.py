@@ -18,12 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import journal
-from jobs.answer_rows import RANKS, answers_table, clean
 from jobs.errors import StoreError
-from jobs.journal import ANSWER_SCHEMA, Answer, Journal, JournalWriter, one_per_key, recover_orphans
-from jobs.local_log import encode
-from jobs.store import Store
+from jobs.journal import writer as journal
+from jobs.journal.local_log import encode
+from jobs.journal.reader import Journal
+from jobs.journal.recovery import recover_orphans
+from jobs.journal.rows import ANSWER_SCHEMA, RANKS, Answer, answers_table, clean
+from jobs.journal.settling import one_per_key
+from jobs.journal.writer import JournalWriter
+from jobs.storage.store import Store
 
 
 def answer(key: int, **more: object) -> Answer:
@@ -141,7 +144,7 @@ def test_an_empty_journal_reads_as_empty(places: tuple[str, str]) -> None:
 
 CHILD = """
 import sys
-from jobs.journal import Answer, JournalWriter
+from jobs.journal.writer import Answer, JournalWriter
 store, folder, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 writer = JournalWriter(store, "m", folder, "dead", flush_s=0.02, flush_rows=40)
 print(writer.unique, flush=True)
@@ -226,7 +229,7 @@ def test_a_torn_log_gives_all_whole_records(texts: list[str], cut: int, flip: bo
         torn = torn[:-1] + bytes([torn[-1] ^ 1])
     whole = len(texts) - (1 if cut or flip else 0)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as quick:
-        quick.setattr("jobs.store._sync", lambda path: None)
+        quick.setattr("jobs.storage.store._sync", lambda path: None)
         path = Path(folder) / "m--s--000000000000--000001--1-1.log"
         path.write_bytes(torn)
         assert recover_orphans(f"{folder}/run", "m", folder).rows == whole
@@ -306,7 +309,7 @@ def test_a_process_that_cannot_see_itself_loses_no_row(
     def refuse() -> None:
         raise psutil.AccessDenied
 
-    monkeypatch.setattr("jobs.local_log.psutil.Process", refuse)
+    monkeypatch.setattr("jobs.journal.local_log.psutil.Process", refuse)
     with JournalWriter(places[0], "m", places[1], "s1", flush_s=60.0) as writer:
         assert writer.wait(writer.append(answer(1)), 10)
     assert Journal(Store(places[0])).settled("m").tolist() == [1]

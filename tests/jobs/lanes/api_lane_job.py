@@ -19,14 +19,15 @@ import pyarrow as pa
 import pytest
 import ray
 
-from jobs.governor import Governor
-from jobs.journal import Journal, recover_orphans
+from jobs.journal.reader import Journal
+from jobs.journal.recovery import recover_orphans
 from jobs.lanes.base import LaneContext
-from jobs.lanes.openai import OpenAILane
-from jobs.replay import ReplayOptions
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
-from routing.outcomes import Outcomes
+from jobs.lanes.openai.lane import OpenAILane
+from jobs.money.governor import Governor
+from jobs.replay.options import ReplayOptions
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
+from routing.data.outcomes import Outcomes
 from routing.pricing import Price
 from tests.replay_server import Replay, thread_replay
 

@@ -16,17 +16,18 @@ import pyarrow as pa
 import pytest
 from api_lane_job import outcomes, prompt
 
-from jobs.answer_rows import RANKS
-from jobs.batches import close_settled
-from jobs.governor import GovernorService
-from jobs.journal import Journal, recover_orphans
-from jobs.lanes.asking import Endpoint
+from jobs.journal.reader import Journal
+from jobs.journal.recovery import recover_orphans
+from jobs.journal.rows import RANKS
 from jobs.lanes.base import LaneContext
-from jobs.lanes.batching import BatchAsker
-from jobs.replay import ReplayOptions
-from jobs.reservations import unfinished
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai_batch.asker import BatchAsker
+from jobs.lanes.openai_batch.manifest import close_settled
+from jobs.money.governor import GovernorService
+from jobs.money.reservations import unfinished
+from jobs.replay.options import ReplayOptions
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
 from routing.pricing import Price
 from tests.local_governor import LocalGovernor
 from tests.replay_server import Replay, thread_replay

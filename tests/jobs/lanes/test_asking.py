@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from jobs.answer import Asking
 from jobs.errors import LaneDown, StorageDown
-from jobs.spec import parse_spec
-from jobs.store import Store
+from jobs.route.answer.waves import Asking
+from jobs.spec.loader import parse_spec
+from jobs.storage.store import Store
 
 JOB: dict[str, Any] = {
     "input": {"path": "in", "prompt": "q"},

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.border import Job
-from jobs.pipeline import plan_job, run_job
-from jobs.replay import ReplayOptions
-from jobs.reservations import unfinished
-from jobs.spec import parse_spec
-from jobs.store import Store
-from routing.outcomes import write_outcomes
+from jobs.money.reservations import unfinished
+from jobs.replay.options import ReplayOptions
+from jobs.route.pipeline import plan_job, run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from jobs.storage.store import Store
+from routing.data.outcomes import write_outcomes
 from tests.replay_server import Replay, process_replay, small_outcomes, thread_replay
 
 ROWS = 120

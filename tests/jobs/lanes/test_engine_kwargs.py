@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.border import Job, check
-from jobs.engine_kwargs import needs_trust
 from jobs.errors import SpecError
-from jobs.spec import parse_spec
+from jobs.lanes.local.engine_kwargs import needs_trust
+from jobs.route.preflight import check
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
 from tests.tiny_models import tiny_checkpoint
 
 

@@ -10,19 +10,21 @@ from typing import Any
 import aiohttp
 import pytest
 
-from jobs.allowance import Allowance
-from jobs.governor import GovernorService
-from jobs.journal import Journal, JournalWriter
-from jobs.lanes.asking import Asker, Endpoint
+from jobs.journal.reader import Journal
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.exchange import Row
-from jobs.lanes.slots import Slots
-from jobs.replay import ReplayOptions
-from jobs.requests import build_request
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
+from jobs.lanes.chat import build_request
+from jobs.lanes.openai.asker import Asker
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.rows import Row
+from jobs.lanes.openai.slots import Slots
+from jobs.money.governor import GovernorService
+from jobs.money.sender import Allowance
+from jobs.replay.options import ReplayOptions
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
 from routing.pricing import Price
-from tests.jobs.batch_lane_job import MAX_TOKENS, ask_table, outcomes
+from tests.jobs.lanes.batch_lane_job import MAX_TOKENS, ask_table, outcomes
 from tests.local_governor import LocalGovernor
 from tests.replay_server import Replay, thread_replay
 

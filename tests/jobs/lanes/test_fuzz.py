@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import HeadgateError, SpecError
-from jobs.inputs import list_files
-from jobs.replies import MESSAGE_CHARS, clean, judge, read_error, retry_after_s, stated_limits
-from jobs.requests import Completion, ReplyError, parse_completion
-from jobs.score import plan_score, read_split
-from jobs.spec import load_spec, parse_spec
+from jobs.lanes.chat import Completion, ReplyError, parse_completion
+from jobs.lanes.faults import MESSAGE_CHARS, clean, judge, read_error, retry_after_s, stated_limits
+from jobs.route.score.files import list_files
+from jobs.route.score.stage import plan_score, read_split
+from jobs.spec.loader import load_spec, parse_spec
 
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}

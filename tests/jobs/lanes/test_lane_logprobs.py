@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs.lanes.transformers import _Model
-from jobs.lanes.vllm import token_logprobs
+from jobs.lanes.local.transformers import _Model
+from jobs.lanes.local.vllm import token_logprobs
 from tests.tiny_models import ask_rows, lane_context, tiny_checkpoint
 
 PROMPTS = ["What is 3?", "a", "Hello, hello", "x" * 60]

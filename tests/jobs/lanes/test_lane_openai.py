@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from api_lane_job import KEY, MAX_TOKENS, Job, cluster, serving
 
-from jobs.lanes import asking
+from jobs.lanes.openai import asker as asking
 
 __all__ = ["cluster"]  # the fixture of every test here
 

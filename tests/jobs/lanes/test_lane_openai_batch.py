@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from batch_lane_job import WORST_USD, Job, check_books, serving
 
-from jobs.governor import GovernorService
-from jobs.lanes import batch_queue, batch_running, lane_of
-from jobs.lanes.batch_api import BatchApi
-from jobs.leases import Ask, Report
-from jobs.reservations import new_name
-from jobs.spec_models import Limits
-from jobs.store import Store
+from jobs.lanes import lane_of
+from jobs.lanes.openai_batch import queue as batch_queue
+from jobs.lanes.openai_batch import running as batch_running
+from jobs.lanes.openai_batch.api import BatchApi
+from jobs.money.governor import GovernorService
+from jobs.money.messages import Ask, Report
+from jobs.money.reservations import new_name
+from jobs.spec.models import Limits
+from jobs.storage.store import Store
 from tests.replay_server import Replay
 
 

@@ -14,15 +14,15 @@ import aiohttp
 import pytest
 from batch_lane_job import WORST_USD, Job, check_books, die_after, serving
 
-from jobs import governor
-from jobs.batches import Manifest, stopped_line
-from jobs.governor import GovernorService
-from jobs.lanes import batch_api
-from jobs.lanes.batch_api import BatchApi
-from jobs.lanes.batch_running import Batches
-from jobs.money import notes_of
-from jobs.reservations import Reservations, unfinished
-from jobs.store import Store
+from jobs.lanes.openai_batch import api as batch_api
+from jobs.lanes.openai_batch.api import BatchApi
+from jobs.lanes.openai_batch.manifest import Manifest, stopped_line
+from jobs.lanes.openai_batch.running import Batches
+from jobs.money import governor
+from jobs.money.driver import notes_of
+from jobs.money.governor import GovernorService
+from jobs.money.reservations import Reservations, unfinished
+from jobs.storage.store import Store
 from tests.replay_server import Replay
 
 

@@ -10,7 +10,7 @@ from api_lane_job import Job, serving
 
 from jobs.lanes import lane_of
 from jobs.lanes.base import LaneContext
-from jobs.spec_models import ModelSpec
+from jobs.spec.models import ModelSpec
 from routing.pricing import Price
 
 

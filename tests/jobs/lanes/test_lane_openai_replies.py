@@ -17,19 +17,21 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from jobs.allowance import Allowance
-from jobs.governor import GovernorService
-from jobs.journal import Journal, JournalWriter
-from jobs.lanes.asking import Asker, Endpoint
+from jobs.journal.reader import Journal
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.exchange import Row
-from jobs.lanes.slots import Slots
-from jobs.requests import SERVERS_OWN_TOKENS
-from jobs.spec_models import ModelSpec
-from jobs.store import Store
+from jobs.lanes.chat import SERVERS_OWN_TOKENS
+from jobs.lanes.openai.asker import Asker
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.rows import Row
+from jobs.lanes.openai.slots import Slots
+from jobs.money.governor import GovernorService
+from jobs.money.sender import Allowance
+from jobs.spec.models import ModelSpec
+from jobs.storage.store import Store
 from routing.pricing import Price
-from tests.jobs.api_lane_job import MAX_TOKENS, ask_table
-from tests.jobs.test_replies import TOO_LARGE
+from tests.jobs.lanes.api_lane_job import MAX_TOKENS, ask_table
+from tests.jobs.lanes.test_replies import TOO_LARGE
 from tests.local_governor import LocalGovernor
 
 PRICE = Price(1.0, 4.0)
@@ -159,7 +161,7 @@ def test_refusals_of_one_row_do_not_hold_the_model_back_for_longer_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 429 that says nothing of how long pauses the model for a second; the row alone waits longer and longer."""
-    monkeypatch.setattr("jobs.lanes.exchange.backoff_s", lambda n: 3.0)
+    monkeypatch.setattr("jobs.lanes.openai.exchange.backoff_s", lambda n: 3.0)
     sound = {"prompt_tokens": 20, "completion_tokens": 10}
     came_s: list[float] = []
 

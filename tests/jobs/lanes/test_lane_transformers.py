@@ -14,10 +14,10 @@ import torch
 
 from jobs.errors import LaneDown
 from jobs.lanes.base import LaneContext
-from jobs.lanes.local_rows import LocalRequest
-from jobs.lanes.transformers import TransformersLane, _Model, batches, until_end
-from jobs.lanes.vllm import VLLMLane
-from jobs.store import Store
+from jobs.lanes.local.rows import LocalRequest
+from jobs.lanes.local.transformers import TransformersLane, _Model, batches, until_end
+from jobs.lanes.local.vllm import VLLMLane
+from jobs.storage.store import Store
 from tests.engine_killer import poisonous, the_process_itself
 from tests.tiny_models import CONTEXT, answers_by_key, ask_rows, demo_model, lane_context, tiny_checkpoint
 

@@ -16,12 +16,12 @@ import ray
 import ray.data
 from ray.data import ExecutionResources
 
-from jobs.journal import JournalWriter
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.local import prompt_token_counter
-from jobs.lanes.local_rows import AnswerWriter, RequestReader, n_gpus
-from jobs.lanes.vllm import VLLMLane, engine_params, finish_reason
-from jobs.store import Store
+from jobs.lanes.local.model_source import prompt_token_counter
+from jobs.lanes.local.rows import AnswerWriter, RequestReader, n_gpus
+from jobs.lanes.local.vllm import VLLMLane, engine_params, finish_reason
+from jobs.storage.store import Store
 from routing.pricing import Price
 from tests.engine_killer import died, its_engine, poisonous
 from tests.tiny_models import CONTEXT, answers_by_key, ask_rows, lane_context, tiny_checkpoint

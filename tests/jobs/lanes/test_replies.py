@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobs.replies import Verdict, judge, read_error, retry_after_s
-from tests.jobs.test_requests import verdict
+from jobs.lanes.faults import Verdict, judge, read_error, retry_after_s
+from tests.jobs.lanes.test_requests import verdict
 
 TOO_LARGE = (
     "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 47012. "

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.replies import clean, judge, read_error, retry_after_s
-from jobs.requests import (
+from jobs.lanes.chat import (
     IMAGE_TOKENS,
     SERVERS_OWN_TOKENS,
     ReplyError,
     RequestError,
     answer_key,
     build_request,
-    content_key,
     max_completion_tokens,
     parse_completion,
     prompt_tokens_bound,
     request_tokens_bound,
 )
-from jobs.spec_models import ModelSpec
+from jobs.lanes.faults import clean, judge, read_error, retry_after_s
+from jobs.spec.models import ModelSpec
+from jobs.storage.keys import content_key
 
 MODEL = ModelSpec.model_validate({"engine": "openai", "model": "gpt-4o-2024-08-06", "service_tier": "flex"})
 MESSAGES = [{"role": "user", "content": "héllo"}]

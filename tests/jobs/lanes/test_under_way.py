@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import LaneDown
-from jobs.lanes.under_way import MAX_BARREN, UnderWay
+from jobs.lanes.local.under_way import MAX_BARREN, UnderWay
 from tests.engine_killer import died
 from tests.tiny_models import lane_context
 
@@ -73,7 +73,7 @@ def test_the_living_are_not_counted(tmp_path: Path) -> None:
 
 
 def test_suspects_go_alone_and_those_nobody_died_of_alone_go_first() -> None:
-    from jobs.lanes.vllm_engine import Turns
+    from jobs.lanes.local.vllm_engine import Turns
 
     seen: list[str] = []
     running: set[str] = set()

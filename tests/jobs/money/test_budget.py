@@ -12,12 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jobs.budget import SILENT_S, Budget
 from jobs.errors import StoreError
-from jobs.journal import Answer, Journal, JournalWriter, Spent
-from jobs.ledger import stranded_usd
-from jobs.reservations import Reservations
-from jobs.store import Store
+from jobs.journal.reader import Journal, Spent
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
+from jobs.money.budget import SILENT_S, Budget
+from jobs.money.ledger import stranded_usd
+from jobs.money.reservations import Reservations
+from jobs.storage.store import Store
 
 
 class Senders(RuleBasedStateMachine):

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.claims import Claims, KeySet, Sender
+from jobs.journal.writer import Sender
+from jobs.money.claims import Claims, KeySet
 
 
 @given(

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import ray
 
-from jobs.governor import Governor, GovernorService
-from jobs.journal import Answer, JournalWriter
-from jobs.leases import Ask, Report
-from jobs.recovery import recover_on_all_nodes
-from jobs.spec_models import Limits
+from jobs.journal.recovery import recover_on_all_nodes
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
+from jobs.money.governor import Governor, GovernorService
+from jobs.money.messages import Ask, Report
+from jobs.spec.models import Limits
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def cluster() -> Iterator[None]:
 
 CHILD = """
 import sys, time
-from jobs.journal import Answer, JournalWriter
+from jobs.journal.writer import Answer, JournalWriter
 writer = JournalWriter(sys.argv[1], "m", sys.argv[2], "s1", flush_s=60)
 for key in range(10):
     writer.append(Answer(key, 0, "answered", b"a" * 16, cost_usd=0.01))
@@ -70,7 +71,7 @@ def test_a_dead_senders_rows_are_recovered_before_its_block_is_asked_again(clust
 def test_rows_of_a_sender_that_lives_are_held_back(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.recovery.RECOVER_WAIT_S", 0.5)
+    monkeypatch.setattr("jobs.journal.recovery.RECOVER_WAIT_S", 0.5)
     run, local = str(tmp_path / "run"), str(tmp_path / "local")
     service = GovernorService(run, "s1", None, {"m": Limits()}, None, local)
     node = ray.get_runtime_context().get_node_id()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import ray
 
-from jobs import money
 from jobs.errors import EXIT_OPEN, LaneDown, StorageDown
-from jobs.money import Money
-from jobs.pipeline import rows_stay_open
+from jobs.money import driver as money
+from jobs.money.driver import Money
+from jobs.route.pipeline import rows_stay_open
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.rates import RateLimiter
+from jobs.money.rate_limiter import RateLimiter
 
 
 class Clock:

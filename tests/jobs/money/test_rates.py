@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from jobs.rates import CUT, RateLimiter
-from jobs.replies import stated_limits
+from jobs.lanes.faults import stated_limits
+from jobs.money.rate_limiter import CUT, RateLimiter
 
 
 class Clock:

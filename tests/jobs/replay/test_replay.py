@@ -9,9 +9,9 @@ import aiohttp
 import numpy as np
 import pytest
 
-from jobs.replay import ReplayOptions
+from jobs.replay.options import ReplayOptions
 from jobs.replay.table import estimate_tokens
-from routing.outcomes import Outcomes
+from routing.data.outcomes import Outcomes
 from tests.replay_server import (
     Replay,
     body,

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from jobs.errors import SpecError
-from jobs.replay import ReplayOptions
+from jobs.replay.options import ReplayOptions
 from tests.replay_server import Replay, body, small_outcomes, thread_replay
 
 LATENCY_S = 0.1

@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from jobs.replay import ReplayOptions
 from jobs.replay.faults import FaultPlan
 from jobs.replay.limits import RequestLimit, duration
+from jobs.replay.options import ReplayOptions
 from tests.replay_server import (
     Replay,
     body,

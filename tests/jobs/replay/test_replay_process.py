@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import SpecError
-from jobs.replay import parse_faults
+from jobs.replay.options import parse_faults
 from tests.replay_server import (
     ROOT,
     body,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from report_reading import BARE, example
 
-from jobs.charts import Point, cost_quality, ticks, zero_line
-from jobs.report import complete_keys
-from jobs.score_charts import calibration, score_histogram
+from jobs.report.charts import Point, cost_quality, ticks, zero_line
+from jobs.report.contents import complete_keys
+from jobs.report.score_charts import calibration, score_histogram
 
 
 def parsed(chart: Any) -> ET.Element:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.figures import duration, measured, percent, short_count, usd, usd_bounds, usd_decimals
+from jobs.report.formatting import duration, measured, percent, short_count, usd, usd_bounds, usd_decimals
 
 
 @pytest.mark.parametrize(

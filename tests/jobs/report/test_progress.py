@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs.progress import Progress
-from jobs.tally import Rate
+from jobs.report.progress import Progress
+from jobs.report.tally import Rate
 
 LONG_NAME = "a-model-whose-name-takes-all-the-64-characters-that-are-allowed-"[:64]
 
@@ -198,7 +198,7 @@ def test_ray_is_quiet_and_speaks_when_it_fails(tmp_path: Path):
     script = textwrap.dedent(
         """
         import sys
-        from jobs.quiet import init_ray
+        from jobs.route.cluster import init_ray
         init_ray(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 1024**2)
         import ray
         class Shout:

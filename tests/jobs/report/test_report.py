@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from report_reading import BARE, EXAMPLE, HOSTILE, Page, example, hostile
 
-from jobs.report import headline, render_html, write_report
-from jobs.store import Store
+from jobs.report.contents import headline
+from jobs.report.page import render_html, write_report
+from jobs.storage.store import Store
 
 # Words
 

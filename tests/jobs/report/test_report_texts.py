@@ -7,7 +7,8 @@ import re
 import pytest
 from report_reading import BARE, example, terminal
 
-from jobs.report import bill_table, render_markdown, summary_table
+from jobs.report.page import render_markdown
+from jobs.report.terminal import bill_table, summary_table
 
 # Markdown
 

@@ -7,16 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.account import run_account
-from jobs.cutting import decide
-from jobs.estimate import Estimate
-from jobs.inputs import list_files
-from jobs.journal import Answer, JournalWriter
-from jobs.plan import read_rows
-from jobs.score import plan_score, run_score
-from jobs.spec import parse_spec
-from jobs.store import Store
-from jobs.summary import summarise
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
+from jobs.route.account.run_summary import summarise
+from jobs.route.account.stage import run_account
+from jobs.route.plan.cut import decide
+from jobs.route.plan.estimate import Estimate
+from jobs.route.plan.rows import read_rows
+from jobs.route.score.files import list_files
+from jobs.route.score.stage import plan_score, run_score
+from jobs.spec.loader import parse_spec
+from jobs.storage.store import Store
 from routing.pricing import Price
 
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.bands import LEAST_ROWS, held_back, next_band
-from jobs.border import Job
-from jobs.pipeline import run_job
-from jobs.plan import Assignments
-from jobs.replay import ReplayOptions
-from jobs.spec import parse_spec
-from routing.outcomes import Outcomes
+from jobs.replay.options import ReplayOptions
+from jobs.route.answer.bands import LEAST_ROWS, held_back, next_band
+from jobs.route.pipeline import run_job
+from jobs.route.plan.plan import Assignments
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from routing.data.outcomes import Outcomes
 from tests.replay_server import thread_replay
 
 

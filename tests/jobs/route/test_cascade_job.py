@@ -8,20 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.answer_rows import ANSWER_SCHEMA, Answer, answers_table
-from jobs.border import Job
-from jobs.cutting import decide
 from jobs.errors import SpecError
-from jobs.estimate import Estimate
-from jobs.further import agreement_with, sample_keys
-from jobs.journal import Journal
-from jobs.pipeline import run_job
-from jobs.plan import Rows, WeakFirst
-from jobs.replay import ReplayOptions
-from jobs.requests import answer_key, mean_and_least, parse_completion
-from jobs.spec import parse_spec
-from jobs.store import Store
-from routing.outcomes import Outcomes
+from jobs.journal.reader import Journal
+from jobs.journal.rows import ANSWER_SCHEMA, Answer, answers_table
+from jobs.lanes.chat import answer_key, mean_and_least, parse_completion
+from jobs.replay.options import ReplayOptions
+from jobs.route.pilot.further_answers import agreement_with, sample_keys
+from jobs.route.pipeline import run_job
+from jobs.route.plan.cut import decide
+from jobs.route.plan.estimate import Estimate
+from jobs.route.plan.plan import WeakFirst
+from jobs.route.plan.rows import Rows
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from jobs.storage.store import Store
+from routing.data.outcomes import Outcomes
 from routing.pricing import Price
 from tests.replay_server import thread_replay
 

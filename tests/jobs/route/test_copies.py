@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 import ray
 
-from jobs.answer_rows import Answer, answers_table
-from jobs.copies import for_bucket, shared_answers
-from jobs.plan import Assignments
-from jobs.segments import segment_name
-from jobs.store import Store
+from jobs.journal.rows import Answer, answers_table
+from jobs.journal.segments import segment_name
+from jobs.route.account.copies import for_bucket, shared_answers
+from jobs.route.plan.plan import Assignments
+from jobs.storage.store import Store
 
 BUCKETS, ROWS = 7, 40
 FILES = [range(3), range(3, 5), range(5, 7)]

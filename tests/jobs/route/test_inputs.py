@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import InputError
-from jobs.inputs import column_types, columns_of, fit, list_files, make_splits, read_records
-from jobs.spec import InputSpec
+from jobs.route.score.columns import column_types, columns_of, fit
+from jobs.route.score.files import list_files, make_splits
+from jobs.route.score.records import read_records
+from jobs.spec.sections import InputSpec
 
 
 def read_all(spec: InputSpec) -> list:
@@ -108,7 +110,7 @@ def test_types_come_from_the_schema_or_the_first_rows(tmp_path):
 
 
 def test_small_files_are_read_together_and_large_ones_alone(tmp_path):
-    from jobs.inputs import InputFile
+    from jobs.route.score.files import InputFile
 
     files = [InputFile(str(i), size, 0) for i, size in enumerate([10, 20, 70 * 2**20, 5, 5])]
     assert make_splits(files) == [[0, 1], [2], [3, 4]]

@@ -7,14 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.border import Job, lane_context
 from jobs.errors import SpecError
-from jobs.estimate import JUDGE_PROMPT_TOKENS, judge_usd
-from jobs.journal import Answer, JournalWriter
-from jobs.judge import REPEATS, Case, judge_sampling, make_docket, question_of, read_verdicts, rows_to_judge
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import ASK_COLUMNS
-from jobs.spec import JUDGE, JobSpec, parse_spec
-from jobs.store import Store
+from jobs.route.answer.lane_contexts import judge_sampling, lane_context
+from jobs.route.pilot.judge import REPEATS, Case, make_docket, question_of, read_verdicts, rows_to_judge
+from jobs.route.plan.estimate import JUDGE_PROMPT_TOKENS, judge_usd
+from jobs.route.start import Job
+from jobs.spec.job import JobSpec
+from jobs.spec.loader import parse_spec
+from jobs.spec.sections import JUDGE
+from jobs.storage.store import Store
 
 PRICE = {"per_million": {"input": 1.0, "output": 2.0}}
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.border import Job
-from jobs.judge import REPEATS
-from jobs.pipeline import plan_job, run_job
-from jobs.replay import ReplayOptions
-from jobs.run_outcomes import run_outcomes
-from jobs.spec import parse_spec
-from routing.judging import Message, pairwise_prompt, rating_prompt
-from routing.outcomes import Outcomes, write_outcomes
+from jobs.evaluation.run_outcomes import run_outcomes
+from jobs.replay.options import ReplayOptions
+from jobs.route.pilot.judge import REPEATS
+from jobs.route.pipeline import plan_job, run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from routing.answers.llm_judge import Message, pairwise_prompt, rating_prompt
+from routing.data.outcomes import Outcomes, write_outcomes
 from tests.replay_server import process_replay, thread_replay
 
 N = 900

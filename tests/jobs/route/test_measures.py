@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from jobs import measures
-from jobs.account import predicted_folder
-from jobs.evidence import BucketRows, evidence, length_bins, shown
-from routing.estimates import Answered, RunEstimates, alternative_usd, estimate_run
-from routing.structure import STRUCTURE
+from jobs.route.account import run_measures as measures
+from jobs.route.account.bucket_evidence import BucketRows, evidence, length_bins, shown
+from jobs.route.account.stage import predicted_folder
+from routing.features.structure import STRUCTURE
+from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
 
 N, SAMPLE, BUCKETS = 3000, 400, 3
 NAMES = ("small", "middle", "large")

@@ -9,14 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.border import Job
-from jobs.journal import Answer, Journal, local_dir
-from jobs.local_log import encode
-from jobs.pipeline import plan_job, run_job
-from jobs.replay import ReplayOptions
-from jobs.spec import parse_spec
-from jobs.store import Store
-from routing.outcomes import Outcomes
+from jobs.journal.local_log import encode, local_dir
+from jobs.journal.reader import Journal
+from jobs.journal.rows import Answer
+from jobs.replay.options import ReplayOptions
+from jobs.route.pipeline import plan_job, run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from jobs.storage.store import Store
+from routing.data.outcomes import Outcomes
 from tests.replay_server import thread_replay
 
 N = 900
@@ -119,7 +120,7 @@ def test_a_quality_target_is_vouched_for_by_the_select_fold(tmp_path, ray_local)
 def test_agreement_with_the_strong_model_is_guaranteed_without_gold(tmp_path, ray_local):
     with thread_replay([outcomes()], ReplayOptions(latency_s=0.01)) as server:
         guarantee = {"agreement": 0.8, "confidence": 0.9}
-        # One draw in ten may break the promise, and seed 0 does, by .03; routing/guarantee.py is tested on a thousand draws.
+        # One draw in ten may break the promise, and seed 0 does, by .03; routing/pilot/guarantee.py is tested on a thousand draws.
         data = job(server, tmp_path, policy={"guarantee": guarantee}, sample={"rows": 500, "seed": 1}, quality={})
         code, report = run_job(Job(parse_spec(data), live=False))
         rows = pd.read_parquet(tmp_path / "out/responses")

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.border import Job
 from jobs.errors import EXIT_DONE, EXIT_OPEN, RunHeld, SpecError
-from jobs.pipeline import plan_job, report_job, run_job
-from jobs.replay import ReplayOptions
-from jobs.spec import parse_spec
-from routing.outcomes import read_outcomes
+from jobs.replay.options import ReplayOptions
+from jobs.route.pipeline import plan_job, report_job, run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from routing.data.outcome_readers import read_outcomes
 from tests.replay_server import small_outcomes, thread_replay
 
 PRICE = {"weak": {"input": 0.6, "output": 0.6}, "strong": {"input": 10.0, "output": 30.0}}
@@ -214,8 +214,8 @@ def test_a_wrong_key_is_refused_and_a_second_run_is_too(tmp_path, ray_local, mon
 
 @pytest.mark.slow
 def test_a_held_output_is_refused(tmp_path, ray_local, replay):
-    from jobs import lease
-    from jobs.store import Store
+    from jobs.storage import lease
+    from jobs.storage.store import Store
 
     write_input(tmp_path, ["question 0"])
     run(job(replay, tmp_path))

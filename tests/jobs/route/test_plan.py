@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jobs.cutting import decide
 from jobs.errors import SpecError
-from jobs.estimate import Estimate
-from jobs.groups import first_of_equal
-from jobs.plan import Paid, Rows, Sample, load_plan, write_plan
-from jobs.score import row_keys
-from jobs.spec import parse_spec
-from jobs.store import Store
+from jobs.route.plan.cut import decide
+from jobs.route.plan.estimate import Estimate
+from jobs.route.plan.groups import first_of_equal
+from jobs.route.plan.plan import Paid, Sample, load_plan, write_plan
+from jobs.route.plan.rows import Rows
+from jobs.spec.loader import parse_spec
+from jobs.storage.keys import row_keys
+from jobs.storage.store import Store
 from routing.pricing import Price
 
 N = 1000

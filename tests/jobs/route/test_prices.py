@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from jobs.errors import SpecError
-from jobs.prices import Rates, model_rates
-from jobs.spec import parse_spec
-from jobs.tables import bill_table
+from jobs.report.terminal import bill_table
+from jobs.route.plan.prices import Rates, model_rates
+from jobs.spec.loader import parse_spec
 from routing.pricing import Price, half_price, tier_price
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import SpecError
-from jobs.inputs import Record
-from jobs.prompts import PromptReader
-from jobs.spec import parse_spec
+from jobs.route.score.prompts import PromptReader
+from jobs.route.score.records import Record
+from jobs.spec.loader import parse_spec
 
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
 

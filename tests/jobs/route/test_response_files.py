@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from jobs import response_files as module
-from jobs.answer_rows import Answer, answers_table
-from jobs.response_files import response_files
-from jobs.segments import segment_name
-from jobs.store import Store
+from jobs.journal.rows import Answer, answers_table
+from jobs.journal.segments import segment_name
+from jobs.route.account import response_files as module
+from jobs.route.account.response_files import response_files
+from jobs.storage.store import Store
 
 PARTS = [{"rows": 50_000, "bucket": i} for i in range(200)]
 

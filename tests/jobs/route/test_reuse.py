@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.border import Job
 from jobs.errors import SpecError
-from jobs.pipeline import run_job
-from jobs.replay import ReplayOptions
-from jobs.reuse import check_reuse
-from jobs.spec import parse_spec
+from jobs.replay.options import ReplayOptions
+from jobs.route.answer.reuse import check_reuse
+from jobs.route.pipeline import run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
 from tests.replay_server import small_outcomes, thread_replay
 
 

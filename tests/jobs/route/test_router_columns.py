@@ -2,10 +2,10 @@
 
 import pytest
 
-from jobs.score import router_columns
-from jobs.spec import parse_spec
+from jobs.route.score.router import router_columns
+from jobs.spec.loader import parse_spec
 from routing.errors import RoutingError
-from routing.routers import create
+from routing.routers.registry import create
 
 
 def job(names, **more):

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jobs import score
 from jobs.errors import InputError
-from jobs.inputs import list_files, make_splits
-from jobs.score import ROW_BITS, digest16, plan_score, read_split, row_keys, run_score
-from jobs.spec import parse_spec
-from jobs.store import Store
+from jobs.route.score import stage as score
+from jobs.route.score.files import list_files, make_splits
+from jobs.route.score.stage import ROW_BITS, plan_score, read_split, run_score
+from jobs.spec.loader import parse_spec
+from jobs.storage.keys import digest16, row_keys
+from jobs.storage.store import Store
 
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import scored
-from jobs.scored import find_keys, is_among, matrix_of, positions, predicted_column, read_scored, scored_rows
-from jobs.store import Store
+from jobs.route.score import scored
+from jobs.route.score.scored import matrix_of, predicted_column, read_scored, scored_rows
+from jobs.storage.keys import find_keys, is_among, positions
+from jobs.storage.store import Store
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=40)
 

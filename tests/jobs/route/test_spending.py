@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.border import Job
 from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown
-from jobs.pipeline import report_job, run_job
-from jobs.replay import ReplayOptions
-from jobs.spec import parse_spec
-from jobs.spending import Session
-from routing.outcomes import Outcomes
+from jobs.replay.options import ReplayOptions
+from jobs.route.answer.session import Session
+from jobs.route.pipeline import report_job, run_job
+from jobs.route.start import Job
+from jobs.spec.loader import parse_spec
+from routing.data.outcomes import Outcomes
 from tests.replay_server import Replay, small_outcomes, thread_replay
 
 N, REFUSED = 40, 8

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.answer_rows import ANSWER_SCHEMA, Answer, answers_table
-from jobs.compaction import compact_journal
-from jobs.segments import segment_name
-from jobs.status import recent_times, run_status
-from jobs.store import Store
+from jobs.journal.compaction import compact_journal
+from jobs.journal.rows import ANSWER_SCHEMA, Answer, answers_table
+from jobs.journal.segments import segment_name
+from jobs.route.status import recent_times, run_status
+from jobs.storage.store import Store
 
 
 @pytest.fixture

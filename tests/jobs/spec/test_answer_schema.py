@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.answer_schema import check_schema, parsed_column
 from jobs.errors import SpecError
-from jobs.job_file import read_schema
+from jobs.spec.loader import read_schema
+from jobs.spec.response_format import check_schema, parsed_column
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 PRICE = {"properties": {"price": {"type": "number", "multipleOf": 0.01}}}

@@ -11,8 +11,8 @@ import yaml
 from job_mistakes import JOB
 
 from jobs.errors import SpecError
-from jobs.job_file import read_job_file
-from jobs.spec import load_spec
+from jobs.spec.job_file import read_job_file
+from jobs.spec.loader import load_spec
 
 
 @pytest.mark.parametrize(

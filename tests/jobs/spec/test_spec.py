@@ -12,8 +12,8 @@ import pytest
 from job_mistakes import JOB, MISTAKES, changed
 
 from jobs.errors import SpecError
-from jobs.schema import schema_text
-from jobs.spec import parse_spec
+from jobs.spec.json_schema import schema_text
+from jobs.spec.loader import parse_spec
 
 
 def complaint(job: Any) -> str:
@@ -74,7 +74,7 @@ def test_dates_and_schema_files(tmp_path: Path) -> None:
 
 def test_the_published_schema_is_up_to_date(checkout: Path) -> None:
     path = checkout / "docs" / "job-schema.json"
-    assert path.read_text() == schema_text(), "run: python -m jobs.schema > docs/job-schema.json"
+    assert path.read_text() == schema_text(), "run: python -m jobs.spec.json_schema > docs/job-schema.json"
 
 
 def test_the_published_schema_accepts_the_good_job_and_no_unknown_field(checkout: Path) -> None:

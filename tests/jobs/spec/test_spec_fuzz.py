@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from job_mistakes import JOB, MISTAKES, changed
 
 from jobs.errors import SpecError
-from jobs.job_file import override
-from jobs.spec import JobSpec, load_spec, parse_spec
+from jobs.spec.job import JobSpec
+from jobs.spec.job_file import override
+from jobs.spec.loader import load_spec, parse_spec
 
 FIELDS = sorted(
     {*JobSpec.model_fields, *JOB["input"], *JOB["models"]["gpt-4.1"], "small", "threshold", "budget_usd", "per_million"}

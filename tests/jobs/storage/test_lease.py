@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import lease
 from jobs.errors import RunHeld, StoreError
-from jobs.store import Store
+from jobs.storage import lease
+from jobs.storage.store import Store
 
 FIRST = f"{lease.FOLDER}/00000001.json"
 
@@ -24,7 +24,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store whose leases live sixty times as fast, on a disk that makes nobody wait."""
     for name, seconds in (("HEARTBEAT_S", 0.15), ("WATCH_S", 0.01), ("LOST_S", 0.75), ("EXPIRY_S", 1.0)):
         monkeypatch.setattr(lease, name, seconds)
-    monkeypatch.setattr("jobs.store._sync", lambda path: None)
+    monkeypatch.setattr("jobs.storage.store._sync", lambda path: None)
     return Store(str(tmp_path / "out"))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StoreError
-from jobs.manifest import load_run, read_json
-from jobs.store import Store
+from jobs.storage.manifest import load_run, read_json
+from jobs.storage.store import Store
 
 
 @pytest.mark.parametrize("content", [b"", b'{"format": 1', b"[1]", b"\xff\xfe", b"[" * 200_000, b"null"])

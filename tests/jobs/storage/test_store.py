@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from s3_server import S3Bucket
 
 from jobs.errors import StoreError
-from jobs.store import Store
+from jobs.storage.store import Store
 
 KINDS = ["local", "moto", pytest.param("ceph", marks=pytest.mark.slow)]
 REFUSED_S, BLACK_HOLE_S = 90, 150
@@ -117,7 +117,7 @@ def test_a_creator_that_was_told_of_conflicts_alone_looks_who_won(
         raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
 
     monkeypatch.setattr(store._s3, "put_object", conflict)
-    monkeypatch.setattr("jobs.store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("jobs.storage.store.time.sleep", lambda seconds: None)
     assert store.create("lease", b"mine") is won and len(asked) == 5
 
 

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
-from jobs import lease
-from jobs.budget import Budget
 from jobs.errors import RunHeld, SpecError, StorageDown, StoreError
-from jobs.journal import Answer, Journal, JournalWriter
-from jobs.pipeline import rows_stay_open
-from jobs.store import Store
+from jobs.journal.reader import Journal
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
+from jobs.money.budget import Budget
+from jobs.route.pipeline import rows_stay_open
+from jobs.storage import lease
+from jobs.storage.store import Store
 from tests.chaos.proxy import Faults, fault_proxy
 
 

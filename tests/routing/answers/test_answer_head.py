@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from routing.answer_checks import CHECKS, answer_checks
-from routing.answer_head import AnswerHead, Evidence
+from routing.answers.checks import CHECKS, answer_checks
+from routing.answers.head import AnswerHead, Evidence
 from routing.errors import RoutingError
-from routing.metrics import apgr
+from routing.metrics.pair import apgr
 
 PROMPT = "What is 12 apples at 3 dollars each?\nA. 15\nB. 36 dollars\nC. 30\nD. 4"
 

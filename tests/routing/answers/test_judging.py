@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import validate
+from shared_files import SHARED
 
-from routing.errors import RoutingError
-from routing.judging import (
+from routing.answers.llm_judge import (
     PAIRWISE_SCHEMA,
     RATING_SCHEMA,
     combine_orders,
@@ -26,8 +25,9 @@ from routing.judging import (
     rating_quality,
     self_agreement,
 )
+from routing.errors import RoutingError
 
-JUDGEMENTS = Path(__file__).parents[3] / "shared" / "data" / "routellm" / "mt_bench" / "judgements.jsonl"
+JUDGEMENTS = SHARED / "routellm" / "mt_bench" / "judgements.jsonl"
 SCRAPS = [
     "{",
     "}",

@@ -6,15 +6,15 @@ import csv
 import json
 import math
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from shared_files import SHARED
 
+from routing.answers.matching import make_comparer, make_matcher, match
 from routing.errors import RoutingError
-from routing.matching import make_comparer, make_matcher, match
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = SHARED
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from routing.answers.verdicts import from_verdicts
 from routing.errors import RoutingError
-from routing.verdicts import from_verdicts
 
 
 def test_swapped_verdicts_cancel_a_liking_for_the_first_place():

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from shared_files import SHARED
 
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import OPTIONAL, Outcomes, concat, split_by_prompt, write_outcomes
 from routing.errors import RoutingError
-from routing.outcomes import OPTIONAL, Outcomes, concat, read_outcomes, split_by_prompt, write_outcomes
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 
 # The table of `routerbench_frame`, pickled (protocol 4) by pandas 1.5.3 and by 2.2.3, zlib, base 85.
 PICKLED = {

@@ -1,29 +1,21 @@
 """Preferences: tables, labels from outcomes and back, mixing, readers and their errors."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shared_files import SHARED
 
+from routing.data.outcomes import Outcomes
+from routing.data.preference_readers import has_preferences, read_preferences
+from routing.data.preferences import Preferences, concat, relabelled, write_preferences
+from routing.data.training_data import as_outcomes, as_preferences, mix
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes
-from routing.preference_readers import has_preferences
-from routing.preferences import (
-    Preferences,
-    as_outcomes,
-    as_preferences,
-    concat,
-    mix,
-    read_preferences,
-    relabelled,
-    write_preferences,
-)
-from routing.routers import ROUTERS, create
+from routing.routers.registry import ROUTERS, create
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 
 
 def battles(*rows):

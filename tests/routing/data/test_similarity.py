@@ -1,20 +1,21 @@
 """Contamination and benchmark-data similarity, against the full matrix of cosines."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_files import SHARED
 
-import routing.similarity as similarity
+import routing.data.contamination as similarity
+from routing.data.contamination import benchmark_similarity, contaminated, nearest, without_contaminated
+from routing.data.outcomes import Outcomes
+from routing.data.preferences import Preferences
 from routing.errors import RoutingError
-from routing.features import Features, make_features
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences
-from routing.similarity import benchmark_similarity, contaminated, nearest, without_contaminated
+from routing.features.base import Features
+from routing.features.registry import make_features
 
 HASHED = make_features({"kind": "hashed", "n_features": 2**10})
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 
 
 class Drawn(Features):

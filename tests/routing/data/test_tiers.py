@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from routing.data.preferences import Preferences
+from routing.data.tiers import bradley_terry, make_tiers, ratings, weakest_first, win_counts, win_rates
 from routing.errors import RoutingError
-from routing.preferences import Preferences
-from routing.tiers import bradley_terry, make_tiers, ratings, weakest_first, win_counts, win_rates
 
 
 def battles(*rows):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from routing import features as module
-from routing.feature_cache import feature_cache
-from routing.features import Features, make_features
+from routing.features.base import Features
+from routing.features.cache import feature_cache
+from routing.features.registry import make_features
 
 PROMPTS = ["one", "two words", "", "one"]
 
@@ -35,7 +35,7 @@ def test_hashed_vectors_are_the_same_with_and_without():
 
 
 def test_a_prompt_is_computed_once_and_kept_in_the_folder(tmp_path, monkeypatch):
-    from routing import feature_cache as cache_module
+    from routing.features import cache as cache_module
 
     monkeypatch.setattr(Counted, "asked", 0)
     want = Counted().transform(PROMPTS)
@@ -48,7 +48,7 @@ def test_a_prompt_is_computed_once_and_kept_in_the_folder(tmp_path, monkeypatch)
     with feature_cache(tmp_path):
         cache_module.cached(Counted()).transform(["three", *PROMPTS])
     assert Counted.asked == 4
-    assert module.make_features({"kind": "hashed", "n_features": 4}).spec()["n_features"] == 4
+    assert make_features({"kind": "hashed", "n_features": 4}).spec()["n_features"] == 4
 
 
 def test_a_cached_router_is_saved_and_sent_without_the_cache():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from routing.encoder import SentenceEncoder, minilm_folder
 from routing.errors import RoutingError
-from routing.features import HashedTextFeatures, make_features
-from routing.structure import STRUCTURE, structure
+from routing.features.encoder import SentenceEncoder, minilm_folder
+from routing.features.hashed import HashedTextFeatures
+from routing.features.registry import make_features
+from routing.features.structure import STRUCTURE, structure
 
 ODD = [
     "",

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing import neighbours
-from routing.neighbours import NeighbourIndex
+from routing.features import neighbours
+from routing.features.neighbours import NeighbourIndex
 
 
 def brute_force(vectors, queries, k):

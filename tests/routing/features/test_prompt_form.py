@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from routing.boilerplate import MIN_PROMPTS, find_boilerplate, without_boilerplate
-from routing.prompt_form import FORM, prompt_form
+from routing.features.boilerplate import MIN_PROMPTS, find_boilerplate, without_boilerplate
+from routing.features.prompt_form import FORM, prompt_form
 
 ODD = ["", " ", "?", "ÄÖÜ 漢字 😀", "\ud83d", "x" * 20000, "9" * 400, "one\ntwo", "\x00"]
 

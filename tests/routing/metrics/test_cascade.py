@@ -1,13 +1,18 @@
 """Cascades, their judges, and overgenerate-and-rerank: by hand, invariants, and judges that learn."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_files import SHARED
 
-from routing.cascade import (
+from routing.answers.agreement import agreement
+from routing.answers.features import RESPONSE, extracted_answers, response_features
+from routing.answers.learned_judge import ResponseJudge
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes, concat
+from routing.errors import RoutingError
+from routing.metrics.cascades import (
     ERROR_RATES,
     cascade,
     cascade_orders,
@@ -16,14 +21,11 @@ from routing.cascade import (
     simulated_judge,
     sweep,
 )
-from routing.cost_quality import aiq, aiq_published, by_cost, ndch, oracle, oracle_points, single_models, zero_router
-from routing.errors import RoutingError
-from routing.outcomes import Outcomes, concat, read_outcomes
-from routing.rerank import agreement, rerank, rerank_points
-from routing.response_features import RESPONSE, extracted_answers, response_features
-from routing.response_judge import ResponseJudge
+from routing.metrics.plane import aiq, aiq_published, by_cost, ndch, single_models, zero_router
+from routing.metrics.rerank import rerank, rerank_points
+from routing.metrics.sweep import oracle, oracle_points
 
-ROUTERBENCH = Path(__file__).parents[3] / "shared" / "data" / "routerbench"
+ROUTERBENCH = SHARED / "routerbench"
 
 
 def binary(n=200, m=4, seed=0):

@@ -1,35 +1,30 @@
 """The cost-quality plane: hand-computed figures, invariants, and the Zero router of the recorded RouterBench rows."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from shared_files import SHARED
 
-from routing.cost_quality import (
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import concat, split_by_prompt
+from routing.errors import RoutingError
+from routing.metrics.cost_quality import evaluate_models, evaluate_pair
+from routing.metrics.pair import apgr, cpt
+from routing.metrics.plane import (
     CostQuality,
     aiq,
     aiq_published,
     by_cost,
-    choose,
-    evaluate_models,
-    evaluate_pair,
     interpolate,
     ndch,
-    oracle,
-    oracle_points,
-    pair_points,
-    router_points,
     single_models,
     zero_router,
 )
-from routing.errors import RoutingError
-from routing.metrics import apgr, cpt
-from routing.outcomes import concat, read_outcomes, split_by_prompt
+from routing.metrics.sweep import choose, oracle, oracle_points, pair_points, router_points
 
-ROUTERBENCH = Path(__file__).parents[3] / "shared" / "data" / "routerbench"
+ROUTERBENCH = SHARED / "routerbench"
 
 unit = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 

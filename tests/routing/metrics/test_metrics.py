@@ -1,15 +1,16 @@
 """Metrics: exact by hand, against a brute-force average over tie orders, and against RouteLLM's published figures."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_files import SHARED
 
+from routing.data.outcome_readers import read_outcomes
 from routing.errors import RoutingError
-from routing.metrics import (
+from routing.metrics.pair import (
     apgr,
     bootstrap,
     bootstrap_all,
@@ -21,10 +22,9 @@ from routing.metrics import (
     routellm_points,
     router_curve,
 )
-from routing.outcomes import read_outcomes
-from routing.routers import create
+from routing.routers.registry import create
 
-ROUTELLM = Path(__file__).parents[3] / "shared" / "data" / "routellm"
+ROUTELLM = SHARED / "routellm"
 
 rows = st.integers(2, 40).flatmap(
     lambda n: st.tuples(

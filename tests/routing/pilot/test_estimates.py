@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from routing.errors import RoutingError
-from routing.estimates import Answered, alternative_usd, estimate_run
-from routing.metrics import Interval
+from routing.metrics.pair import Interval
+from routing.pilot.estimates import Answered, alternative_usd, estimate_run
 
 
 def made(n, m=2, seed=0):

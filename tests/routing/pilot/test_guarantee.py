@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from shared_files import SHARED
 
+from routing.data.outcome_readers import read_outcomes
 from routing.errors import RoutingError
-from routing.guarantee import (
+from routing.pilot.guarantee import (
     CandidateCuts,
     Margins,
     agreement_margins,
@@ -18,10 +18,10 @@ from routing.guarantee import (
     quality_margins,
     walk,
 )
-from routing.outcomes import read_outcomes
-from routing.upgrades import Limits, build_steps, cut
+from routing.upgrades.cut import Limits, cut
+from routing.upgrades.steps import build_steps
 
-ROUTELLM = Path(__file__).parents[3] / "shared" / "data" / "routellm"
+ROUTELLM = SHARED / "routellm"
 DRAWS = 120
 WORST = 0.05 * DRAWS + 3 * (0.05 * 0.95 * DRAWS) ** 0.5
 """Violations three standard deviations above 5 % of DRAWS."""
@@ -209,7 +209,7 @@ def test_a_thousand_draws_break_at_most_one_promise_in_twenty():
     data = ROUTELLM.parent
     if not (data / "routellm" / "gsm8k").exists():
         pytest.skip("../shared/data/routellm/gsm8k not present")
-    from benchmarks.coverage import load_case, violations
+    from benchmarks.results.promises import load_case, violations
 
     case = load_case(data, "GSM8K")
     for n in (200, 500):

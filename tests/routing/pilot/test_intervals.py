@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from shared_files import SHARED
 
+from routing.data.outcome_readers import read_outcomes
 from routing.errors import RoutingError
-from routing.intervals import (
+from routing.metrics.pair import Interval
+from routing.pilot.intervals import (
     assisted_ends,
     assisted_interval,
     bounded_ends,
@@ -23,10 +24,8 @@ from routing.intervals import (
     ratio_interval,
     total_interval,
 )
-from routing.metrics import Interval
-from routing.outcomes import read_outcomes
 
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "routellm" / "gsm8k" / "gsm8k_responses.csv"
+GSM8K = SHARED / "routellm" / "gsm8k" / "gsm8k_responses.csv"
 qualities = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=60)
 draws = st.tuples(qualities, st.integers(0, 400))
 DRAWS = 3000
@@ -187,7 +186,7 @@ def test_twenty_thousand_draws_are_covered_at_945_permille():
     data = GSM8K.parents[2]
     if not GSM8K.exists():
         pytest.skip("../shared/data/routellm/gsm8k not present")
-    from benchmarks.coverage import coverage, load_case
+    from benchmarks.results.promises import coverage, load_case
 
     case = load_case(data, "GSM8K")
     for n in (30, 50, 100, 200):

@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.errors import RoutingError
-from routing.pilot import (
+from routing.pilot.folds import (
     FOLD_NAMES,
     MIN_FIT_ROWS,
     FoldSizes,
     affordable,
     assign_folds,
-    choose_rank_by,
     draw,
     fit_power_law,
     fold_sizes,
     hash_order,
     stopping,
 )
+from routing.pilot.rank_choice import choose_rank_by
 
 keys = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=80)
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from routing.outcomes import Outcomes
-from routing.routers import create
+from routing.data.outcomes import Outcomes
+from routing.routers.registry import create
 
 HASHED = {"kind": "hashed", "n_features": 256}
 SMALL = {"features": HASHED, "n_components": 16}

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.feature_cache import feature_cache
-from routing.metrics import apgr
-from routing.outcomes import Outcomes
-from routing.routers import create, load
+from routing.features.cache import feature_cache
+from routing.metrics.pair import apgr
 from routing.routers.auto import clearly_best, pair_merit
+from routing.routers.registry import create, load
 
 HASHED = {"kind": "hashed", "n_features": 256}
 SMALL = {"features": HASHED, "encoder": None, "n_folds": 2}

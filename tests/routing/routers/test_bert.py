@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from routing.data.outcomes import Outcomes
+from routing.data.preferences import Preferences
+from routing.data.training_data import as_preferences
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences, as_preferences
-from routing.routers import create, load
-from routing.routers.bert import BertRouter, _battle_targets
+from routing.routers.neural.bert import BertRouter, _battle_targets
+from routing.routers.registry import create, load
 from tests.tiny_neural import CONTEXT, encoder_folder, ruled_outcomes
 
 ODD = ["", " ", "?", "ÄÖÜ 漢字 😀", "\ud83d", "add 1 " * 3000, "one\ntwo"]

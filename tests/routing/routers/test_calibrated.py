@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
+from routing.data.outcomes import Outcomes
+from routing.data.training_data import as_preferences
 from routing.errors import RoutingError
-from routing.metrics import apgr
-from routing.outcomes import Outcomes
-from routing.preferences import as_preferences
-from routing.routers import ROUTERS, create, load
+from routing.metrics.pair import apgr
 from routing.routers.base import Router
-from routing.routers.calibrated import CalibratedRouter
+from routing.routers.calibrated.calibrated import CalibratedRouter
+from routing.routers.registry import ROUTERS, create, load
 
 TEXT = {"features": {"kind": "hashed", "n_features": 256}, "n_components": 8}
 

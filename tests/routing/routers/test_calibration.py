@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.calibration import METHODS, TILT, Calibration, fit_calibration
 from routing.errors import RoutingError
-from routing.metrics import apgr
+from routing.metrics.pair import apgr
+from routing.routers.calibrated.calibration import METHODS, TILT, Calibration, fit_calibration
 
 # Few distinct values, so that ties are many; graded targets as well as right or wrong.
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.25000001, 0.5, 0.9, 1.0])

@@ -10,11 +10,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from routing.data.outcomes import Outcomes
+from routing.data.preferences import Preferences
+from routing.data.training_data import as_preferences
 from routing.errors import RoutingError
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences, as_preferences
-from routing.routers import create, load
-from routing.routers.causal import LABEL_TOKENS, CausalRouter, _battle_scores
+from routing.routers.neural.causal import LABEL_TOKENS, CausalRouter, _battle_scores
+from routing.routers.registry import create, load
 from tests.tiny_neural import CONTEXT, decoder_folder, ruled_outcomes
 
 ODD = ["", " ", "?", "ÄÖÜ 漢字 😀", "\ud83d", "add 1 " * 3000, "one\ntwo", "{model} {prompt}"]

@@ -5,12 +5,12 @@ import pytest
 from scipy.optimize import approx_fprime
 from sklearn.ensemble import ExtraTreesRegressor
 
+from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
-from routing.kernels import kernel_sum, kernels, marginal_likelihood, marginal_likelihood_weights, n_kernels
-from routing.outcomes import Outcomes
-from routing.routers import create
-from routing.routers.forest import _arrays, _walk
-from routing.routers.gp import residual_targets, within_unit
+from routing.features.kernels import kernel_sum, kernels, marginal_likelihood, marginal_likelihood_weights, n_kernels
+from routing.routers.registry import create
+from routing.routers.text.forest import _arrays, _walk
+from routing.routers.text.gp import residual_targets, within_unit
 
 HASHED = {"kind": "hashed", "n_features": 256}
 SMALL = {"features": HASHED, "n_components": 8}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from routing.outcomes import Outcomes
-from routing.routers import create
-from routing.routers.calibrated import CalibratedRouter, _encoder_of
-from routing.routers.heads import Blend, clear_winner, held_out
+from routing.data.outcomes import Outcomes
+from routing.routers.calibrated.calibrated import CalibratedRouter, _encoder_of
+from routing.routers.calibrated.heads import Blend, clear_winner, held_out
+from routing.routers.registry import create
 
 WORDS = {"kind": "hashed", "n_features": 256}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from routing.data.preferences import Preferences
 from routing.errors import RoutingError
-from routing.preferences import Preferences
-from routing.routers import create, load
+from routing.routers.registry import create, load
 
 SMALL = {"features": {"kind": "hashed", "n_features": 256}, "n_components": 16}
 FAST = {**SMALL, "epochs": 15, "learning_rate": 3e-3, "dim": 16}

@@ -14,12 +14,12 @@ import pytest
 from router_rows import ODD, ROWS, fresh, make_outcomes
 from safetensors import safe_open
 
+from routing.data.outcomes import Outcomes
+from routing.data.training_data import as_outcomes, as_preferences
 from routing.errors import RoutingError
-from routing.metrics import apgr
-from routing.outcomes import Outcomes
-from routing.preferences import as_outcomes, as_preferences
-from routing.routers import ROUTERS, create, load, names
-from routing.structure import STRUCTURE
+from routing.features.structure import STRUCTURE
+from routing.metrics.pair import apgr
+from routing.routers.registry import ROUTERS, create, load, names
 
 TEXT_SUFFIXES = {".json", ".txt", ".jinja"}
 

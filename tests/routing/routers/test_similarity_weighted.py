@@ -1,19 +1,19 @@
 """Similarity-weighted ranking against RouteLLM's way: a logistic regression over all battles, refitted per query."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from shared_files import SHARED
 from sklearn.linear_model import LogisticRegression
 
+from routing.data.outcomes import Outcomes
+from routing.data.preference_readers import read_preferences
+from routing.data.preferences import Preferences, concat, relabelled
+from routing.data.tiers import make_tiers, ratings
 from routing.errors import RoutingError
-from routing.metrics import apgr
-from routing.outcomes import Outcomes
-from routing.preferences import Preferences, concat, read_preferences, relabelled
-from routing.routers import create, load
-from routing.tiers import make_tiers, ratings
+from routing.metrics.pair import apgr
+from routing.routers.registry import create, load
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 SMALL = {"features": {"kind": "hashed", "n_features": 256}, "n_components": 16}
 KINDS = ("sum", "proof", "poem")
 
@@ -167,8 +167,9 @@ def test_learns_on_mmlu():
     path = DATA / "routellm" / "mmlu" / "mmlu_professional_psychology.csv"
     if not path.exists():
         pytest.skip("shared/data/routellm not present")
-    from routing.outcomes import concat as joined
-    from routing.outcomes import read_outcomes, split_by_prompt
+    from routing.data.outcome_readers import read_outcomes
+    from routing.data.outcomes import concat as joined
+    from routing.data.outcomes import split_by_prompt
 
     parts = ("professional_psychology", "high_school_mathematics", "elementary_mathematics", "college_biology")
     table = joined([read_outcomes(path.with_name(f"mmlu_{part}.csv")) for part in parts])

@@ -3,21 +3,22 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from router_rows import SMALL, fresh, make_outcomes
+from shared_files import SHARED
 
+from routing.data.outcome_readers import read_outcomes
+from routing.data.outcomes import Outcomes, split_by_prompt
+from routing.data.training_data import as_preferences
 from routing.errors import RoutingError
-from routing.metrics import apgr
-from routing.outcomes import Outcomes, read_outcomes, split_by_prompt
-from routing.preferences import as_preferences
-from routing.routers import create, load
-from routing.routers.category import category_scores, shrunken_means
-from routing.structure import STRUCTURE, structure
+from routing.features.structure import STRUCTURE, structure
+from routing.metrics.pair import apgr
+from routing.routers.baselines.category import category_scores, shrunken_means
+from routing.routers.registry import create, load
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 
 
 def test_unknown_names():

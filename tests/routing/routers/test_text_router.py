@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from routing.outcomes import Outcomes
-from routing.routers import create, text
-from routing.routers.text import chunks, regress_each
+from routing.data.outcomes import Outcomes
+from routing.routers.registry import create
+from routing.routers.text import base as text
+from routing.routers.text.base import chunks, regress_each
 
 SMALL = {"features": {"kind": "hashed", "n_features": 256}, "n_components": 8}
 

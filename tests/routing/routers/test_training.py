@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.training_cost import build, cost_table, forward_flops, training_cost, training_costs
 from routing.errors import RoutingError
-from routing.training import VALIDATION_ROWS, Recipe, hold_out, micro_batches, seeded, train
-from routing.training_cost import build, cost_table, forward_flops, training_cost, training_costs
+from routing.features.encoder import micro_batches
+from routing.routers.neural.training import VALIDATION_ROWS, Recipe, hold_out, seeded, train
 
 
 @given(st.lists(st.integers(0, 300), max_size=200), st.integers(1, 2000))

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from routing.errors import RoutingError
-from routing.policy import Policy, least_usd, require_base_paid
-from routing.upgrades import build_steps
+from routing.upgrades.policy import Policy, least_usd, require_base_paid
+from routing.upgrades.steps import build_steps
 
 EVEN = [0.0, 0.125, 0.25, 0.5, 0.625, 0.75, 1.0]
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.errors import RoutingError
-from routing.hull import RANKS, gain_per_dollar
-from routing.upgrades import Limits, build_steps, cut, lexicographic_order, row_ranks, row_scores
+from routing.upgrades.cut import Limits, cut, row_ranks, row_scores
+from routing.upgrades.hull import RANKS, gain_per_dollar
+from routing.upgrades.steps import build_steps, lexicographic_order
 
 GRID = [0.0, 0.125, 0.25, 0.5, 0.625, 0.75, 1.0]
 """Exact in float32, so that ties are ties and sums are exact."""

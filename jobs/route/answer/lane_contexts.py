@@ -1,0 +1,85 @@
+"""jobs/route/answer/lane_contexts.py: carried here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.errors import SpecError
+from jobs.journal.local_log import local_dir
+from jobs.lanes import lane_of
+from jobs.lanes.base import LaneContext
+from jobs.lanes.local.engine_kwargs import needs_trust
+from jobs.route.plan.prices import model_rates
+from jobs.route.start import Job
+from jobs.spec.job import JobSpec, _judge_of
+from jobs.spec.sections import JUDGE, SAMPLES
+from jobs.storage.store import Store
+from routing.answers.llm_judge import PAIRWISE_SCHEMA, RATING_SCHEMA
+
+ROWS_PER_BLOCK = {"openai": 1024, "openai_batch": 50_000, "vllm": 512, "transformers": 256}
+"""Grain of a lane: of its claims, its commits and its progress."""
+
+
+def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
+    """Ask the lanes for keys, models and context lengths; only those in `asked` have to be there. Raises SpecError."""
+    judge = job.spec.quality.judge
+    if judge is not None:  # a model like any other, in the ladder or not
+        asked = tuple(judge.model if name == JUDGE else name for name in asked)
+    asked = tuple(job.spec.names[0] if name == SAMPLES else name for name in asked)
+    for name in dict.fromkeys([*job.spec.names, *([judge.model] if judge else [])]):
+        local = job.spec.models[name].engine in ("vllm", "transformers")
+        if name in job.checks:
+            continue
+        if not local and name not in asked:
+            job.contexts.setdefault(name, job.spec.models[name].context)
+            continue
+        model = job.spec.models[name]
+        if local and not job.allow_code and (argument := needs_trust(model.engine, model.engine_kwargs)):
+            raise SpecError(
+                f"models.{name}.engine_kwargs.{argument}: may load code; remove it, or pass --allow-code if you trust this job file"
+            )
+        found = lane_of(model.engine).check(lane_context(job, name))
+        if not found.ok:
+            raise SpecError(found.detail if found.detail.startswith("models.") else f"models.{name}: {found.detail}")
+        job.checks[name] = found.detail
+        job.contexts[name] = job.spec.models[name].context or found.context_tokens
+
+
+def lane_context(job: Job, name: str, governor: Any = None) -> LaneContext:
+    """What a lane of this job gets; the judge's own, or that of a cascade's samples, with its own name in the journal, where `name`
+    is JUDGE or SAMPLES."""
+    spec, judge, cascade = job.spec, job.spec.quality.judge, job.spec.cascade
+    judging = judge is not None and name == JUDGE
+    sampling = cascade is not None and name == SAMPLES
+    of_model = judge.model if judge is not None and judging else spec.names[0] if sampling else name
+    model, rates = spec.models[of_model], model_rates(spec, of_model)
+    if of_model != name:  # what the provider calls it, now that the alias does not say it
+        model = model.model_copy(update={"model": model.model or of_model})
+    return LaneContext(
+        alias=name, model=model, sampling=judge_sampling(spec) if judging else spec.sampling_of(of_model),
+        response_format=judge_format(spec) if judging else spec.response_format,
+        price=rates.used, full_price=rates.full, output=Store(spec.output).uri, session=job.session,
+        local_dir=local_dir(Store(spec.output).uri), governor=governor, num_cpus=0.5,
+        rows_per_block=ROWS_PER_BLOCK.get(model.engine, 512),
+        logprobs=cascade is not None and "logprob" in cascade.signals and name == spec.names[0],
+    )  # fmt: skip
+
+
+MAX_TOKENS = 512
+"""Room for a sentence or two and the verdict."""
+
+
+def judge_sampling(spec: JobSpec) -> dict[str, Any]:
+    """Generation parameters of the judge."""
+    judge = _judge_of(spec)
+    if judge.sampling is not None:
+        given = judge.sampling.model_dump(exclude_none=True)
+        return given if {"max_tokens", "max_completion_tokens"} & set(given) else {**given, "max_tokens": MAX_TOKENS}
+    # Reasoning models take no other name for the limit; the job file says which name this model wants.
+    name = "max_completion_tokens" if "max_completion_tokens" in spec.sampling_of(judge.model) else "max_tokens"
+    return {"temperature": 0, name: MAX_TOKENS}
+
+
+def judge_format(spec: JobSpec) -> dict[str, Any]:
+    """The job's `response_format` for the judge's lane."""
+    return {"json_schema": PAIRWISE_SCHEMA if _judge_of(spec).mode == "pairwise" else RATING_SCHEMA}

@@ -1,0 +1,77 @@
+"""jobs/route/identity.py: carried here."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from jobs.errors import SpecError
+from jobs.route.score.files import InputFile, listing_json
+from jobs.spec.job import JobSpec
+from jobs.storage.manifest import FOLDER, Run, fingerprint, read_json
+from jobs.storage.store import Store
+
+FORMAT = 1
+MEANINGS = {
+    "input": "the input changed (files, sizes or dates, columns)",
+    "prompts": "the template, the system prompt or the kept columns changed",
+    "router": "the router changed",
+    "answers": "a model, its sampling or the response format changed",
+}
+
+
+def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str, str]:
+    """What must stay the same for two starts to be one job. Policy, limits, prices, `max_usd` and sample may change.
+
+    `router`: hash of the artifact.
+    """
+    answers = {
+        name: [
+            m.engine,
+            m.source,
+            m.model,
+            spec.sampling_of(name),
+            None,  # was the service tier, which does not change an answer
+            m.engine_kwargs.get("max_model_len"),
+        ]
+        for name, m in ((name, spec.models[name]) for name in spec.names)
+    }
+    return {
+        "input": fingerprint([listing_json(files), spec.input.model_dump(exclude={"path", "keep"})]),
+        "prompts": fingerprint(
+            [spec.system, spec.template, spec.input.keep, spec.quality.gold and spec.quality.gold.column]
+        ),
+        "router": fingerprint([router, spec.router_models]),
+        "answers": fingerprint([list(spec.names), answers, spec.response_format]),
+    }
+
+
+def open_run(spec: JobSpec, files: list[InputFile], marks: dict[str, str]) -> Run:
+    """Create the run at `spec.output`, or go on with the one that is there. Raises SpecError where it is another job."""
+    store = Store(spec.output)
+    name = f"{FOLDER}/run.json"
+    identity = read_json(store, name)
+    if identity is None:
+        if store.list():
+            raise SpecError(f"output: {spec.output} is not empty and holds no headgate run; choose another prefix")
+        identity = {
+            "format": FORMAT,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "input": listing_json(files),
+            "fingerprints": marks,
+            "models": list(spec.names),
+        }
+        if not store.create(name, json.dumps(identity, indent=1).encode()):
+            identity = read_json(store, name) or identity
+    if identity.get("format") != FORMAT:
+        raise SpecError(f"output: {spec.output} was written by another version of headgate; choose another prefix")
+    check_same_job(spec.output, identity, marks)
+    return Run(store, identity)
+
+
+def check_same_job(output: str, identity: dict[str, Any], marks: dict[str, str]) -> None:
+    """Raises SpecError, naming what changed, unless the run in `output` is this very job."""
+    changed = [meaning for key, meaning in MEANINGS.items() if identity["fingerprints"].get(key) != marks[key]]
+    if changed:
+        raise SpecError(f"output: {output} holds another job: {'; '.join(changed)}; choose another prefix")

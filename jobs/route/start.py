@@ -1,0 +1,44 @@
+"""jobs/route/start.py: carried here."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.route.score.files import InputFile
+from jobs.route.score.stage import ScorePlan
+from jobs.spec.job import JobSpec
+
+
+@dataclass
+class Job:
+    """One start of a job: what was checked at the border, and what is being held."""
+
+    spec: JobSpec
+    allow_code: bool = False
+    limit: int | None = None
+    live: bool | None = None
+    """Progress as a panel, as lines, or by the kind of standard error."""
+    session: str = field(default_factory=lambda: time.strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3))
+    stopping: threading.Event = field(default_factory=threading.Event)
+    checks: dict[str, str] = field(default_factory=dict)
+    contexts: dict[str, int | None] = field(default_factory=dict)
+    """Model → longest prompt + answer in tokens, where known."""
+    notes: list[str] = field(default_factory=list)
+    """What the report says about this start beside its figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """What the checks before the first write found."""
+
+    files: list[InputFile]
+    score: ScorePlan
+    marks: dict[str, str]
+    router_card: dict[str, Any]
+    router_columns: list[int]
+    earlier: list[str]
+    """Runs whose answers count."""

@@ -1,0 +1,27 @@
+"""jobs/spec/fields.py: carried here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Model(BaseModel):
+    """Base of every section: unknown keys refused, values frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+def number(value: Any) -> Any:
+    """`budget_usd: yes` is true in YAML, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number (found {str(value).lower()})")
+    return value
+
+
+PositiveInt = Annotated[int, BeforeValidator(number), Field(gt=0, le=2**53)]
+PositiveFloat = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
+Dollars = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
