@@ -41,8 +41,8 @@ class JobSpec(Model):
     sample: SampleSpec | None = None
     cascade: CascadeSpec | None = None
     quality: QualitySpec = QualitySpec()
-    reuse: list[str] = Field(default_factory=list)
-    router_models: dict[str, str] = Field(default_factory=dict)
+    reuse: list[str] = []
+    router_models: dict[str, str] = {}
     """Job model name → name of that model in the router artifact, where they differ."""
 
     @field_validator("models")

@@ -131,7 +131,7 @@ class ModelSpec(Model):
     """vllm, transformers: GPUs of one replica, for `price.gpu_hour_usd`."""
     replicas: PositiveInt = 1
     """vllm, transformers: engines side by side. openai: sending processes."""
-    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    engine_kwargs: dict[str, Any] = {}
     """vllm, transformers: passed to the engine (tensor_parallel_size, max_model_len, …); what may load code needs --allow-code."""
 
     @model_validator(mode="before")

@@ -27,7 +27,7 @@ class InputSpec(Model):
     """Column of prompt texts."""
     messages: Name | None = None
     """Column of chat messages, instead of `prompt`. OpenAI batch lines need neither."""
-    keep: list[Name] = Field(default_factory=list)
+    keep: list[Name] = []
     """Columns copied into responses/."""
     format: Literal["auto", "parquet", "jsonl", "csv", "openai_batch"] = "auto"
 
@@ -139,9 +139,7 @@ SAMPLES = "samples"
 class CascadeSpec(Model):
     """The weak model answers first, and its answers help to decide which rows go further up."""
 
-    signals: Annotated[list[Literal["logprob", "agreement", "response"]], Field(min_length=1)] = Field(
-        default_factory=lambda: ["response"]
-    )
+    signals: Annotated[list[Literal["logprob", "agreement", "response"]], Field(min_length=1)] = ["response"]
     """response: the answer's text. logprob: log-probabilities of its tokens, where the engine gives them. agreement: of it with
     further answers to the same prompt, drawn at temperature 0.7."""
     band: Share = 0.2

@@ -6,11 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
-from tests.jobs.evaluation.outcome_tables import two_topics
 
 from benchmarks.results import __main__ as results
 from benchmarks.results.sections import SECTIONS
 from benchmarks.results.sets import STRONG, WEAK
+from tests.jobs.evaluation.outcome_tables import two_topics
 
 
 @pytest.fixture

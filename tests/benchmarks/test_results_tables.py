@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.jobs.evaluation.outcome_tables import two_topics
 
 from benchmarks.results import __main__ as results
 from benchmarks.results import batch_tables, cascade_points, cascade_tables, live_tables, pilot_tables, promise_tables
@@ -22,6 +21,7 @@ from benchmarks.results.tables import Amount, apgr_figure, markdown
 from routing.answers.head import Evidence
 from routing.metrics.pair import apgr
 from routing.metrics.plane import CostQuality
+from tests.jobs.evaluation.outcome_tables import two_topics
 
 QUICK = Amount(seeds=1, quick=True, encoder=False)
 MODELS = ("meta-llama/Meta-Llama-3.1-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4o-2024-05-13")
