@@ -25,6 +25,7 @@ from jobs.errors import LaneDown
 from jobs.evaluation.run_outcomes import run_outcomes
 from jobs.journal.reader import Journal
 from jobs.route.pilot.further_answers import read_agreement, sample_keys
+from jobs.route.score.entries import ScoreEntry
 from jobs.spec.sections import SAMPLES
 from jobs.storage.keys import find_keys
 from jobs.storage.manifest import load_run
@@ -91,9 +92,9 @@ def read_live(output: str) -> Live:
     """A finished run whose every row both models answered, with further answers of every row."""
     outcomes = run_outcomes(output)
     run = load_run(output)
-    scored, weak = run.entry("score"), outcomes.models[0]
+    scored, weak = run.entry("score", ScoreEntry), outcomes.models[0]
     assert scored is not None and outcomes.responses is not None and outcomes.cost_usd is not None
-    parts = [run.store.read_table(part["name"], columns=["row_key", "id", "predicted"]) for part in scored["parts"]]
+    parts = [run.store.read_table(part.name, columns=["row_key", "id", "predicted"]) for part in scored.parts]
     rows = pa.concat_tables(parts)
     place = {name: i for i, name in enumerate(rows["id"].to_pylist())}
     rows = rows.take(pa.array([place[name] for name in outcomes.ids]))

@@ -22,8 +22,10 @@ import pyarrow.compute as pc
 from jobs.errors import InputError
 from jobs.journal.reader import Journal
 from jobs.route.pilot.judged import judged_quality, judged_rows
+from jobs.route.plan.entries import pilot_of
+from jobs.route.score.entries import ScoreEntry
 from jobs.spec.sections import JUDGE
-from jobs.storage.manifest import FOLDER, load_run, read_json
+from jobs.storage.manifest import RUN, load_run, read_json
 from jobs.storage.store import Store
 from routing.answers.matching import make_matcher
 from routing.data.outcomes import Outcomes
@@ -38,7 +40,7 @@ SCORED_COLUMNS = ("row_key", "id", "messages", "gold", "keep")
 
 def is_run(store: Store) -> bool:
     """Whether the prefix holds a headgate run."""
-    return store.exists(f"{FOLDER}/run.json")
+    return store.exists(RUN)
 
 
 def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
@@ -49,12 +51,12 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
     where the run has no such rows or the job names neither gold nor a judge (no quality is known then), StoreError for its storage.
     """
     run = load_run(output)
-    scored, bill = run.entry("score"), _bill(run.store)
+    scored, bill = run.entry("score", ScoreEntry), _bill(run.store)
     if scored is None or bill is None:
         raise InputError(f"{output}: the run has no plan yet, so no answers; run it first")
     job: dict[str, Any] = bill["job"]
     gold = (job.get("quality") or {}).get("gold") or {}
-    judged = judged_quality(run.store, bill.get("pilot"))
+    judged = judged_quality(run.store, pilot_of(bill))
     if not gold and judged is None:
         raise InputError(
             f"{output}: the run measured no quality, so no router can learn from it; give its job quality.gold or quality.judge,"
@@ -65,7 +67,7 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
         matcher = make_matcher(gold["match"], allow_code=allow_code) if compares else _cannot_tell
     except RoutingError as error:
         raise InputError(f"{output}: {error}") from None
-    names = tuple(run.identity["models"])
+    names = run.identity.models
     answers = [_answered(run.store, name) for name in names]
     keys, counts = np.unique(np.concatenate([table["row_key"].to_numpy() for table in answers]), return_counts=True)
     wanted = keys[counts >= 2]
@@ -74,7 +76,7 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
             f"{output}: no row was answered by more than one model; give the job `sample: {{rows: 500}}` and run it"
             " again: only the sample's missing answers are asked"
         )
-    rows = _rows(run.store, [part["name"] for part in scored["parts"]], wanted)
+    rows = _rows(run.store, [part.name for part in scored.parts], wanted)
     table = _table(names, rows, answers, matcher, _category(job))
     quality, is_judged = judged_rows(judged, rows["row_key"].to_numpy(), names)
     table.quality[is_judged] = quality[is_judged]

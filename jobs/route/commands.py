@@ -1,4 +1,7 @@
-"""jobs/route/commands.py: carried here."""
+"""`headgate plan`, `run`, `report` and `status`: flags in, tables or JSON and an exit code out.
+
+Ray and the stages are imported inside the commands, after the job file is read: most mistakes are found without that wait.
+"""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
-"""jobs/route/identity.py: carried here."""
+"""Whether two starts are one job: the fingerprints of what a job asks, kept in the run that the first start made.
+
+A run is gone on with only by a job that would ask the same: of the same input, with the same prompts, router and models. What
+else the job file says may change between two starts.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from dataclasses import asdict
 
 from jobs.errors import SpecError
-from jobs.route.score.files import InputFile, listing_json
 from jobs.spec.job import JobSpec
-from jobs.storage.manifest import FOLDER, Run, fingerprint, read_json
+from jobs.storage.manifest import RUN, Identity, InputFile, Run, fingerprint, read_identity
 from jobs.storage.store import Store
 
 FORMAT = 1
@@ -38,7 +41,7 @@ def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str
         for name, m in ((name, spec.models[name]) for name in spec.names)
     }
     return {
-        "input": fingerprint([listing_json(files), spec.input.model_dump(exclude={"path", "keep"})]),
+        "input": fingerprint([[asdict(file) for file in files], spec.input.model_dump(exclude={"path", "keep"})]),
         "prompts": fingerprint(
             [spec.system, spec.template, spec.input.keep, spec.quality.gold and spec.quality.gold.column]
         ),
@@ -50,28 +53,22 @@ def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str
 def open_run(spec: JobSpec, files: list[InputFile], marks: dict[str, str]) -> Run:
     """Create the run at `spec.output`, or go on with the one that is there. Raises SpecError where it is another job."""
     store = Store(spec.output)
-    name = f"{FOLDER}/run.json"
-    identity = read_json(store, name)
+    identity = read_identity(store)
     if identity is None:
         if store.list():
             raise SpecError(f"output: {spec.output} is not empty and holds no headgate run; choose another prefix")
-        identity = {
-            "format": FORMAT,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "input": listing_json(files),
-            "fingerprints": marks,
-            "models": list(spec.names),
-        }
-        if not store.create(name, json.dumps(identity, indent=1).encode()):
-            identity = read_json(store, name) or identity
-    if identity.get("format") != FORMAT:
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        identity = Identity(FORMAT, created, tuple(files), marks, spec.names)
+        if not store.create(RUN, json.dumps(identity.to_json(), indent=1).encode()):
+            identity = read_identity(store) or identity
+    if identity.format != FORMAT:
         raise SpecError(f"output: {spec.output} was written by another version of headgate; choose another prefix")
     check_same_job(spec.output, identity, marks)
     return Run(store, identity)
 
 
-def check_same_job(output: str, identity: dict[str, Any], marks: dict[str, str]) -> None:
+def check_same_job(output: str, identity: Identity, marks: dict[str, str]) -> None:
     """Raises SpecError, naming what changed, unless the run in `output` is this very job."""
-    changed = [meaning for key, meaning in MEANINGS.items() if identity["fingerprints"].get(key) != marks[key]]
+    changed = [meaning for kind, meaning in MEANINGS.items() if identity.fingerprints.get(kind) != marks[kind]]
     if changed:
         raise SpecError(f"output: {output} holds another job: {'; '.join(changed)}; choose another prefix")

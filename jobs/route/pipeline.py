@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from jobs.report.page import write_report
 from jobs.report.progress import Progress
 from jobs.route.account.run_measures import figure
 from jobs.route.account.run_summary import summarise
-from jobs.route.account.stage import predicted_folder, run_account
+from jobs.route.account.stage import run_account
 from jobs.route.answer.reuse import reuse_answers
 from jobs.route.answer.session import spending
 from jobs.route.cluster import ray_running
@@ -32,9 +32,11 @@ from jobs.route.identity import open_run
 from jobs.route.pilot.cascade import cascade_stage
 from jobs.route.pilot.judged import judged_quality
 from jobs.route.pilot.stage import measured_agreement, pilot_stage
+from jobs.route.plan.entries import pilot_of
 from jobs.route.plan.plan import Plan, latest_plan, load_plan
 from jobs.route.plan.planner import Planner
 from jobs.route.preflight import check
+from jobs.route.score.entries import Part, ScoreEntry
 from jobs.route.score.stage import run_score
 from jobs.route.start import Border, Job
 from jobs.spec.job import JobSpec, has_pilot
@@ -79,20 +81,20 @@ def recover(job: Job, run: Run) -> None:
         )
 
 
-def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> list[dict[str, Any]]:
+def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> Sequence[Part]:
     """Stage 1, or its entry. Returns the parts of scored/ in input order."""
-    entry = run.entry("score")
+    entry = run.entry("score", ScoreEntry)
     if entry is None:
         progress.update({"job": {"stage": "score"}})
         parts = run_score(
             border.score, run.store.uri, lambda rows: progress.update({"job": {"stage": "score", "done": rows}})
         )
-        frame = {"prefix_chars": len(border.score.frame.prefix), "suffix_chars": len(border.score.frame.suffix)}
-        entry = run.finish("score", {"parts": parts, "frame": frame, "session": job.session})
+        frame = border.score.frame
+        entry = run.finish("score", ScoreEntry(tuple(parts), len(frame.prefix), len(frame.suffix), job.session))
     if border.earlier:
         progress.update({"job": {"stage": "reuse"}})
-        reuse_answers(job.spec, run, [part["name"] for part in entry["parts"]], border.earlier, job.session)
-    return list(entry["parts"])
+        reuse_answers(job.spec, run, [part.name for part in entry.parts], border.earlier, job.session)
+    return entry.parts
 
 
 def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
@@ -151,11 +153,18 @@ def answer_stage(job: Job, run: Run, planner: Planner, progress: Progress) -> tu
         return plan, session.stopped()
 
 
-def account_stage(job: Job, run: Run, parts: list[dict[str, Any]], plan: Plan, started: float) -> dict[str, Any]:
+def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started: float) -> dict[str, Any]:
     """Stage 4: responses/, report.json, report.html."""
-    judged = judged_quality(run.store, plan.bill.get("pilot"))
-    predictions = predicted_folder(plan.bill.get("pilot"))
-    sums = run_account(job.spec, run.store, parts, plan.assignments, job.allow_code, predictions, judged)
+    pilot = pilot_of(plan.bill)
+    sums = run_account(
+        job.spec,
+        run.store,
+        parts,
+        plan.assignments,
+        allow_code=job.allow_code,
+        predictions=pilot.predictions if pilot else "",
+        judged=judged_quality(run.store, pilot),
+    )
     facts = {
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "wall_s": time.time() - started,
@@ -177,10 +186,10 @@ def provenance(spec: JobSpec, run: Run, plan: Plan) -> dict[str, Any]:
         name: importlib.metadata.version(name) for name in ("headgate", "ray", "torch", "transformers", "pyarrow")
     }
     models = {name: spec.models[name].model or spec.models[name].source or name for name in spec.names}
-    first = run.identity["input"][0]["uri"]
+    files, marks = run.identity.files, run.identity.fingerprints
     return {
-        "input": {"files": str(len(run.identity["input"])), "first": first, "hash": run.identity["fingerprints"]["input"]},
-        "router": {"source": spec.router, "hash": run.identity["fingerprints"]["router"]},
+        "input": {"files": str(len(files)), "first": files[0].uri, "hash": marks["input"]},
+        "router": {"source": spec.router, "hash": marks["router"]},
         "models": models, "plan": {"number": str(plan.number), "hash": plan.bill["fingerprint"]}, "versions": versions,
     }  # fmt: skip
 
@@ -198,12 +207,12 @@ def report_job(output: str, allow_code: bool = False) -> dict[str, Any]:
     """`headgate report`: responses/ and the report again, from what the run holds. Raises SpecError where there is no plan,
     RunHeld where somebody runs it: of two accountings at once neither may be whole."""
     run = load_run(output)
-    entry, (number, bill) = run.entry("score"), latest_plan(run.store)
+    entry, (number, bill) = run.entry("score", ScoreEntry), latest_plan(run.store)
     if entry is None or bill is None:
         raise SpecError(f"{run.store.uri}: the run has no plan yet; `headgate run` makes one")
     job = Job(parse_spec(bill["job"] | {"output": output}), allow_code)
     with ray_running(), held(job, run):
-        return account_stage(job, run, entry["parts"], load_plan(run.store, number), time.time())
+        return account_stage(job, run, entry.parts, load_plan(run.store, number), time.time())
 
 
 @contextmanager

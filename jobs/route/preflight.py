@@ -16,7 +16,7 @@ from jobs.route.score.router import load_router, router_columns, router_fingerpr
 from jobs.route.score.stage import plan_score
 from jobs.route.start import Border, Job
 from jobs.spec.job import UNTRAINED_ROUTERS
-from jobs.storage.manifest import FOLDER, read_json
+from jobs.storage.manifest import read_identity
 from jobs.storage.store import Store
 from routing.answers.matching import make_matcher
 from routing.errors import RoutingError
@@ -45,7 +45,7 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
         raise SpecError(str(error)) from None
     card = {} if spec.router in UNTRAINED_ROUTERS or "://" in spec.router else read_card(spec.router)
     store = Store(spec.output)
-    identity = read_json(store, f"{FOLDER}/run.json")
+    identity = read_identity(store)
     if identity is not None:
         check_same_job(spec.output, identity, marks)
     elif store.list():

@@ -1,4 +1,4 @@
-"""jobs/route/start.py: carried here."""
+"""What one start of a job carries from stage to stage: the job file and its flags, and what was found at the border."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.route.score.files import InputFile
 from jobs.route.score.stage import ScorePlan
 from jobs.spec.job import JobSpec
+from jobs.storage.manifest import InputFile
 
 
 @dataclass

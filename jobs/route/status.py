@@ -21,6 +21,7 @@ from jobs.journal.reader import READ_THREADS, Journal
 from jobs.journal.rows import RANKS
 from jobs.journal.segments import parse_name
 from jobs.route.plan.plan import latest_plan
+from jobs.route.score.entries import ScoreEntry
 from jobs.spec.sections import JUDGE, SAMPLES
 from jobs.storage import lease
 from jobs.storage.manifest import load_run, read_json
@@ -32,11 +33,12 @@ RATE_WINDOW_S = 60.0
 def run_status(output: str) -> dict[str, Any]:
     """Stage, rows and dollars per model, rows a second of the last minute, seconds to go, holder. Raises SpecError."""
     run = load_run(output)
-    scored, (number, bill), report = run.entry("score"), latest_plan(run.store), read_json(run.store, "report.json")
+    scored, (number, bill) = run.entry("score", ScoreEntry), latest_plan(run.store)
+    report = read_json(run.store, "report.json")
     journal = Journal(run.store)
     now = time.time()
     models: dict[str, dict[str, Any]] = {}
-    ladder = run.identity["models"]
+    ladder = run.identity.models
     beside = [name for name in (JUDGE, SAMPLES) if name not in ladder and journal.segments(name)]
     for name in [*ladder, *beside]:
         settled = journal.settlements(name)
@@ -48,7 +50,7 @@ def run_status(output: str) -> dict[str, Any]:
             "rows_per_s": len(recent) / min(RATE_WINDOW_S, max(1.0, now - recent.min())) if len(recent) else 0.0,
         }  # fmt: skip
     _, owner = lease.current(run.store)
-    holder = None if owner is None or lease.is_free(owner) else lease.describe(owner)
+    holder = None if owner is None or owner.is_free else str(owner)
     stage = "done" if report and report.get("complete") else "answer" if bill else "plan" if scored else "score"
     waits = [
         (m["planned"] - m["answered"] - m["rejected"]) / m["rows_per_s"]
@@ -56,8 +58,8 @@ def run_status(output: str) -> dict[str, Any]:
         if m["planned"] and m["rows_per_s"] and m["planned"] > m["answered"] + m["rejected"]
     ]
     return {
-        "output": output, "stage": stage, "created": run.identity["created"], "held_by": holder, "plan": number,
-        "rows": sum(part["rows"] for part in scored["parts"]) if scored else None, "models": models,
+        "output": output, "stage": stage, "created": run.identity.created, "held_by": holder, "plan": number,
+        "rows": sum(part.rows for part in scored.parts) if scored else None, "models": models,
         "planned_usd": bill["planned_usd"] if bill else None, "cap_usd": bill["cap_usd"] if bill else None,
         "spent_usd": sum(m["spent_usd"] for m in models.values()), "lost_usd": sum(m["lost_usd"] for m in models.values()),
         "eta_s": max(waits) if waits else None, "open": report.get("open") if report else None,

@@ -1,4 +1,8 @@
-"""jobs/storage/keys.py: carried here."""
+"""Keys of rows and of what is asked, and finding rows by them.
+
+A row key is 64 bits made from the row's place in the input; a content key is 128 bits of hash, equal for equal requests. Look-ups
+are binary searches in NumPy, O(n log k).
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,53 @@ LOST_S, EXPIRY_S = 45.0, 60.0
 FOLDER = "_headgate/lease"
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a run: the content of a lease's file."""
+
+    host: str
+    """As `_host` gives it."""
+    pid: int
+    started: float
+    """Of the process, seconds since the epoch by its own clock."""
+    session: str
+    renewed: float = 0.0
+    """Likewise."""
+    released: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """Released, or of a process on this host that is gone. Of another host nothing is known at a glance."""
+        return self.released or (self.host == _host() and not _alive(self.pid, self.started))
+
+    def __str__(self) -> str:
+        since, renewed = (time.strftime("%H:%M:%S", time.localtime(at)) for at in (self.started, self.renewed))
+        return f"process {self.pid} on {self.host.split('/')[0]} (since {since}, renewed {renewed})"
+
+    def to_json(self) -> dict[str, Any]:
+        said = asdict(self)
+        if not self.released:
+            del said["released"]
+        return said
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Owner:
+        """Raises KeyError, TypeError, ValueError for what is no owner."""
+        host, session = data["host"], data.get("session", "")
+        if not isinstance(host, str):
+            raise TypeError(host)
+        return cls(
+            host, int(data["pid"]), float(data["started"]), session, float(data["renewed"]), bool(data.get("released"))
+        )
+
+
 @dataclass
 class Lease:
     """The held lease; `release` it, or let it expire."""
 
     store: Store
     generation: int
-    owner: dict[str, Any]
+    owner: Owner
     on_lost: Callable[[], None]
     """Called once, by a thread of the lease's own, when another run has it or soon may."""
     renewed: float
@@ -55,7 +95,7 @@ class Lease:
             self._stop.set()
             # A store that is full or gone: the lease expires by itself, and what the run came to is what has to be told.
             with contextlib.suppress(StoreError):
-                self.store.write(_name(self.generation), _record(self.owner, released=True))
+                self.store.write(_name(self.generation), _record(replace(self.owner, released=True)))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -80,59 +120,48 @@ def acquire(
     store: Store, session: str, on_lost: Callable[[], None], wait: Callable[[float], None] | None = None
 ) -> Lease:
     """Take the lease of a run, or raise RunHeld. `wait(seconds_left)` is called each second while an old lease expires."""
-    identity = {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time(), "session": session}
-    seen: tuple[int, dict[str, Any] | None] | None = None
+    own = Owner(_host(), os.getpid(), psutil.Process().create_time(), session)
+    seen: tuple[int, Owner | None] | None = None
     since = 0.0
     while True:
         looked = time.monotonic()
         generation, owner = found = current(store)
         expired = found == seen and looked - since >= EXPIRY_S
-        if owner is None or is_free(owner) or expired:
+        if owner is None or owner.is_free or expired:
             started = time.monotonic()
-            if store.create(_name(generation + 1), _record(identity)):
-                lease = Lease(store, generation + 1, identity, on_lost, started)
+            if store.create(_name(generation + 1), _record(own)):
+                lease = Lease(store, generation + 1, own, on_lost, started)
                 lease.start()
                 return lease
             continue
-        if seen not in (None, found) or owner["host"] == identity["host"] or wait is None:
-            raise RunHeld(f"output {store.uri}: held by {describe(owner)}; wait for it, or stop it, then run again")
+        if seen not in (None, found) or owner.host == own.host or wait is None:
+            raise RunHeld(f"output {store.uri}: held by {owner}; wait for it, or stop it, then run again")
         if seen is None:
             seen, since = found, time.monotonic()
         wait(EXPIRY_S - (time.monotonic() - since))
         time.sleep(WATCH_S)
 
 
-def current(store: Store) -> tuple[int, dict[str, Any] | None]:
+def current(store: Store) -> tuple[int, Owner | None]:
     """(generation, owner) of the newest lease; (0, None) where there never was one. Raises StoreError for a damaged one."""
     names = store.list(FOLDER)
     if not names:
         return 0, None
     try:
-        owner: dict[str, Any] = json.loads(store.read(names[-1]))
-        describe(owner)
+        owner = Owner.from_json(json.loads(store.read(names[-1])))
+        str(owner)  # times that no calendar has are damage too
         return int(names[-1].rsplit("/", 1)[-1].removesuffix(".json")), owner
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise StoreError(f"{store.url(names[-1])}: damaged: no lease; delete it if nobody runs this output") from None
-
-
-def is_free(owner: dict[str, Any]) -> bool:
-    """Released, or of a process on this host that is gone. Of another host nothing is known at a glance."""
-    return bool(owner.get("released")) or (owner["host"] == _host() and not _alive(owner["pid"], owner["started"]))
-
-
-def describe(owner: dict[str, Any]) -> str:
-    """The owner in words."""
-    since, renewed = (time.strftime("%H:%M:%S", time.localtime(owner[key])) for key in ("started", "renewed"))
-    return f"process {owner['pid']} on {owner['host'].split('/')[0]} (since {since}, renewed {renewed})"
 
 
 def _name(generation: int) -> str:
     return f"{FOLDER}/{generation:08d}.json"
 
 
-def _record(owner: dict[str, Any], released: bool = False) -> bytes:
+def _record(owner: Owner) -> bytes:
     """What the file says; no two writes say the same."""
-    return json.dumps(owner | {"renewed": time.time()} | ({"released": True} if released else {})).encode()
+    return json.dumps(replace(owner, renewed=time.time()).to_json()).encode()
 
 
 def _host() -> str:

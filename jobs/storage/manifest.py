@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 from jobs.errors import SpecError, StoreError
 from jobs.storage.store import Store
 
 FOLDER = "_headgate"
+RUN = f"{FOLDER}/run.json"
 
 
 def fingerprint(value: Any) -> str:
@@ -23,21 +25,74 @@ def fingerprint(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of the frozen listing."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    modified_ns: int
+    """0 where the store does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a run is: `_headgate/run.json`, as whoever came first wrote it."""
+
+    format: int
+    created: str
+    """UTC, ISO 8601."""
+    files: tuple[InputFile, ...]
+    fingerprints: dict[str, str]
+    """What must stay the same for two starts to be one job: kind → hash."""
+    models: tuple[str, ...]
+    """The ladder, cheapest first."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": self.format, "created": self.created, "input": [asdict(file) for file in self.files],
+            "fingerprints": self.fingerprints, "models": list(self.models),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Identity:
+        """A run of another format may miss any of the keys. Raises KeyError, TypeError, ValueError for what is no identity."""
+        return cls(
+            format=data.get("format", 0), created=data.get("created", ""),
+            files=tuple(InputFile(file["uri"], file["size"], file["modified_ns"]) for file in data.get("input", ())),
+            fingerprints=dict(data.get("fingerprints", {})), models=tuple(data.get("models", ())),
+        )  # fmt: skip
+
+
+class Entry(Protocol):
+    """What a finished stage leaves."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self: ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """An opened run."""
 
     store: Store
-    identity: dict[str, Any]
+    identity: Identity
 
-    def entry(self, stage: str) -> dict[str, Any] | None:
-        """A stage's manifest entry, None while the stage is not finished."""
-        return read_json(self.store, f"{FOLDER}/{stage}.json")
+    def entry(self, stage: str, kind: type[E]) -> E | None:
+        """A stage's entry, None while the stage is not finished. Raises StoreError where it is damaged."""
+        data = read_json(self.store, f"{FOLDER}/{stage}.json")
+        return None if data is None else kind.from_json(data)
 
-    def finish(self, stage: str, entry: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, stage: str, entry: E) -> E:
         """Write a stage's entry unless it stands; returns the one that stands."""
-        body = json.dumps(entry, indent=1, sort_keys=True, default=str).encode()
+        body = json.dumps(entry.to_json(), indent=1, sort_keys=True, default=str).encode()
         if not self.store.create(f"{FOLDER}/{stage}.json", body):
-            return self.entry(stage) or entry
+            return self.entry(stage, type(entry)) or entry
         return entry
 
 
@@ -62,10 +117,19 @@ def damaged(store: Store, name: str) -> StoreError:
     return StoreError(f"{store.url(name)}: damaged; put a copy of it back, or choose another output prefix")
 
 
+def read_identity(store: Store) -> Identity | None:
+    """The identity of the run in `store`, None where there is no run. Raises StoreError where it is damaged."""
+    data = read_json(store, RUN)
+    try:
+        return None if data is None else Identity.from_json(data)
+    except (KeyError, TypeError, ValueError):
+        raise damaged(store, RUN) from None
+
+
 def load_run(output: str) -> Run:
     """The run at `output`, for `status` and `report`. Raises SpecError where there is none."""
     store = Store(output)
-    identity = read_json(store, f"{FOLDER}/run.json")
+    identity = read_identity(store)
     if identity is None:
-        raise SpecError(f"{output}: no headgate run there (no {FOLDER}/run.json)")
+        raise SpecError(f"{output}: no headgate run there (no {RUN})")
     return Run(store, identity)

@@ -10,7 +10,7 @@ file: copies of one prompt lie anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
 from jobs.route.plan.plan import Assignments
+from jobs.route.score.entries import Part
 from jobs.storage.keys import is_among, positions
 from jobs.storage.store import Store
 
@@ -28,13 +29,13 @@ Shared = dict[str, pa.Table]
 
 
 def shared_answers(
-    store: Store, names: tuple[str, ...], plan: Assignments, parts: Sequence[Mapping[str, Any]], files: Sequence[range]
+    store: Store, names: tuple[str, ...], plan: Assignments, parts: Sequence[Part], files: Sequence[range]
 ) -> list[list[Any]]:
     """Per file of responses/ references to `Shared`, one for each file with leaders that it copies. Waits until all are made."""
     wanted = _wanted(plan, parts, files)
     found: list[list[Any]] = [[] for _ in files]
     for source, by_file in wanted.items():
-        buckets = [int(parts[index]["bucket"]) for index in files[source]]
+        buckets = [parts[index].bucket for index in files[source]]
         task = _read_shared_task.options(num_returns=len(by_file))
         made = task.remote(store.uri, names, buckets, list(by_file.values()))
         for file, ref in zip(by_file, made if len(by_file) > 1 else [made], strict=True):
@@ -54,7 +55,7 @@ def for_bucket(shared: Sequence[Shared], plan: Assignments) -> Shared:
 
 
 def _wanted(
-    plan: Assignments, parts: Sequence[Mapping[str, Any]], files: Sequence[range]
+    plan: Assignments, parts: Sequence[Part], files: Sequence[range]
 ) -> dict[int, dict[int, NDArray[np.int64]]]:
     """File of the leaders → file of their copies → sorted row keys of leaders with a copy there in another bucket."""
     copies = np.flatnonzero((plan.row_key != plan.leader) & (plan.model >= 0))
@@ -63,7 +64,7 @@ def _wanted(
     of_leader = plan.bucket[positions(plan.row_key, plan.leader[copies])]
     elsewhere = of_leader != plan.bucket[copies]
     copies, of_leader = copies[elsewhere], of_leader[elsewhere]
-    numbers = np.array([part["bucket"] for part in parts])
+    numbers = np.array([part.bucket for part in parts])
     file_of_part = np.repeat(np.arange(len(files)), [len(file) for file in files])
     source = file_of_part[np.searchsorted(numbers, of_leader)]
     target = file_of_part[np.searchsorted(numbers, plan.bucket[copies])]

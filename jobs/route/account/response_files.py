@@ -9,13 +9,14 @@ Cost: the footers of a few segments.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.journal.reader import Journal
+from jobs.route.score.entries import Part
 from jobs.storage.manifest import FOLDER, read_json
 from jobs.storage.store import Store
 
@@ -27,7 +28,7 @@ LOOKED_AT = 16
 ENTRY = f"{FOLDER}/responses.json"
 
 
-def response_files(store: Store, names: tuple[str, ...], parts: list[dict[str, Any]]) -> list[range]:
+def response_files(store: Store, names: tuple[str, ...], parts: Sequence[Part]) -> list[range]:
     """Indices into `parts` (the score stage's entry) per file, in order: file n is responses/part-<n>.parquet."""
     entry = read_json(store, ENTRY)
     if entry is None:
@@ -39,14 +40,14 @@ def response_files(store: Store, names: tuple[str, ...], parts: list[dict[str, A
     return [range(low, high) for low, high in pairwise(borders)]
 
 
-def _first_parts(store: Store, names: tuple[str, ...], parts: list[dict[str, Any]]) -> list[int]:
+def _first_parts(store: Store, names: tuple[str, ...], parts: Sequence[Part]) -> list[int]:
     rows_per_file = FILE_BYTES / _row_bytes(store, names)
     first, rows = [0], 0
     for index, part in enumerate(parts):
-        if rows and rows + part["rows"] > rows_per_file:
+        if rows and rows + part.rows > rows_per_file:
             first.append(index)
             rows = 0
-        rows += part["rows"]
+        rows += part.rows
     return first
 
 

@@ -10,7 +10,7 @@ whole and always by one of the same rows, so whoever reads the folder sees each 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any
@@ -26,12 +26,13 @@ from jobs.route.account.bucket_sums import bucket_sums
 from jobs.route.account.copies import Shared, for_bucket, shared_answers
 from jobs.route.account.response_files import response_files
 from jobs.route.plan.plan import Assignments
+from jobs.route.score.entries import Part
 from jobs.spec.job import JobSpec
 from jobs.storage.store import Store
 
 
 def run_account(
-    spec: JobSpec, store: Store, parts: list[dict[str, Any]], plan: Assignments, allow_code: bool, predictions: str = "",
+    spec: JobSpec, store: Store, parts: Sequence[Part], plan: Assignments, allow_code: bool, predictions: str = "",
     judged: pa.Table | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Write responses/. Returns one dict of sums per bucket, for `summarise`. `predictions`, `judged`: see AccountTask."""
@@ -43,7 +44,7 @@ def run_account(
     )  # fmt: skip
     order = np.argsort(plan.bucket, kind="stable")
     buckets = plan.bucket[order]
-    numbers = [part["bucket"] for part in parts]
+    numbers = [part.bucket for part in parts]
     borders = zip(np.searchsorted(buckets, numbers), np.searchsorted(buckets, numbers, "right"), strict=True)
     files = response_files(store, spec.names, parts)
     kwargs = {
@@ -61,11 +62,6 @@ def run_account(
     return [sums for row in done for sums in json.loads(row["sums"])]
 
 
-def predicted_folder(pilot: Mapping[str, Any] | None) -> str:
-    """Where the predictions of a pilot's head are, by its manifest entry; "" where the router's own stand."""
-    return f"{pilot['folder']}/predicted" if pilot and pilot["head"] != "none" and "folder" in pilot else ""
-
-
 def _rows_of(plan: Assignments, at: NDArray[np.int64]) -> Assignments:
     """The plan of some rows."""
     return Assignments(**{field.name: getattr(plan, field.name)[at] for field in fields(Assignments)})
@@ -74,7 +70,7 @@ def _rows_of(plan: Assignments, at: NDArray[np.int64]) -> Assignments:
 def _write_file(
     item: dict[str, Any],
     task: AccountTask,
-    parts: list[dict[str, Any]],
+    parts: Sequence[Part],
     files: list[range],
     plan_refs: list[Any],
     shared_refs: list[list[Any]],
@@ -97,16 +93,16 @@ def _write_file(
 
 
 def _merge(
-    store: Store, task: AccountTask, part: dict[str, Any], plan: Assignments, shared: list[Shared]
+    store: Store, task: AccountTask, part: Part, plan: Assignments, shared: list[Shared]
 ) -> tuple[pa.Table, dict[str, Any]]:
     """One bucket: its rows of responses/, and its sums."""
-    scored = store.read_table(part["name"])
+    scored = store.read_table(part.name)
     # A part and its slice of the plan are both in input order.
-    assert (plan.row_key == scored["row_key"].to_numpy()).all(), f"plan and {part['name']} do not match"
+    assert (plan.row_key == scored["row_key"].to_numpy()).all(), f"plan and {part.name} do not match"
     journal, foreign = Journal(store), for_bucket(shared, plan)
     answers = []
     for name in task.names:
-        table = journal.read(name, int(part["bucket"]))
+        table = journal.read(name, part.bucket)
         merged = pa.concat_tables([table, foreign[name]]) if foreign else table
         answers.append((Answers(table), Answers(merged)))
     bucket = Bucket(task, scored, plan, [merged for _, merged in answers], foreign)

@@ -1,4 +1,7 @@
-"""jobs/route/answer/lane_contexts.py: carried here."""
+"""What each lane is given to work with, and the check that it can: keys, models and context lengths, before anything is spent.
+
+The judge and a cascade's further answers are lanes of their own: another lane's model under a name of theirs in the journal.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from jobs.journal.rows import ANSWER_SCHEMA
 from jobs.journal.segments import segment_name
 from jobs.lanes.chat import RequestError, answer_key, build_request
 from jobs.spec.job import JobSpec
-from jobs.storage.manifest import FOLDER, Run, read_json
+from jobs.storage.manifest import RUN, Run, read_identity
 from jobs.storage.store import Store
 
 KEY = pa.binary(16)
@@ -43,11 +43,10 @@ def check_reuse(spec: JobSpec, note: Callable[[str], None]) -> list[str]:
         store = Store(uri)
         if store.uri == Store(spec.output).uri:
             raise SpecError(f"reuse: {uri} is this job's own output; what it holds is reused anyway: remove it")
-        identity = read_json(store, f"{FOLDER}/run.json")
-        if identity is not None:
+        if read_identity(store) is not None:
             found.append(uri)
         elif store.list():
-            raise SpecError(f"reuse: {uri} holds no headgate run (no {FOLDER}/run.json); name a run's output prefix")
+            raise SpecError(f"reuse: {uri} holds no headgate run (no {RUN}); name a run's output prefix")
         else:
             note(f"reuse: nothing at {uri} yet")
     return found
@@ -76,8 +75,8 @@ def _earlier_answers(earlier: list[str]) -> pa.Table:
     tables = []
     for uri in earlier:
         store = Store(uri)
-        identity = read_json(store, f"{FOLDER}/run.json") or {}
-        for model in identity.get("models", []):
+        identity = read_identity(store)
+        for model in identity.models if identity else ():
             for segment in Journal(store).segments(model):
                 table = store.read_table(segment, columns=["answer_key", "kind", "settled_at"])
                 table = table.filter(pc.equal(table["kind"], "answered")).drop_columns("kind")

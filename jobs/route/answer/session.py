@@ -1,10 +1,11 @@
-"""One session of spending: the governor, the lanes, and the order in which rows are sent.
+"""One session of spending: it holds the governor and the lanes, and decides in which order rows are sent.
 
-    at once: everything whose model is certain        → one wave, side by side
-    where dollars are tight: the dear models' best rows → bands, and the cut made again between them (jobs/route/answer/bands.py)
-    last: rows that waited for the cut, or have to move → one wave
+    1. rows whose model is certain go out together, all lanes side by side
+    2. where dollars may run out, the dear models get their best rows first, in bands (jobs/route/answer/bands.py);
+       after each band the plan is cut again with what the answers have really cost
+    3. rows that waited for the last cut, and rows that have to go to another model, go out together
 
-Nothing starts before there is a row to ask, or a batch to come back to.
+Neither the governor nor a lane is started before there is a row to ask, or a batch of an earlier start to collect.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from jobs.lanes.openai_batch.manifest import close_settled
 from jobs.money.driver import Money
 from jobs.money.reservations import unfinished
 from jobs.report.progress import Progress
-from jobs.route.answer import waves as answer
 from jobs.route.answer.bands import held_back, next_band
 from jobs.route.answer.lane_contexts import check_lanes, lane_context
 from jobs.route.answer.live import Live
-from jobs.route.answer.waves import limited
+from jobs.route.answer.waves import Asking, SettledKeys, limited, rows_to_ask, rows_to_move, settled_keys
 from jobs.route.plan.bill import is_tight
 from jobs.route.plan.plan import Assignments, Plan
 from jobs.route.plan.planner import Planner
@@ -49,7 +49,7 @@ class Session:
     def __init__(self, job: Job, run: Run, planner: Planner, progress: Progress) -> None:
         self.job, self.run, self.planner, self.progress = job, run, planner, progress
         self._money: Money | None = None
-        self._asking: answer.Asking | None = None
+        self._asking: Asking | None = None
 
     def stopped(self) -> dict[str, str]:
         """Model → why its lane stopped."""
@@ -89,7 +89,7 @@ class Session:
     def spend(self, plan: Plan) -> Plan:
         """Ask every row of the plan. Returns the plan that stands at the end."""
         spec, job = self.job.spec, self.job
-        settled = answer.settled_keys(self.run.store, spec.names)
+        settled = settled_keys(self.run.store, spec.names)
         todo, moved = self.open_rows(plan, settled), self._moved_rows(plan, settled, exhausted=False)
         ahead = {name: np.union1d(keys, moved[name]) for name, keys in todo.items()}
         if not (any(len(keys) for keys in ahead.values()) or unfinished(self.run.store)) or job.stopping.is_set():
@@ -122,10 +122,10 @@ class Session:
         job.notes += money.notes()
         return plan
 
-    def open_rows(self, plan: Plan, settled: answer.Settled | None = None) -> Todo:
+    def open_rows(self, plan: Plan, settled: SettledKeys | None = None) -> Todo:
         """Model → sorted keys of the rows it has still to answer. settled: what the journal said a moment ago; None reads it."""
-        settled = settled or answer.settled_keys(self.run.store, self.job.spec.names)
-        todo = answer.rows_to_ask(plan.assignments, settled, self.job.spec.names)
+        settled = settled or settled_keys(self.run.store, self.job.spec.names)
+        todo = rows_to_ask(plan.assignments, settled, self.job.spec.names)
         return self._limited(todo, plan.assignments)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Session:
             self._settle()
             self._money.close()
 
-    def _open(self, plan: Plan, todo: Todo) -> tuple[Money, answer.Asking]:
+    def _open(self, plan: Plan, todo: Todo) -> tuple[Money, Asking]:
         job, store = self.job, self.run.store
         check_lanes(job, tuple(name for name, keys in todo.items() if len(keys)))
         if self._money is None or self._asking is None:
@@ -144,9 +144,15 @@ class Session:
             def stop() -> None:
                 money.stop("stopped by a signal")
 
-            show = Live(money, self.progress)
-            self._asking = answer.Asking(
-                job.spec, store, self.planner.parts, contexts, show, job.stopping, stop, money.stop_lane
+            self._asking = Asking(
+                job.spec,
+                store,
+                self.planner.parts,
+                contexts,
+                on_progress=Live(money, self.progress),
+                stopping=job.stopping,
+                on_stop=stop,
+                on_lane_down=money.stop_lane,
             )
         self._money.bill = plan.bill
         return self._money, self._asking
@@ -185,15 +191,15 @@ class Session:
         """Rows that wait for the cut, and those that move to another model."""
         assert self._money is not None
         weak = self.job.spec.names[0]
-        settled = answer.settled_keys(self.run.store, self.job.spec.names)
+        settled = settled_keys(self.run.store, self.job.spec.names)
         todo = self._moved_rows(plan, settled, self._money.exhausted())
         if dear:
             todo[weak] = np.union1d(todo[weak], self.open_rows(plan, settled)[weak])
         return todo
 
-    def _moved_rows(self, plan: Plan, settled: answer.Settled, exhausted: bool) -> Todo:
+    def _moved_rows(self, plan: Plan, settled: SettledKeys, exhausted: bool) -> Todo:
         """Model → sorted keys of rows that another model refused, or, with the dollars gone, could not be paid for there."""
-        moved = answer.rows_to_move(plan.assignments, settled, self.job.spec, exhausted)
+        moved = rows_to_move(plan.assignments, settled, self.job.spec, exhausted)
         return self._limited(moved, plan.assignments)
 
     def _limited(self, todo: Todo, plan: Assignments) -> Todo:

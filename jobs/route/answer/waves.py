@@ -28,6 +28,7 @@ from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, LaneContext
 from jobs.money.reservations import unfinished_by_model
 from jobs.route.plan.plan import Assignments
+from jobs.route.score.entries import Part
 from jobs.route.score.scored import scored_rows
 from jobs.spec.job import JobSpec, cap_usd
 from jobs.storage.keys import is_among
@@ -38,20 +39,20 @@ STOP_S = 7.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledKeys:
     """Per model: sorted keys answered, and refused for good."""
 
     answered: dict[str, NDArray[np.int64]]
     rejected: dict[str, NDArray[np.int64]]
 
 
-def settled_keys(store: Store, names: tuple[str, ...]) -> Settled:
+def settled_keys(store: Store, names: tuple[str, ...]) -> SettledKeys:
     """What the journal holds."""
     found = {name: Journal(store).by_kind(name) for name in names}
-    return Settled({n: keys.answered for n, keys in found.items()}, {n: keys.rejected for n, keys in found.items()})
+    return SettledKeys({n: keys.answered for n, keys in found.items()}, {n: keys.rejected for n, keys in found.items()})
 
 
-def rows_to_ask(plan: Assignments, settled: Settled, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
+def rows_to_ask(plan: Assignments, settled: SettledKeys, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
     """Per model the sorted leaders it has to answer and has not settled.
 
     A row that a dearer model has answered already keeps that answer, whatever today's plan says, unless it is in the sample.
@@ -64,7 +65,9 @@ def rows_to_ask(plan: Assignments, settled: Settled, names: tuple[str, ...]) -> 
     return todo
 
 
-def rows_to_move(plan: Assignments, settled: Settled, spec: JobSpec, exhausted: bool) -> dict[str, NDArray[np.int64]]:
+def rows_to_move(
+    plan: Assignments, settled: SettledKeys, spec: JobSpec, exhausted: bool
+) -> dict[str, NDArray[np.int64]]:
     """Second wave. Refused rows go to the next model up; with the dollars gone, unanswered rows go to the weak one."""
     names = spec.names
     todo = {name: np.empty(0, np.int64) for name in names}
@@ -93,8 +96,9 @@ class Asking:
         self,
         spec: JobSpec,
         store: Store,
-        parts: list[dict[str, Any]],
+        parts: Sequence[Part],
         contexts: dict[str, LaneContext],
+        *,
         on_progress: Callable[[dict[str, Any]], None],
         stopping: threading.Event,
         on_stop: Callable[[], None],
@@ -117,13 +121,30 @@ class Asking:
         batches: models whose lane starts in any case, because earlier starts left batches of theirs at the provider.
         """
         datasets: dict[str, Callable[[], ray.data.Dataset]] = dict.fromkeys(batches, partial(ray.data.range, 1))
-        datasets |= {
-            name: partial(
-                _dataset, self.store, self.parts, plan, self.spec.names.index(name), keys, self.contexts[name],
-                by_rank or self._paid_by_the_file(name),
-            ) for name, keys in todo.items() if len(keys)
-        }  # fmt: skip
+        for name, keys in todo.items():
+            if len(keys):
+                ranked = by_rank or self._paid_by_the_file(name)
+                datasets[name] = partial(self._dataset, plan, name, keys, ranked)
         return self._start(datasets)
+
+    def _dataset(self, plan: Assignments, name: str, keys: NDArray[np.int64], by_rank: bool) -> ray.data.Dataset:
+        """The rows of one lane, in its blocks. keys: sorted row keys."""
+        mine = np.flatnonzero(is_among(plan.row_key, keys))
+        buckets = set(np.unique(plan.bucket[mine]).tolist())
+        order = None
+        if by_rank:
+            place = np.empty(len(mine), np.int64)
+            place[np.argsort(-plan.rank[mine], kind="stable")] = np.arange(len(mine))
+            order = place[np.argsort(plan.row_key[mine])]
+        return scored_rows(
+            self.store,
+            [part for part in self.parts if part.bucket in buckets],
+            [column for column in ASK_COLUMNS if column != "sample"],
+            keys=keys,
+            shadow=np.setdiff1d(plan.shadow, plan.row_key[plan.model == self.spec.names.index(name)]),
+            order=order,
+            rows_per_block=self.contexts[name].rows_per_block,
+        )
 
     def with_batches(self) -> list[str]:
         """Models of whom earlier starts left batches at the provider, of which the journal does not have all."""
@@ -193,29 +214,6 @@ def last_words(error: BaseException) -> str:
     """What an engine said before it went: the last line of its error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"its engine ended: {lines[-1][:300] if lines else type(error).__name__}"
-
-
-def _dataset(
-    store: Store,
-    parts: list[dict[str, Any]],
-    plan: Assignments,
-    model: int,
-    keys: NDArray[np.int64],
-    context: LaneContext,
-    by_rank: bool,
-) -> ray.data.Dataset:
-    """The rows of one lane, in blocks of `rows_per_block`."""
-    mine = np.flatnonzero(is_among(plan.row_key, keys))
-    buckets = set(np.unique(plan.bucket[mine]).tolist())
-    needed = [part for part in parts if part["bucket"] in buckets]
-    shadow = np.setdiff1d(plan.shadow, plan.row_key[plan.model == model])
-    columns = [name for name in ASK_COLUMNS if name != "sample"]
-    if not by_rank:
-        return scored_rows(store, needed, columns, keys, shadow, rows_per_block=context.rows_per_block)
-    place = np.empty(len(mine), np.int64)
-    place[np.argsort(-plan.rank[mine], kind="stable")] = np.arange(len(mine))
-    order = place[np.argsort(plan.row_key[mine])]
-    return scored_rows(store, needed, columns, keys, shadow, order, context.rows_per_block)
 
 
 def limited(todo: dict[str, NDArray[np.int64]], plan: Assignments, limit: int | None) -> dict[str, NDArray[np.int64]]:

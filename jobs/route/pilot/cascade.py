@@ -16,22 +16,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
-from jobs.route.answer import waves as answer
 from jobs.route.answer.session import Session
+from jobs.route.answer.waves import settled_keys
 from jobs.route.pilot.further_answers import read_agreement, sample_requests
+from jobs.route.pilot.repredict import repredict
 from jobs.route.plan.cut import decide
+from jobs.route.plan.entries import CascadeEntry
 from jobs.route.plan.plan import Plan, Sample
 from jobs.route.plan.planner import Planner
-from jobs.route.score.scored import matrix_of, over_parts, predicted_column, read_scored
+from jobs.route.score.scored import matrix_of, read_scored
 from jobs.route.start import Job
 from jobs.spec.sections import SAMPLES
 from jobs.storage.keys import is_among
@@ -66,7 +66,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     try:
         heads = fit_heads(job, run, planner, taught, draws)
     except RoutingError as error:
-        run.finish(planner.cascade_entry, {"used": False, "why": str(error)})
+        run.finish(planner.cascade_entry, CascadeEntry(used=False, why=str(error)))
         planner.forget()
         return
     straight = _kept(
@@ -75,19 +75,23 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     session.ask(draft, {spec.names[0]: weak_rows(run.store, planner, draft, straight)})
     if not session.through("cascade"):
         return
-    where = "first/predicted" if draws else "predicted"
-    repredict(run.store, planner, heads.plain, straight, where)
+    folder, pilot = planner.cascade_folder, planner.pilot()
+    first = CascadeHead(
+        heads.plain, spec.names[0], planner.border.score.frame, pilot.predictions if pilot else "", straight
+    )
+    repredict(run.store, planner.parts, first, f"{folder}/first/predicted" if draws else f"{folder}/predicted")
     band = np.empty(0, np.int64)
     if draws:
         band = _kept(run.store, f"{planner.cascade_folder}/band.parquet", near_cut(job, planner, straight))
         session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, band, draws))
         if not session.through("cascade"):
             return
-        repredict(run.store, planner, heads.full, straight, "predicted", band, draws)
-    entry = {
-        "used": True, "fit_rows": int(fit.sum()), "signals": spec.cascade.signals, "straight_rows": len(straight),
-        "band_rows": len(band), "samples": draws, "error": heads.error,
-    }  # fmt: skip
+        second = replace(first, head=heads.full, before=f"{folder}/first/predicted", band=band, draws=draws)
+        repredict(run.store, planner.parts, second, f"{folder}/predicted")
+    entry = CascadeEntry(
+        used=True, fit_rows=int(fit.sum()), signals=spec.cascade.signals, straight_rows=len(straight),
+        band_rows=len(band), samples=draws, error=heads.error,
+    )  # fmt: skip
     run.finish(planner.cascade_entry, entry)
     planner.forget()
 
@@ -177,7 +181,7 @@ def near_cut(job: Job, planner: Planner, straight: NDArray[np.int64]) -> NDArray
     )  # fmt: skip
     leads, place, share = _places(Plan(0, *found))
     near = rows.row_key[leads[np.abs(place - share) <= job.spec.cascade.band / 2]]
-    answered = answer.settled_keys(planner.run.store, job.spec.names[:1]).answered[job.spec.names[0]]
+    answered = settled_keys(planner.run.store, job.spec.names[:1]).answered[job.spec.names[0]]
     return np.setdiff1d(np.intersect1d(near, answered), straight)
 
 
@@ -194,57 +198,37 @@ def weak_rows(store: Store, planner: Planner, draft: Plan, straight: NDArray[np.
     """Sorted leaders that the weak model has still to answer: all that fit it, but `straight` and those a dearer one answered."""
     plan, names = draft.assignments, planner.job.spec.names
     leads = (plan.row_key == plan.leader) & (plan.model >= 0) & ~planner.too_long[:, 0]
-    settled = answer.settled_keys(store, names)
+    settled = settled_keys(store, names)
     done = [settled.answered[names[0]], settled.rejected[names[0]], straight]
     done += [np.setdiff1d(settled.answered[name], plan.shadow) for name in names[1:]]
     return np.setdiff1d(plan.row_key[leads], np.concatenate(done))
 
 
-def repredict(
-    store: Store, planner: Planner, head: AnswerHead, straight: NDArray[np.int64], where: str,
-    band: NDArray[np.int64] | None = None, draws: int = 0,
-) -> None:  # fmt: skip
-    """Predictions for every row, part by part, into the cascade's folder. `band`: only these anew, the others as in `first`."""
-    entry = planner.run.entry(planner.pilot_entry)
-    prior = planner.pilot_folder if entry is not None and entry["head"] != "none" else ""
-    work = _Work(
-        store.uri, planner.job.spec.names[0], planner.border.score.frame, prior, planner.cascade_folder, where, draws
-    )
-    over_parts(planner.parts, _Repredict, work, [ray.put(head)], straight, band)
-
-
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What every part's task needs; picklable."""
+class CascadeHead:
+    """The head over the rows that the weak model has settled; the others keep the predictions of before."""
 
-    output: str
+    head: AnswerHead
     weak: str
     frame: Frame
-    prior: str
-    """Folder of the pilot's predictions, "" where the router's own stand."""
-    folder: str
-    where: str
-    draws: int
+    before: str
+    """Folder of the predictions that stand so far, "" where those are the router's own."""
+    straight: NDArray[np.int64]
+    """Sorted row keys that went up unasked."""
+    band: NDArray[np.int64] | None = None
+    """Sorted row keys to predict; None: all."""
+    draws: int = 0
+    """Further answers of each row to look at."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("messages", "predicted")
 
-class _Repredict:
-    """Actor: the head over one part of scored/."""
-
-    def __init__(
-        self, work: _Work, head: list[Any], straight: NDArray[np.int64], band: NDArray[np.int64] | None
-    ) -> None:
-        self.work, self.store, self.straight, self.band = work, Store(work.output), straight, band
-        self.head: AnswerHead = ray.get(head[0])
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        work, name = self.work, str(batch["name"][0])
-        base = name.rsplit("/", 1)[-1]
-        table = self.store.read_table(name, columns=["row_key", "messages", "predicted"])
+    def predict(self, store: Store, file: str, bucket: int, table: pa.Table) -> NDArray[np.float32]:
+        """(n, m); see `PartHead`."""
         keys, raw = table["row_key"].to_numpy(), matrix_of(table["predicted"])
-        before = f"{work.folder}/first/predicted/{base}" if self.band is not None else f"{work.prior}/predicted/{base}"
-        known = self.band is not None or work.prior != ""
-        predicted = (matrix_of(self.store.read_table(before)["predicted"]) if known else raw).copy()
-        weak = _weak_answers(self.store, work.weak, None, int(batch["bucket"][0]))
+        predicted = (matrix_of(store.read_table(f"{self.before}/{file}")["predicted"]) if self.before else raw).copy()
+        weak = _weak_answers(store, self.weak, None, bucket)
         settled = weak.filter(pc.not_equal(weak["kind"], "failed"))
         mine = is_among(keys, np.sort(settled["row_key"].to_numpy())) & ~is_among(keys, self.straight)
         if self.band is not None:
@@ -252,16 +236,14 @@ class _Repredict:
         at = np.flatnonzero(mine)
         if len(at):
             texts = table["messages"].take(pa.array(at)).to_pylist()
-            evidence = _evidence(work.frame, texts, settled, keys[at], raw[at])
-            if work.draws and self.band is not None:
-                agreement = read_agreement(self.store, keys[at], evidence.responses, work.draws)
+            evidence = _evidence(self.frame, texts, settled, keys[at], raw[at])
+            if self.draws:
+                agreement = read_agreement(store, keys[at], evidence.responses, self.draws)
                 evidence = replace(evidence, agreement=agreement)
             predicted[at] = self.head.predict(evidence)
             refused = np.array([response is None for response in evidence.responses], bool)
             predicted[at[refused], 0] = 0.0
-        columns = {"row_key": table["row_key"], "predicted": predicted_column(predicted)}
-        self.store.write_table(f"{work.folder}/{work.where}/{base}", pa.table(columns))
-        return {"name": np.array([name])}
+        return predicted
 
 
 def _weak_answers(store: Store, weak: str, keys: NDArray[np.int64] | None, bucket: int | None = None) -> pa.Table:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
 from jobs.lanes.base import ASK_COLUMNS
+from jobs.route.score.entries import Part
 from jobs.route.score.scored import read_scored
 from jobs.spec.sections import SAMPLES
 from jobs.storage.keys import digest16
@@ -29,9 +29,7 @@ from routing.answers.features import extracted_answers
 TEMPERATURE = 0.7
 
 
-def sample_requests(
-    store: Store, parts: Sequence[dict[str, Any]], leaders: NDArray[np.int64], n_samples: int
-) -> pa.Table:
+def sample_requests(store: Store, parts: Sequence[Part], leaders: NDArray[np.int64], n_samples: int) -> pa.Table:
     """ASK_COLUMNS of `n_samples` requests for each of the sorted row keys `leaders`, row by row."""
     columns = [name for name in ASK_COLUMNS if name != "sample"]
     rows = read_scored(store, parts, columns, leaders)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
 from jobs.lanes.chat import answer_key, build_request, prompt_tokens_bound
+from jobs.route.plan.entries import JudgeEntry
 from jobs.spec.job import JobSpec, _judge_of
 from jobs.spec.sections import JUDGE, JudgeSpec
 from jobs.storage.keys import digest16
@@ -79,7 +80,7 @@ class Docket:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class JudgeVerdicts:
     """What the judge said."""
 
     quality: NDArray[np.float64]
@@ -181,7 +182,7 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(f"[{message.get('role')}]\n{message_text(message)}" for message in messages)
 
 
-def read_verdicts(store: Store, judge: JudgeSpec, docket: Docket) -> Verdicts:
+def read_verdicts(store: Store, judge: JudgeSpec, docket: Docket) -> JudgeVerdicts:
     """What the journal holds of a docket."""
     keys = np.sort(docket.requests["row_key"].to_numpy())
     table = Journal(store).read(JUDGE, None, ["row_key", "kind", "generated_text"], keys=keys)
@@ -210,12 +211,12 @@ def read_verdicts(store: Store, judge: JudgeSpec, docket: Docket) -> Verdicts:
         quality = rating_quality(first)
     failed = sum(not math.isfinite(value.get(key, math.nan)) for key in keys.tolist())
     told = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in asdict(agreement).items()}
-    return Verdicts(quality, len(keys), failed, told)
+    return JudgeVerdicts(quality, len(keys), failed, told)
 
 
-def judge_figures(judge: JudgeSpec, verdicts: Verdicts, rows: int) -> dict[str, Any]:
-    """What the report says of the judge."""
-    return {
-        "model": judge.model, "mode": judge.mode, "rows": rows, "verdicts": verdicts.asked, "failed": verdicts.failed,
-        "self_agreement": verdicts.agreement,
-    }  # fmt: skip
+def judge_entry(judge: JudgeSpec, verdicts: JudgeVerdicts, rows: int) -> JudgeEntry:
+    """What the manifest says of the judge. rows: of the sample, that it judged."""
+    return JudgeEntry(
+        model=judge.model, mode=judge.mode, rows=rows, verdicts=verdicts.asked, failed=verdicts.failed,
+        self_agreement=verdicts.agreement,
+    )  # fmt: skip

@@ -1,14 +1,14 @@
-"""jobs/route/pilot/judged.py: carried here."""
+"""What the judge said of the sample, read back from the run: for the accounting, and for routers that learn from the run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.route.plan.entries import PilotEntry
 from jobs.storage.keys import find_keys
 from jobs.storage.store import Store
 
@@ -16,14 +16,11 @@ JUDGED = "_judged"
 """Column of the pilot's quality.parquet: the row's quality is the judge's. No model has a name like this."""
 
 
-def judged_quality(store: Store, pilot: Mapping[str, Any] | None) -> pa.Table | None:
-    """The rows that the judge of a pilot judged: row_key, and quality by model. None where it had none.
-
-    pilot: its manifest entry, as the bill holds it.
-    """
-    if not pilot or "judge" not in pilot:
+def judged_quality(store: Store, pilot: PilotEntry | None) -> pa.Table | None:
+    """The rows that the judge of a pilot judged: row_key, and quality by model. None where it had none."""
+    if pilot is None or pilot.judge is None:
         return None
-    table = store.read_table(f"{pilot['folder']}/quality.parquet")
+    table = store.read_table(f"{pilot.folder}/quality.parquet")
     return table.filter(table[JUDGED]).drop_columns(JUDGED)
 
 

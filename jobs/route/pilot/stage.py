@@ -11,12 +11,10 @@ back, not made again; a head on text costs half a millisecond a prompt.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +24,14 @@ from numpy.typing import NDArray
 from jobs.journal.reader import Journal
 from jobs.route.answer.lane_contexts import lane_context
 from jobs.route.answer.session import Session
-from jobs.route.pilot.judge import Case, judge_figures, make_docket, read_verdicts, rows_to_judge
+from jobs.route.pilot.judge import Case, judge_entry, make_docket, read_verdicts, rows_to_judge
 from jobs.route.pilot.judged import JUDGED
+from jobs.route.pilot.repredict import repredict
+from jobs.route.plan.entries import JudgeEntry, PilotEntry, pilot_of
 from jobs.route.plan.plan import Plan, Sample
 from jobs.route.plan.planner import Planner
 from jobs.route.score.router import load_artifact, load_router, router_columns
-from jobs.route.score.scored import matrix_of, over_parts, predicted_column, read_scored
+from jobs.route.score.scored import matrix_of, read_scored
 from jobs.route.start import Job
 from jobs.spec.job import JobSpec, has_pilot
 from jobs.spec.sections import JUDGE
@@ -44,16 +44,18 @@ from routing.errors import RoutingError
 from routing.metrics.pair import Interval
 from routing.pilot.folds import FOLD_NAMES
 from routing.pilot.intervals import proportion_interval
-from routing.pilot.rank_choice import choose_rank_by
+from routing.pilot.rank_choice import RankChoice, choose_rank_by
 from routing.routers.calibrated.calibrated import CalibratedRouter
 from routing.text import Frame, router_text
 from routing.upgrades.policy import POLICY_KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class SampleAnswers:
     """What the models answered to the sample, beside what they were asked. Legend: k rows, m models."""
 
+    row_key: NDArray[np.int64]
+    """(k,)."""
     bucket: list[int]
     messages: list[str]
     """JSON texts, as in scored/."""
@@ -64,9 +66,20 @@ class Answers:
     """(k, m) None where a model has no answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class SampleQuality:
+    """How good the sample's answers are."""
+
+    quality: NDArray[np.float64]
+    """(k, m) NaN where it cannot be told."""
+    judged: NDArray[np.bool_]
+    """(k,) rows whose quality is the judge's."""
+    judge: JudgeEntry | None = None
+
+
 def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
     """Answer the sample, and recalibrate; nothing where the job has no pilot, or it is done. Raises LaneDown where a lane stops."""
-    if not has_pilot(job.spec) or job.limit is not None or run.entry(planner.pilot_entry) is not None:
+    if not has_pilot(job.spec) or job.limit is not None or planner.pilot() is not None:
         return
     session.progress.update({"job": {"stage": "pilot"}})
     draft = planner.draft()
@@ -79,24 +92,23 @@ def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
     sample = planner.sample()
     assert sample is not None
     answered = read_answers(job, run, planner, sample)
-    quality, judged = measure(job, answered), np.zeros(len(sample.row_key), bool)
-    judge_entry: dict[str, Any] = {}
+    measured = SampleQuality(measure(job, answered), np.zeros(len(sample.row_key), bool))
     if job.spec.quality.judge is not None:
-        quality, judged, figures = ask_judge(job, run, session, draft, sample, answered, quality)
+        measured = ask_judge(session, draft, answered, measured.quality)
         if not session.through("pilot"):
             return
-        judge_entry = {"judge": figures}
     folds = {f: int((sample.fold == i).sum()) for i, f in enumerate(FOLD_NAMES)}
-    entry: dict[str, Any] = {"rows": len(sample.row_key), "folds": folds, "folder": planner.pilot_folder}
-    entry |= _recalibrate(job, run, planner, sample, quality, answered.texts)
-    entry |= judge_entry
-    columns = {"row_key": sample.row_key} | {name: quality[:, j] for j, name in enumerate(job.spec.names)}
-    run.store.write_table(f"{planner.pilot_folder}/quality.parquet", pa.table(columns | {JUDGED: judged}))
+    entry = PilotEntry(
+        rows=len(sample.row_key), folds=folds, folder=planner.pilot_folder, head="none", judge=measured.judge
+    )
+    entry = _recalibrate(planner, sample, measured.quality, answered.texts, entry)
+    columns = {"row_key": sample.row_key} | {name: measured.quality[:, j] for j, name in enumerate(job.spec.names)}
+    run.store.write_table(f"{planner.pilot_folder}/quality.parquet", pa.table(columns | {JUDGED: measured.judged}))
     run.finish(planner.pilot_entry, entry)
     planner.forget()
 
 
-def read_answers(job: Job, run: Run, planner: Planner, sample: Sample) -> Answers:
+def read_answers(job: Job, run: Run, planner: Planner, sample: Sample) -> SampleAnswers:
     """What the models answered to the sample, beside what they were asked."""
     order = np.argsort(sample.row_key)
     keys = sample.row_key[order]
@@ -105,14 +117,14 @@ def read_answers(job: Job, run: Run, planner: Planner, sample: Sample) -> Answer
     table = table.take(pa.array(np.argsort(order)))
     frame = planner.border.score.frame
     messages = table["messages"].to_pylist()
-    return Answers(
-        bucket=table["bucket"].to_pylist(), messages=messages, gold=table["gold"].to_pylist(),
+    return SampleAnswers(
+        row_key=sample.row_key, bucket=table["bucket"].to_pylist(), messages=messages, gold=table["gold"].to_pylist(),
         said=answers_of(job, run, planner.leaders_of(sample.row_key)),
         texts=[frame.inner(router_text(json.loads(text))) for text in messages],
     )  # fmt: skip
 
 
-def measure(job: Job, answered: Answers) -> NDArray[np.float64]:
+def measure(job: Job, answered: SampleAnswers) -> NDArray[np.float64]:
     """(k, m) quality of every model's answer to the sample by gold, NaN where that cannot tell.
 
     Where the policy is a guarantee, quality is agreement with the strong model.
@@ -120,23 +132,21 @@ def measure(job: Job, answered: Answers) -> NDArray[np.float64]:
     return _agreement(job, answered.said) if job.spec.policy.guarantee else _gold(job, answered.said, answered.gold)
 
 
-def ask_judge(
-    job: Job, run: Run, session: Session, draft: Plan, sample: Sample, answered: Answers, gold: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], dict[str, Any]]:
-    """(k, m) quality with the judge's where gold cannot tell; (k,) the rows it judged; what the manifest says of it."""
-    spec, judge = job.spec, job.spec.quality.judge
+def ask_judge(session: Session, draft: Plan, answered: SampleAnswers, gold: NDArray[np.float64]) -> SampleQuality:
+    """The sample's quality, the judge's where gold (k, m) cannot tell."""
+    spec, judge = session.job.spec, session.job.spec.quality.judge
     assert judge is not None and spec.sample is not None
     session.progress.update({"job": {"stage": "judge"}})
-    at = rows_to_judge(spec, sample.row_key, answered.said, gold)
+    at = rows_to_judge(spec, answered.row_key, answered.said, gold)
     cases = [
         Case(answered.bucket[i], answered.messages[i], answered.said[i].tolist(), answered.gold[i]) for i in at.tolist()
     ]
-    docket = make_docket(lane_context(job, JUDGE), judge, cases)
+    docket = make_docket(lane_context(session.job, JUDGE), judge, cases)
     session.ask_rows(JUDGE, draft, docket.requests, spec.sample.max_usd)
-    verdicts = read_verdicts(run.store, judge, docket)
+    verdicts = read_verdicts(session.run.store, judge, docket)
     quality, judged = gold.copy(), np.zeros(len(gold), bool)
     quality[at], judged[at] = verdicts.quality, True
-    return quality, judged, judge_figures(judge, verdicts, len(at))
+    return SampleQuality(quality, judged, judge_entry(judge, verdicts, len(at)))
 
 
 def answers_of(job: Job, run: Run, leaders: NDArray[np.int64]) -> NDArray[np.object_]:
@@ -181,11 +191,11 @@ def measured_agreement(spec: JobSpec, store: Store, plan: Plan) -> Interval | No
     Rows of the sample are given the strong model's answer in any case, which is not counted in. None where the policy is no
     guarantee, or its pilot is not through.
     """
-    entry = plan.bill.get("pilot")
-    if spec.policy.guarantee is None or entry is None:
+    pilot = pilot_of(plan.bill)
+    if spec.policy.guarantee is None or pilot is None:
         return None
-    sample = store.read_table(f"{entry['folder']}/sample.parquet")
-    quality = store.read_table(f"{entry['folder']}/quality.parquet")
+    sample = store.read_table(f"{pilot.folder}/sample.parquet")
+    quality = store.read_table(f"{pilot.folder}/quality.parquet")
     agreed = np.stack([quality[name].to_numpy() for name in spec.names], axis=1)
     model = plan.assignments.model[positions(plan.assignments.row_key, sample["row_key"].to_numpy())]
     reported = (sample["fold"].to_numpy() == FOLD_NAMES.index("report")) & (model >= 0)
@@ -196,13 +206,13 @@ def measured_agreement(spec: JobSpec, store: Store, plan: Plan) -> Interval | No
 
 
 def _recalibrate(
-    job: Job, run: Run, planner: Planner, sample: Sample, quality: NDArray[np.float64], prompts: list[str]
-) -> dict[str, Any]:
-    """Fit the head, and write its predictions for all rows. What the manifest says of it."""
-    spec = job.spec
+    planner: Planner, sample: Sample, quality: NDArray[np.float64], prompts: list[str], entry: PilotEntry
+) -> PilotEntry:
+    """Fit the head, and write its predictions for all rows. The entry, with what came of it."""
+    spec, store = planner.job.spec, planner.run.store
     fit = np.flatnonzero((sample.fold == FOLD_NAMES.index("fit")) & np.isfinite(quality).all(axis=1))
     if not len(fit):
-        return {"head": "none", "why": "too few rows to fit on"}
+        return replace(entry, why="too few rows to fit on")
     base = load_router(spec)
     columns = router_columns(base, spec)
     # Under the job's names the pilot's models and the router's are the same ones.
@@ -215,54 +225,66 @@ def _recalibrate(
         models=spec.names, quality=quality[fit].astype(np.float32),
     )  # fmt: skip
     try:
-        router = CalibratedRouter(seed=job.spec.sample.seed if job.spec.sample else 0).fit_pilot(base, pilot)
+        router = CalibratedRouter(seed=spec.sample.seed if spec.sample else 0).fit_pilot(base, pilot)
     except RoutingError as error:
-        return {"head": "none", "why": str(error)}
-    entry = {"head": router.head_, "scores": router.pilot_scores_, "fit_rows": len(fit)}
+        return replace(entry, why=str(error))
+    ranks: dict[str, RankChoice] | None = None
     if router.held_out_ is not None:
         keys, estimates = sample.row_key[fit], planner.estimates()
         n_bytes = planner.rows.prompt_bytes[planner.places(keys)]
         cost = np.stack([estimates[name].cost_usd(n_bytes) for name in spec.names], axis=1)
-        entry["rank_by"] = {  # of every kind: the same pilot serves the job with another policy
-            kind: dataclasses.asdict(choose_rank_by(router.held_out_, quality[fit], cost, keys, kind))
-            for kind in POLICY_KINDS
-        }
-    with tempfile.TemporaryDirectory(prefix="headgate-pilot-") as folder:
-        router.save(folder)
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
-                run.store.write(f"{planner.pilot_folder}/router/{name}", path.read_bytes())
+        held_out = router.held_out_
+        # Of every kind: the same pilot serves the job with another policy.
+        ranks = {kind: choose_rank_by(held_out, quality[fit], cost, keys, kind) for kind in POLICY_KINDS}
+    folder = f"{planner.pilot_folder}/router"
+    _save_router(router, store, folder)
     if router.head_ != "none":
-        folder, frame = planner.pilot_folder, planner.border.score.frame
-        over_parts(planner.parts, _Repredict, run.store.uri, folder, frame, columns)
-    return entry
+        head = PilotHead(store.url(folder), planner.border.score.frame, columns)
+        repredict(store, planner.parts, head, f"{planner.pilot_folder}/predicted")
+    return replace(entry, head=router.head_, scores=router.pilot_scores_, fit_rows=len(fit), rank_by=ranks)
 
 
-class _Repredict:
-    """Actor: the head over one part of scored/."""
+def _save_router(router: CalibratedRouter, store: Store, folder: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="headgate-pilot-") as here:
+        router.save(here)
+        for path in sorted(Path(here).rglob("*")):
+            if path.is_file():
+                store.write(f"{folder}/{path.relative_to(here).as_posix()}", path.read_bytes())
 
-    def __init__(self, output: str, folder: str, frame: Frame, columns: list[int]) -> None:
-        self.store, self.folder, self.frame, self.columns = Store(output), folder, frame, columns
-        router = load_artifact(self.store.url(f"{folder}/router"))
-        assert isinstance(router, CalibratedRouter)
-        self.router = router
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        name = str(batch["name"][0])
-        table = self.store.read_table(name, columns=["row_key", "messages", "input_error", "predicted"])
+class PilotHead:
+    """The recalibrated router, over the scores that the router gave in the score stage.
+
+    Only where its files are travels to the actors: each loads the router itself.
+    """
+
+    columns = ("messages", "input_error", "predicted")
+
+    def __init__(self, artifact: str, frame: Frame, router_columns: list[int]) -> None:
+        """artifact: URI of the router's folder. router_columns: of `jobs.route.score.router`, (m,)."""
+        self.artifact, self.frame, self.router_columns = artifact, frame, router_columns
+        self._router: CalibratedRouter | None = None
+
+    @property
+    def router(self) -> CalibratedRouter:
+        """Loaded once a process, where it is used."""
+        if self._router is None:
+            router = load_artifact(self.artifact)
+            assert isinstance(router, CalibratedRouter)
+            self._router = router
+        return self._router
+
+    def predict(self, store: Store, file: str, bucket: int, table: pa.Table) -> NDArray[np.float32]:
+        """(n, m); see `PartHead`."""
         good = pc.equal(table["input_error"], "").to_numpy(zero_copy_only=False)
         scores = matrix_of(table["predicted"])
         known = table.filter(pa.array(good))
         texts = [self.frame.inner(router_text(json.loads(messages))) for messages in known["messages"].to_pylist()]
         predicted = np.full(scores.shape, np.nan, np.float32)
-        base = self.router.base_
-        if len(base.models_) == len(self.columns):
-            own = np.empty((len(texts), len(self.columns)), np.float32)
-            own[:, self.columns] = scores[good]
+        if len(self.router.base_.models_) == len(self.router_columns):
+            own = np.empty((len(texts), len(self.router_columns)), np.float32)
+            own[:, self.router_columns] = scores[good]
             predicted[good] = self.router.predict_from(own, texts)
         else:  # the router knows more models than the job has, and the head may look at all of them
             predicted[good] = self.router.predict(texts)
-        columns = {"row_key": table["row_key"], "predicted": predicted_column(predicted)}
-        self.store.write_table(f"{self.folder}/predicted/{Path(name).name}", pa.table(columns))
-        return {"name": np.array([name])}
+        return predicted

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.route.plan.rows import Rows
+from jobs.route.score.entries import Part
 from jobs.route.score.scored import scored_rows
 from jobs.route.start import Job
 from jobs.spec.models import ModelSpec
@@ -33,7 +34,7 @@ def token_counter(model: ModelSpec) -> Counter | None:
 def find_too_long(
     job: Job,
     store: Store,
-    parts: Sequence[dict[str, Any]],
+    parts: Sequence[Part],
     rows: Rows,
     places: Callable[[NDArray[np.int64]], NDArray[np.intp]],
 ) -> NDArray[np.bool_]:
@@ -49,7 +50,7 @@ def find_too_long(
     if not any(s.any() for s in suspects.values()):
         return out
     keys = np.sort(rows.row_key[np.logical_or.reduce(list(suspects.values()))])
-    dataset = scored_rows(store, parts, ["row_key", "messages"], keys)
+    dataset = scored_rows(store, parts, ["row_key", "messages"], keys=keys)
     counters = {name: token_counter(job.spec.models[name]) for name in limits}
     batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
     for batch in batches:

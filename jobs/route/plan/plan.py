@@ -119,7 +119,7 @@ def plan_fingerprint(run: Run, spec: JobSpec) -> str:
     context = {name: spec.models[name].context for name in spec.names}
     return fingerprint(
         [
-            run.identity["fingerprints"],
+            run.identity.fingerprints,
             spec.policy.model_dump(),
             spec.max_usd,
             prices,

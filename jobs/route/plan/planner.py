@@ -8,6 +8,7 @@ keeps the planned dollars of the bill that the user saw. Cost: one pass over sco
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -25,11 +26,13 @@ from jobs.money.spent import judge_spent, samples_spent, stranded
 from jobs.route.plan.bill import hours, is_tight
 from jobs.route.plan.context_limits import find_too_long, token_counter
 from jobs.route.plan.cut import decide, policy_of
+from jobs.route.plan.entries import CascadeEntry, PilotEntry
 from jobs.route.plan.estimate import Estimate, estimate_all
 from jobs.route.plan.groups import Groups, group_rows
 from jobs.route.plan.plan import Paid, Plan, Sample, WeakFirst, latest_plan, load_plan, plan_fingerprint, write_plan
 from jobs.route.plan.rows import Rows, read_rows
 from jobs.route.plan.standing import Standing
+from jobs.route.score.entries import Part
 from jobs.route.score.scored import matrix_of
 from jobs.route.start import Border, Job
 from jobs.spec.fields import Model
@@ -44,10 +47,10 @@ KEPT_OF_THE_BILL = ("planned_usd", "range_usd", "bound_usd", "curve", "request",
 class Planner:
     """Plans of one run. Reads scored/ when the first cut needs it, and keeps the planning columns."""
 
-    def __init__(self, job: Job, border: Border, run: Run, parts: list[dict[str, Any]]) -> None:
+    def __init__(self, job: Job, border: Border, run: Run, parts: Sequence[Part]) -> None:
         self.job, self.border, self.run = job, border, run
         self.parts = parts
-        self.names = [part["name"] for part in parts]
+        self.names = [part.name for part in parts]
 
     @cached_property
     def pilot_entry(self) -> str:
@@ -72,11 +75,15 @@ class Planner:
     def cascade_folder(self) -> str:
         return f"cascade/{self.cascade_entry}"
 
-    def cascade(self) -> dict[str, Any] | None:
+    def pilot(self) -> PilotEntry | None:
+        """The pilot's manifest entry, None before it is through."""
+        return self.run.entry(self.pilot_entry, PilotEntry)
+
+    def cascade(self) -> CascadeEntry | None:
         """The cascade's manifest entry, None before it is through and for a job without one."""
         if self.job.spec.cascade is None or self.job.limit is not None:
             return None
-        return self.run.entry(self.cascade_entry)
+        return self.run.entry(self.cascade_entry, CascadeEntry)
 
     def weak_first(self, estimates: dict[str, Estimate]) -> WeakFirst | None:
         """The rows that the weak model answers before the cut, as far as it is known which; None without a cascade."""
@@ -89,7 +96,7 @@ class Planner:
             row_usd = float(estimate.cost_usd(self.rows.prompt_bytes).mean()) if n else 0.0
             share = spec.cascade.band if "agreement" in spec.cascade.signals else 0.0
             return WeakFirst(np.ones(n, bool), share * n * spec.cascade.samples * row_usd)
-        if not entry["used"]:
+        if not entry.used:
             return None
         straight = self.run.store.read_table(f"{self.cascade_folder}/straight.parquet")["row_key"].to_numpy()
         return WeakFirst(~is_among(self.rows.row_key, straight), 0.0)
@@ -120,10 +127,10 @@ class Planner:
             return None
         table = store.read_table(f"{folder}/sample.parquet")
         quality, rank_by = None, None
-        entry = self.run.entry(self.pilot_entry)
+        entry = self.pilot()
         if entry is not None:
-            chosen = entry.get("rank_by", {}).get(policy_of(self.job.spec).kind)
-            rank_by = chosen and chosen["rank_by"]
+            chosen = (entry.rank_by or {}).get(policy_of(self.job.spec).kind)
+            rank_by = chosen.rank_by if chosen else None
             found = store.read_table(f"{folder}/quality.parquet")
             quality = np.stack([found[name].to_numpy() for name in self.job.spec.names], axis=1)
         return Sample(table["row_key"].to_numpy(), table["fold"].to_numpy(), quality, rank_by)
@@ -147,10 +154,10 @@ class Planner:
 
     def plan(self) -> Plan:
         """The newest plan if it is the plan of this very policy, else a new one. Raises SpecError."""
-        marks: list[Any] = [plan_fingerprint(self.run, self.job.spec), self.run.entry(self.pilot_entry)]
-        cascade = self.cascade()
+        pilot, cascade = self.pilot(), self.cascade()
+        marks: list[Any] = [plan_fingerprint(self.run, self.job.spec), pilot and pilot.to_json()]
         if self.job.spec.cascade is not None and self.job.limit is None:
-            marks.append(cascade or self.job.spec.cascade.model_dump())
+            marks.append(cascade.to_json() if cascade else self.job.spec.cascade.model_dump())
         mark = fingerprint(marks)
         number, bill = latest_plan(self.run.store)
         if bill is not None and bill["fingerprint"] == mark:
@@ -158,13 +165,13 @@ class Planner:
         spec, estimates = self.job.spec, self.estimates()
         # A budget counts what is spent already; the other policies say what they want as if nothing were paid.
         paid = self.paid() if spec.policy.budget_usd is not None else None
-        beside_usd = None if spec.quality.judge and not self.run.entry(self.pilot_entry) else self.beside_usd()
+        beside_usd = None if spec.quality.judge and pilot is None else self.beside_usd()
         assignments, bill = decide(
             spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd, self.weak_first(estimates)
         )
         bill |= {
-            "pilot": self.run.entry(self.pilot_entry),
-            "cascade": cascade,
+            "pilot": pilot and pilot.to_json(),
+            "cascade": cascade and cascade.to_json(),
             "fingerprint": mark,
             "job": spec.model_dump(mode="json", exclude_none=True),
             "checks": self.job.checks,
@@ -205,11 +212,11 @@ class Planner:
     def rows(self) -> Rows:
         """The planning columns of all rows, with the predictions of the cascade or the pilot where there are some."""
         rows = read_rows(self.run.store, self.parts)
-        entry = self.run.entry(self.pilot_entry) if has_pilot(self.job.spec) else None
-        if entry is not None and entry["head"] != "none":
+        entry = self.pilot() if has_pilot(self.job.spec) else None
+        if entry is not None and entry.head != "none":
             rows = replace(rows, predicted=self.predictions(self.pilot_folder, rows.row_key), raw=rows.predicted)
         cascade = self.cascade()
-        if cascade is not None and cascade["used"]:
+        if cascade is not None and cascade.used:
             raw = rows.predicted if rows.raw is None else rows.raw
             rows = replace(rows, predicted=self.predictions(self.cascade_folder, rows.row_key), raw=raw)
         return rows

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.route.score.entries import Part
 from jobs.route.score.scored import matrix_of, read_scored
 from jobs.storage.store import Store
 
@@ -33,7 +34,7 @@ class Rows:
     """(n, m) what the router said before a pilot recalibrated it: orders the ties that calibration makes."""
 
 
-def read_rows(store: Store, parts: Sequence[dict[str, Any]]) -> Rows:
+def read_rows(store: Store, parts: Sequence[Part]) -> Rows:
     """The planning columns of scored/, in input order."""
     table = read_scored(store, parts, COLUMNS)
     table = table.take(pc.sort_indices(table["row"]))

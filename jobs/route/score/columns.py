@@ -1,4 +1,7 @@
-"""jobs/route/score/columns.py: carried here."""
+"""The columns of the input: their names, the Arrow types that they keep on their way to responses/, and values made to fit.
+
+Files without a schema (JSONL, CSV) are judged by their first rows, so a later value may not fit: that is its row's error.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError, StoreError
-from jobs.route.score.files import InputFile, file_format
+from jobs.route.score.files import file_format
 from jobs.route.score.records import read_records
 from jobs.spec.sections import InputSpec
 from jobs.storage.filesystems import filesystem_of, storage_errors
+from jobs.storage.manifest import InputFile
 from routing.text import whole
 
 

@@ -1,17 +1,15 @@
-"""jobs/route/score/files.py: carried here."""
+"""The files of a job's input: which there are, what kind each is, and which are read together by one task."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow.fs as pafs
 
 from jobs.errors import InputError, StoreError
 from jobs.spec.sections import InputSpec
 from jobs.storage.filesystems import filesystem_of, storage_errors
+from jobs.storage.manifest import InputFile
 
 FORMATS = {
     ".parquet": "parquet",
@@ -24,15 +22,6 @@ FORMATS = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 SPLIT_BYTES = 64 * 2**20
 """Small files are read together up to this size."""
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """One file of the frozen listing. `modified_ns` is 0 where the store does not tell."""
-
-    uri: str
-    size: int
-    modified_ns: int
 
 
 def list_files(spec: InputSpec) -> list[InputFile]:
@@ -114,8 +103,3 @@ def make_splits(files: list[InputFile]) -> list[list[int]]:
         splits[-1].append(index)
         size += file.size
     return splits
-
-
-def listing_json(files: Iterable[InputFile]) -> list[dict[str, Any]]:
-    """The listing as it is frozen in the run's manifest."""
-    return [asdict(file) for file in files]

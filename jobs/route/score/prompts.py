@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jinja2.meta
 import jinja2.sandbox
 
 from jobs.errors import SpecError
-from jobs.route.score.records import Record
+from jobs.route.score.records import InputColumns, Record
 from jobs.spec.job import JobSpec
 from routing.text import router_text, whole
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 BATCH_FIELDS_NOT_SENT = ("model", "messages", "stream", "stream_options")
+ChatMessage = dict[str, Any]
+"""As chat APIs take it: role, content, and whatever else the input says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,41 @@ class Prompt:
     """One row, ready to be scored and asked; with `error` set it will not be asked."""
 
     id: Any
-    messages: list[dict[str, Any]]
+    messages: list[ChatMessage]
     body: dict[str, Any]
     """Generation parameters of this row alone (OpenAI batch lines)."""
     gold: str | None
-    keep: dict[str, Any]
+    keep: InputColumns
     error: str = ""
 
     @property
     def text(self) -> str:
         """What the router reads."""
         return router_text(self.messages)
+
+
+class PromptTemplate:
+    """The job's Jinja template. It is pickled as its source: compiled templates do not travel."""
+
+    def __init__(self, source: str) -> None:
+        """Raises SpecError, with the line, for a template that does not compile."""
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+        self.source = source
+        try:
+            tree = environment.parse(source)
+            self._compiled = environment.from_string(source)  # unknown filters and tests are found here alone
+        except jinja2.TemplateSyntaxError as error:
+            raise SpecError(f"template: line {error.lineno}: {error.message}") from None
+        except (RecursionError, SyntaxError, MemoryError):  # of Python's own compiler too: 20 loops, 200 parentheses
+            raise SpecError("template: nested too deeply; simplify it") from None
+        self.variables = sorted(set(jinja2.meta.find_undeclared_variables(tree)) - set(environment.globals))
+
+    def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str]]:
+        return PromptTemplate, (self.source,)
+
+    def render(self, columns: InputColumns) -> str:
+        """Raises whatever the template raises on these columns."""
+        return self._compiled.render(columns)
 
 
 class PromptReader:
@@ -49,12 +74,13 @@ class PromptReader:
         """`columns`: those of the input. Raises SpecError for a column that is named but not there."""
         self.spec = spec
         self.kind = self._kind(spec, columns)
+        self._template = PromptTemplate(spec.template or "") if self.kind == "template" else None
         self.gold_column = spec.quality.gold.column if spec.quality.gold else None
         named = {"input.id": spec.input.id, "quality.gold.column": self.gold_column}
         named |= {"input.prompt": self._prompt_column, "input.messages": self._messages_column}
         named |= {f"input.keep[{i}]": name for i, name in enumerate(spec.input.keep)}
-        if self.kind == "template":
-            named |= {f"template variable {v}": v for v in sorted(self._variables)}
+        if self._template is not None:
+            named |= {f"template variable {name}": name for name in self._template.variables}
         for field, column in named.items():
             if column is not None and column not in columns:
                 raise SpecError(f"{field}: the input has no column {column!r} (it has: {', '.join(columns)[:200]})")
@@ -87,29 +113,6 @@ class PromptReader:
     def _batch_columns(self) -> tuple[str, ...]:
         return ("custom_id", "body") if self.kind == "batch" else ()
 
-    @cached_property
-    def _environment(self) -> jinja2.Environment:
-        return jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
-
-    @cached_property
-    def _variables(self) -> set[str]:
-        try:
-            tree = self._environment.parse(self.spec.template or "")
-            _ = self._template  # unknown filters and tests are found only when it is compiled
-        except jinja2.TemplateSyntaxError as error:
-            raise SpecError(f"template: line {error.lineno}: {error.message}") from None
-        except (RecursionError, SyntaxError, MemoryError):  # of Python's own compiler too: 20 loops, 200 parentheses
-            raise SpecError("template: nested too deeply; simplify it") from None
-        return set(jinja2.meta.find_undeclared_variables(tree)) - set(self._environment.globals)
-
-    @cached_property
-    def _template(self) -> jinja2.Template:
-        return self._environment.from_string(self.spec.template or "")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Compiled templates do not travel; every process compiles its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_environment", "_template")}
-
     def read(self, record: Record) -> Prompt:
         """One record's prompt; what is wrong with it is its `error`, never an exception."""
         columns = record.columns
@@ -117,7 +120,7 @@ class PromptReader:
         gold = columns.get(self.gold_column) if self.gold_column else None
         identity = columns.get(self.spec.input.id or ("custom_id" if self.kind == "batch" else ""))
         error = record.error
-        messages: list[dict[str, Any]] = []
+        messages: list[ChatMessage] = []
         body: dict[str, Any] = {}
         if not error:
             try:
@@ -128,10 +131,10 @@ class PromptReader:
             messages = [{"role": "system", "content": self.spec.system}, *messages]
         return Prompt(_plain(identity), messages, body, _gold_text(_plain(gold)), keep, error)
 
-    def _messages(self, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def _messages(self, columns: InputColumns) -> tuple[list[ChatMessage], dict[str, Any]]:
         if self.kind == "prompt":
             return [{"role": "user", "content": _prompt_text(columns, str(self._prompt_column))}], {}
-        if self.kind == "template":
+        if self._template is not None:
             try:
                 text = self._template.render(columns)
             except Exception as error:  # noqa: BLE001 - user code: whatever it raises is this row's error
@@ -152,7 +155,7 @@ class _BadRowError(Exception):
     """Why one row cannot be asked."""
 
 
-def _prompt_text(columns: dict[str, Any], name: str) -> str:
+def _prompt_text(columns: InputColumns, name: str) -> str:
     value = columns.get(name)
     if value is None:
         raise _BadRowError(f"{name} is null" if name in columns else f"column {name!r} is missing")
@@ -172,7 +175,7 @@ def _json(value: Any, name: str) -> Any:
         raise _BadRowError(f"{name} is not valid JSON") from None
 
 
-def _chat(value: Any, name: str) -> list[dict[str, Any]]:
+def _chat(value: Any, name: str) -> list[ChatMessage]:
     """Check chat messages: a non-empty list of objects with a known role and some content."""
     value = _json(value, name)
     if value is None:

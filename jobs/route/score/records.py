@@ -20,19 +20,22 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError, StoreError
-from jobs.route.score.files import COMPRESSIONS, InputFile, file_format
+from jobs.route.score.files import COMPRESSIONS, file_format
 from jobs.spec.sections import InputSpec
 from jobs.storage.filesystems import filesystem_of, storage_errors
+from jobs.storage.manifest import InputFile
 
 READ_ROWS = 4096
 NOT_UTF8 = "not UTF-8"
+InputColumns = dict[str, Any]
+"""A row of the input: column → whatever its file holds there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One row as it stood in the input: its columns, or why it could not be read."""
 
-    columns: dict[str, Any]
+    columns: InputColumns
     error: str = ""
 
 

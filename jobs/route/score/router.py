@@ -1,4 +1,4 @@
-"""jobs/route/score/router.py: carried here."""
+"""The job's router: loaded from any storage, its models matched with the job's, and a hash by which a run knows it again."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ table whose files, sizes and order the manifest already knows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
+from jobs.route.score.entries import Part
 from jobs.storage.keys import is_among
 from jobs.storage.store import Store
 
@@ -25,28 +27,29 @@ HERE_BYTES = 16 * 2**20
 
 def scored_rows(
     store: Store,
-    parts: Sequence[dict[str, Any]],
+    parts: Sequence[Part],
     columns: Sequence[str],
+    *,
     keys: NDArray[np.int64] | None = None,
     shadow: NDArray[np.int64] | None = None,
     order: NDArray[np.int64] | None = None,
     rows_per_block: int | None = None,
 ) -> ray.data.Dataset:
-    """The `columns` of scored/ `parts` (entries of the score stage), each part's rows in input order.
+    """The `columns` of these parts of scored/, each part's rows in input order.
 
     keys: sorted row keys to keep (None: all). shadow: sorted row keys; adds the column `sample`, True where a row is one of them.
     order: aligned with `keys`; rows come in this order instead. rows_per_block: blocks of so many rows (None: one a part).
     Up to HERE_ROWS are read by this process: that is done before a task would have started.
     """
+    wanted = _Wanted(tuple(columns), keys, shadow, order)
     if is_small(parts):
-        table = _read_here(store, parts, columns, keys, shadow, order)
+        table = _read_here(store, parts, wanted)
         size = rows_per_block or max(1, len(table))
         return ray.data.from_arrow([table.slice(at, size) for at in range(0, max(1, len(table)), size)])
-    items = [{"name": part["name"]} for part in parts]
-    refs = [None if array is None else [ray.put(array)] for array in (keys, shadow, order)]
+    items = [{"name": part.name} for part in parts]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _read_batch,  # type: ignore[arg-type]
-        fn_kwargs={"output": store.uri, "columns": list(columns), "refs": refs},
+        fn_kwargs={"output": store.uri, "wanted": [ray.put(wanted)]},
         batch_size=1,
         batch_format="numpy",
         num_cpus=READ_CPUS,
@@ -57,27 +60,26 @@ def scored_rows(
 
 
 def read_scored(
-    store: Store, parts: Sequence[dict[str, Any]], columns: Sequence[str], keys: NDArray[np.int64] | None = None
+    store: Store, parts: Sequence[Part], columns: Sequence[str], keys: NDArray[np.int64] | None = None
 ) -> pa.Table:
     """`scored_rows` as a table in this process's memory."""
     if is_small(parts):
-        return _read_here(store, parts, columns, keys, None, None)
-    batches = scored_rows(store, parts, columns, keys).iter_batches(batch_size=None, batch_format="pyarrow")
+        return _read_here(store, parts, _Wanted(tuple(columns), keys))
+    batches = scored_rows(store, parts, columns, keys=keys).iter_batches(batch_size=None, batch_format="pyarrow")
     return pa.concat_tables(list(batches)).combine_chunks()
 
 
-def is_small(parts: Sequence[dict[str, Any]]) -> bool:
+def is_small(parts: Sequence[Part]) -> bool:
     """Whether all of these are read faster here than a task starts."""
-    rows, n_bytes = (sum(int(part[name]) for part in parts) for name in ("rows", "prompt_bytes"))
-    return rows <= HERE_ROWS and n_bytes <= HERE_BYTES
+    return sum(part.rows for part in parts) <= HERE_ROWS and sum(part.prompt_bytes for part in parts) <= HERE_BYTES
 
 
-def over_parts(parts: Sequence[dict[str, Any]], actor: type, *arguments: Any) -> None:
+def over_parts(parts: Sequence[Part], actor: type, *arguments: Any) -> None:
     """Call `actor(*arguments)` once with every part of scored/ (its columns `name` and `bucket`), in a pool of actors.
 
     What the calls return is not kept: they write what they make.
     """
-    items = [{"name": part["name"], "bucket": part["bucket"]} for part in parts]
+    items = [{"name": part.name, "bucket": part.bucket} for part in parts]
     cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         actor,
@@ -91,37 +93,39 @@ def over_parts(parts: Sequence[dict[str, Any]], actor: type, *arguments: Any) ->
         pass
 
 
-def _read_here(store: Store, parts: Sequence[dict[str, Any]], columns: Sequence[str], *arrays: Any) -> pa.Table:
-    """What a task a part would have read. arrays: keys, shadow and order of `scored_rows`."""
-    tables = [_read_part(store, part["name"], columns, *arrays) for part in parts]
-    table = pa.concat_tables(tables).combine_chunks()
-    return table.sort_by("order").drop_columns("order") if "order" in table.column_names else table
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is read of every part: the arguments of `scored_rows`."""
+
+    columns: tuple[str, ...]
+    keys: NDArray[np.int64] | None = None
+    shadow: NDArray[np.int64] | None = None
+    order: NDArray[np.int64] | None = None
 
 
-def _read_batch(batch: dict[str, Any], output: str, columns: list[str], refs: list[list[Any] | None]) -> pa.Table:
-    arrays = (None if ref is None else ray.get(ref[0]) for ref in refs)
-    return _read_part(Store(output), str(batch["name"][0]), columns, *arrays)
+def _read_here(store: Store, parts: Sequence[Part], wanted: _Wanted) -> pa.Table:
+    """What a task a part would have read."""
+    table = pa.concat_tables([_read_part(store, part.name, wanted) for part in parts]).combine_chunks()
+    return table.sort_by("order").drop_columns("order") if wanted.order is not None else table
 
 
-def _read_part(
-    store: Store,
-    name: str,
-    columns: Sequence[str],
-    keys: NDArray[np.int64] | None,
-    shadow: NDArray[np.int64] | None,
-    order: NDArray[np.int64] | None,
-) -> pa.Table:
-    needed = columns if keys is None and shadow is None else [*dict.fromkeys([*columns, "row_key"])]
-    table = store.read_table(name, columns=list(needed))
+def _read_batch(batch: Mapping[str, NDArray[Any]], output: str, wanted: list[ray.ObjectRef[_Wanted]]) -> pa.Table:
+    return _read_part(Store(output), str(batch["name"][0]), ray.get(wanted[0]))
+
+
+def _read_part(store: Store, name: str, wanted: _Wanted) -> pa.Table:
+    columns, keys = wanted.columns, wanted.keys
+    by_key = keys is not None or wanted.shadow is not None
+    table = store.read_table(name, columns=[*dict.fromkeys([*columns, "row_key"])] if by_key else columns)
     added = []
     if keys is not None:
         table = table.filter(pa.array(is_among(table["row_key"].to_numpy(), keys)))
-        if order is not None:
+        if wanted.order is not None:
             at = np.searchsorted(keys, table["row_key"].to_numpy())
-            table = table.append_column("order", pa.array(order[at]))
+            table = table.append_column("order", pa.array(wanted.order[at]))
             added.append("order")
-    if shadow is not None:
-        marks = is_among(table["row_key"].to_numpy(), shadow)
+    if wanted.shadow is not None:
+        marks = is_among(table["row_key"].to_numpy(), wanted.shadow)
         table = table.append_column("sample", pa.array(marks))
         added.append("sample")
     return table.select([*columns, *added])

@@ -9,10 +9,10 @@ a shard that is written twice (a retried task) is the same file with the same co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ import ray.data
 from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
 from jobs.route.score.columns import column_types, columns_of, fit
-from jobs.route.score.files import InputFile, make_splits
+from jobs.route.score.entries import Part
+from jobs.route.score.files import make_splits
 from jobs.route.score.prompts import Prompt, PromptReader
 from jobs.route.score.records import read_records
 from jobs.route.score.router import load_router, router_columns
@@ -30,8 +31,12 @@ from jobs.route.score.scored import predicted_column
 from jobs.spec.job import UNTRAINED_ROUTERS, JobSpec
 from jobs.storage.filesystems import storage_errors
 from jobs.storage.keys import content_key, digest16, row_keys
+from jobs.storage.manifest import InputFile
 from jobs.storage.store import Store
 from routing.text import Frame, find_frame, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARD_ROWS = 50_000
 SHARD_BYTES = 48 * 2**20
@@ -84,32 +89,52 @@ def shard_schema(plan: ScorePlan) -> pa.Schema:
     )  # fmt: skip
 
 
-def read_split(item: dict[str, Any], plan: ScorePlan) -> Iterator[pa.Table]:
-    """Shards of one split, in order; one more column, `text`, for the router."""
-    shard: list[dict[str, Any]] = []
-    texts: list[str] = []
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """One row of a shard: its columns in scored/, but `row_key` and `bucket`, and `text`."""
+
+    row: int
+    """Position in the input: file number << ROW_BITS | row number."""
+    id: Any
+    messages: str
+    """JSON text, "" where the row has an error."""
+    body: str
+    """JSON text, "" for none."""
+    content_key: bytes
+    id_key: bytes
+    prompt_bytes: int
+    input_error: str
+    gold: str | None
+    keep: dict[str, Any]
+    text: str
+    """What the router reads."""
+
+
+def read_split(split: int, files: Sequence[int], plan: ScorePlan) -> Iterator[pa.Table]:
+    """Shards of one split, in order; one more column, `text`, for the router. files: indices into `plan.files`."""
+    shard: list[ShardRow] = []
     size = number = 0
     schema = shard_schema(plan).append(pa.field("text", pa.large_string()))
 
     def table() -> pa.Table:
-        bucket = item["split"] * MAX_SHARDS_PER_SPLIT + number
-        keys = row_keys(np.array([row["row"] for row in shard], np.int64))
-        rows = [
-            {**row, "row_key": key, "bucket": bucket, "text": t} for row, key, t in zip(shard, keys, texts, strict=True)
+        columns = {"bucket": np.full(len(shard), split * MAX_SHARDS_PER_SPLIT + number)}
+        columns["row_key"] = row_keys(np.array([row.row for row in shard], np.int64))
+        arrays = [
+            pa.array(columns[f.name] if f.name in columns else [getattr(row, f.name) for row in shard], f.type)
+            for f in schema
         ]
-        return pa.Table.from_pylist(rows, schema=schema)
+        return pa.Table.from_arrays(arrays, schema=schema)
 
-    for index in item["files"]:
+    for index in files:
         file = plan.files[index]
         for number_in_file, record in enumerate(read_records(file, plan.spec.input, plan.reader.columns)):
             prompt = plan.reader.read(record)
             row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{Path(file.uri).name}:{number_in_file}", plan)
             shard.append(row)
-            texts.append("" if row["input_error"] else whole(plan.frame.inner(prompt.text)))
-            size += 2 * len(row["messages"]) + 200
+            size += 2 * len(row.messages) + 200
             if len(shard) == SHARD_ROWS or size >= SHARD_BYTES:
                 yield table()
-                shard, texts, size, number = [], [], 0, number + 1
+                shard, size, number = [], 0, number + 1
                 if number == MAX_SHARDS_PER_SPLIT:
                     raise InputError(
                         f"input.path: {file.uri} is too large for one file; cut it into files of 100 GB or less"
@@ -118,7 +143,7 @@ def read_split(item: dict[str, Any], plan: ScorePlan) -> Iterator[pa.Table]:
         yield table()
 
 
-def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> dict[str, Any]:
+def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> ShardRow:
     """The columns of one prompt. A value that does not fit its column is the row's error."""
     error = prompt.error
     keep = {}
@@ -139,11 +164,11 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> dict[str
         n_bytes = prompt_tokens_bound(prompt.messages)
     except (TypeError, ValueError):  # Parquet has types that JSON has not
         messages, body, n_bytes, error = "", "", 0, error or "the messages hold a value that is no JSON"
-    return {
-        "row": position, "id": identity, "messages": messages, "body": body, "content_key": content_key(messages, body),
-        "id_key": digest16(str(identity)), "prompt_bytes": n_bytes, "input_error": whole(error),
-        "gold": prompt.gold, "keep": keep,
-    }  # fmt: skip
+    return ShardRow(
+        row=position, id=identity, messages=messages, body=body, content_key=content_key(messages, body),
+        id_key=digest16(str(identity)), prompt_bytes=n_bytes, input_error=whole(error), gold=prompt.gold, keep=keep,
+        text="" if error else whole(plan.frame.inner(prompt.text)),
+    )  # fmt: skip
 
 
 class Scorer:
@@ -158,9 +183,9 @@ class Scorer:
         parts = [
             self._score(block.filter(pc.equal(block["bucket"], b))) for b in pc.unique(block["bucket"]).to_pylist()
         ]
-        return pa.Table.from_pylist(parts)
+        return pa.Table.from_pylist([asdict(part) for part in parts])
 
-    def _score(self, shard: pa.Table) -> dict[str, Any]:
+    def _score(self, shard: pa.Table) -> Part:
         good = pc.equal(shard["input_error"], "").to_numpy(zero_copy_only=False)
         predicted = np.full((len(shard), len(self.columns)), np.nan, np.float32)
         texts = shard["text"].filter(pa.array(good)).to_pylist()
@@ -170,13 +195,13 @@ class Scorer:
         name = f"scored/part-{bucket:010d}.parquet"
         table = shard.drop_columns("text").append_column("predicted", predicted_column(predicted))
         self.store.write_table(name, table, row_group_size=8192)
-        return {
-            "bucket": bucket, "name": name, "rows": len(shard), "input_errors": int((~good).sum()),
-            "predicted_rows": len(texts), "prompt_bytes": int(pc.sum(shard["prompt_bytes"]).as_py() or 0),
-        }  # fmt: skip
+        return Part(
+            bucket=bucket, name=name, rows=len(shard), input_errors=int((~good).sum()), predicted_rows=len(texts),
+            prompt_bytes=int(pc.sum(shard["prompt_bytes"]).as_py() or 0),
+        )  # fmt: skip
 
 
-def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lambda rows: None) -> list[dict[str, Any]]:
+def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lambda rows: None) -> list[Part]:
     """Execute the stage. Returns the parts written, in input order. Raises InputError for a set without a row.
 
     `on_rows` hears how many rows are scored so far.
@@ -203,17 +228,18 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
         num_gpus=1 if gpus else 0,
     )
     with storage_errors(output, "writing scored/"):
-        parts, done = [], 0
-        for part in scored.iter_rows():
-            parts.append(part)
-            done += part["rows"]
+        parts: list[Part] = []
+        done = 0
+        for row in scored.iter_rows():
+            parts.append(Part.from_json(row))
+            done += parts[-1].rows
             on_rows(done)
-    parts.sort(key=lambda part: part["bucket"])
+    parts.sort(key=lambda part: part.bucket)
     if not parts:
         raise InputError("input.path: the files hold no rows; there is nothing to answer")
     return parts
 
 
-def _read_batch(batch: Any, plan: ScorePlan) -> Iterator[pa.Table]:
-    for item in batch.to_dict("records"):
-        yield from read_split({"split": int(item["split"]), "files": [int(f) for f in item["files"]]}, plan)
+def _read_batch(batch: pd.DataFrame, plan: ScorePlan) -> Iterator[pa.Table]:
+    for split, files in zip(batch["split"], batch["files"], strict=True):
+        yield from read_split(int(split), [int(index) for index in files], plan)

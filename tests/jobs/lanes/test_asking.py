@@ -47,8 +47,15 @@ def asking(told: Told, tmp_path: Any) -> Asking:
     spec = parse_spec(JOB)
     contexts: Any = {name: SimpleNamespace(model=spec.models[name]) for name in spec.names}
     return Asking(
-        spec, Store(str(tmp_path)), [], contexts, lambda done: None, threading.Event(), lambda: None, told
-    )  # fmt: skip
+        spec,
+        Store(str(tmp_path)),
+        [],
+        contexts,
+        on_progress=lambda done: None,
+        stopping=threading.Event(),
+        on_stop=lambda: None,
+        on_lane_down=told,
+    )
 
 
 def fails(error: Exception) -> Any:

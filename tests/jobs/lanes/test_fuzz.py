@@ -43,7 +43,7 @@ def read_whole(path, **more) -> list[pa.Table]:
     }  # fmt: skip
     spec = parse_spec(data)
     files = list_files(spec.input)
-    return list(read_split({"split": 0, "files": list(range(len(files)))}, plan_score(spec, files)))
+    return list(read_split(0, range(len(files)), plan_score(spec, files)))
 
 
 def rows_or_one_line(path, **more) -> list[dict]:

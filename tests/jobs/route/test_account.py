@@ -1,6 +1,7 @@
 """Accounting against a journal written by hand: every row once, money that adds up, copies at no cost."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -51,14 +52,14 @@ def run(tmp_path, ray_local):
 
 def in_two_buckets(store, parts):
     """The one bucket that so few rows are, cut in two between the files: a copy's answer is another bucket's."""
-    table, (part,) = store.read_table(parts[0]["name"]), parts
+    table, (part,) = store.read_table(parts[0].name), parts
     cut = []
     for bucket in range(2):
         name = f"scored/part-{bucket:010d}.parquet"
         numbers = pa.array([bucket] * 6, table.schema.field("bucket").type)
         place = table.schema.get_field_index("bucket")
         store.write_table(name, table.slice(6 * bucket, 6).set_column(place, table.schema.field("bucket"), numbers))
-        cut.append({**part, "bucket": bucket, "name": name, "rows": 6})
+        cut.append(replace(part, bucket=bucket, name=name, rows=6))
     return cut
 
 

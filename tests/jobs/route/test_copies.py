@@ -15,6 +15,7 @@ from jobs.journal.rows import Answer, answers_table
 from jobs.journal.segments import segment_name
 from jobs.route.account.copies import for_bucket, shared_answers
 from jobs.route.plan.plan import Assignments
+from jobs.route.score.entries import Part
 from jobs.storage.store import Store
 
 BUCKETS, ROWS = 7, 40
@@ -38,7 +39,7 @@ def plan() -> Assignments:
 
 
 @pytest.fixture
-def run(tmp_path: Path, plan: Assignments) -> tuple[Store, list[dict[str, Any]]]:
+def run(tmp_path: Path, plan: Assignments) -> tuple[Store, list[Part]]:
     """Journal and scored/ of that plan: the weak model has answered every row that is no copy, the strong one some."""
     store = Store(str(tmp_path / "out"))
     parts = []
@@ -46,7 +47,7 @@ def run(tmp_path: Path, plan: Assignments) -> tuple[Store, list[dict[str, Any]]]
         keys = plan.row_key[plan.bucket == bucket]
         name = f"scored/part-{bucket:010d}.parquet"
         store.write_table(name, pa.table({"row_key": keys, "id": [f"row {key}" for key in keys]}))
-        parts.append({"bucket": bucket, "name": name})
+        parts.append(Part(bucket=bucket, name=name, rows=len(keys)))
         for model, every in zip(NAMES, (1, 4), strict=True):
             own = np.intersect1d(keys, plan.leader)[::every]
             rows = [Answer(key, bucket, "answered", bytes(16), f"{model} {key}") for key in own.tolist()]
@@ -67,7 +68,7 @@ def test_a_file_gets_what_its_copies_need(ray_local: None, plan: Assignments, ru
     assert len(refs) == len(FILES)
     for file, of_file in zip(FILES, refs, strict=True):
         shared = ray.get(of_file)
-        buckets = [parts[index]["bucket"] for index in file]
+        buckets = [parts[index].bucket for index in file]
         given = [key for each in shared for key in each["weak"]["row_key"].to_pylist()]
         assert sorted(given) == sorted(elsewhere(plan, buckets)), "no other leader's, and none twice"
         for bucket in buckets:
@@ -78,11 +79,11 @@ def test_a_file_gets_what_its_copies_need(ray_local: None, plan: Assignments, ru
             assert set(found["strong"]["generated_text"].to_pylist()) <= {f"strong {key}" for key in needed}
             assert found[""]["id"].to_pylist() == [f"row {key}" for key in found[""]["row_key"].to_pylist()]
     strong = {key for of_file in refs for each in ray.get(of_file) for key in each["strong"]["row_key"].to_pylist()}
-    assert strong and strong < elsewhere(plan, [part["bucket"] for part in parts])
+    assert strong and strong < elsewhere(plan, [part.bucket for part in parts])
 
 
 def test_without_copies_nothing_is_read(ray_local: None, plan: Assignments, tmp_path: Path) -> None:
     alone = replace(plan, leader=plan.row_key)
-    parts = [{"bucket": bucket} for bucket in np.unique(plan.bucket).tolist()]
+    parts = [Part(bucket=bucket, name="", rows=0) for bucket in np.unique(plan.bucket).tolist()]
     assert shared_answers(Store(str(tmp_path)), NAMES, alone, parts, FILES) == [[], [], []]
     assert for_bucket([], alone) == {}

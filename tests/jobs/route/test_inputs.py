@@ -110,7 +110,7 @@ def test_types_come_from_the_schema_or_the_first_rows(tmp_path):
 
 
 def test_small_files_are_read_together_and_large_ones_alone(tmp_path):
-    from jobs.route.score.files import InputFile
+    from jobs.storage.manifest import InputFile
 
     files = [InputFile(str(i), size, 0) for i, size in enumerate([10, 20, 70 * 2**20, 5, 5])]
     assert make_splits(files) == [[0, 1], [2], [3, 4]]

@@ -9,7 +9,6 @@ import pytest
 
 from jobs.route.account import run_measures as measures
 from jobs.route.account.bucket_evidence import BucketRows, evidence, length_bins, shown
-from jobs.route.account.stage import predicted_folder
 from routing.features.structure import STRUCTURE
 from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
 
@@ -213,8 +212,3 @@ def test_drift_is_in_deviations_of_the_training_data_and_says_nothing_without_th
     assert weak["trained"] == 0.4 and weak["predicted"] == pytest.approx(world.predicted[told, 0].mean())
     bare = measures.drift(parts, estimated, sample, world.names, {})
     assert bare["form"] is None and bare["quality"][1]["trained"] is None and bare["prompts"] == form
-
-
-def test_the_pilots_predictions_are_read_where_it_fitted_a_head():
-    assert predicted_folder({"folder": "pilot/x", "head": "ridge"}) == "pilot/x/predicted"
-    assert predicted_folder({"folder": "pilot/x", "head": "none"}) == predicted_folder(None) == ""

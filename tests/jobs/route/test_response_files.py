@@ -6,9 +6,10 @@ from jobs.journal.rows import Answer, answers_table
 from jobs.journal.segments import segment_name
 from jobs.route.account import response_files as module
 from jobs.route.account.response_files import response_files
+from jobs.route.score.entries import Part
 from jobs.storage.store import Store
 
-PARTS = [{"rows": 50_000, "bucket": i} for i in range(200)]
+PARTS = [Part(bucket=i, name=f"scored/part-{i:010d}.parquet", rows=50_000) for i in range(200)]
 
 
 def test_a_large_set_comes_as_few_large_files_and_stays_so(tmp_path: Path) -> None:

@@ -55,15 +55,15 @@ def test_every_row_is_scored_once_in_order_and_a_shard_is_a_file(tmp_path, ray_l
     spec = job(tmp_path / "in", tmp_path / "out")
     plan = plan_score(spec, list_files(spec.input))
     # SHARD_ROWS is read in the workers: cut the shards here, as one task would, to see their borders.
-    shards = list(read_split({"split": 0, "files": [0, 1, 2]}, plan))
+    shards = list(read_split(0, [0, 1, 2], plan))
     assert [len(s) for s in shards] == [40] * 7 + [20] and len({s["bucket"][0].as_py() for s in shards}) == 8
     parts = run_score(plan, spec.output)
     store = Store(spec.output)
-    table = pa.concat_tables([store.read_table(part["name"]) for part in parts])
+    table = pa.concat_tables([store.read_table(part.name) for part in parts])
     assert table["id"].to_pylist() == list(range(300)) and table["id"].type == pa.int64()
     assert len(set(table["row_key"].to_pylist())) == 300
     assert [bool(e) for e in table["input_error"].to_pylist()] == [i % 100 == 5 for i in range(300)]
-    assert sum(part["predicted_rows"] for part in parts) == 297, "the router saw each good row once"
+    assert sum(part.predicted_rows for part in parts) == 297, "the router saw each good row once"
     predicted = np.array(table["predicted"].to_pylist(), float)
     assert np.isnan(predicted[5]).all() and np.isfinite(np.delete(predicted, [5, 105, 205], axis=0)).all()
     assert json.loads(table["messages"][7].as_py()) == [{"role": "user", "content": "what is 7"}]
@@ -80,7 +80,7 @@ def test_scoring_twice_writes_the_same_files(tmp_path, ray_local):
     for name in ("one", "two"):
         spec = job(tmp_path / "x.jsonl", tmp_path / name)
         parts = run_score(plan_score(spec, list_files(spec.input)), spec.output)
-        tables.append(Store(spec.output).read_table(parts[0]["name"]))
+        tables.append(Store(spec.output).read_table(parts[0].name))
     assert tables[0].equals(tables[1])
 
 
@@ -102,7 +102,7 @@ def test_many_small_files_make_few_shards(tmp_path):
     splits = make_splits(files)
     assert [len(files) for files in splits] == [1000]
     plan = plan_score(job(tmp_path / "in", tmp_path / "out"), files)
-    shards = list(read_split({"split": 0, "files": splits[0][:15]}, plan))
+    shards = list(read_split(0, splits[0][:15], plan))
     assert [len(shard) for shard in shards] == [1500]
     row = shards[0]["row"].to_numpy()
     assert (row >> ROW_BITS).tolist() == [i // 100 for i in range(1500)] and (row % 2**ROW_BITS).max() == 99

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.route.score import scored
+from jobs.route.score.entries import Part
 from jobs.route.score.scored import matrix_of, predicted_column, read_scored, scored_rows
 from jobs.storage.keys import find_keys, is_among, positions
 from jobs.storage.store import Store
@@ -55,7 +56,7 @@ def test_a_small_table_is_read_here_as_tasks_would_read_it(ray_local, tmp_path, 
         keys = np.random.default_rng(number).permutation(40) + 100 * number
         name = f"scored/part-{number}.parquet"
         store.write_table(name, pa.table({"row_key": keys, "messages": [f"m{key}" for key in keys]}))
-        parts.append({"name": name, "rows": 40, "prompt_bytes": 80})
+        parts.append(Part(bucket=number, name=name, rows=40, prompt_bytes=80))
     keys, shadow = np.arange(5, 230, 3), np.arange(0, 300, 7)
     order = np.random.default_rng(9).permutation(len(keys))
     for options in ({"keys": keys}, {"keys": keys, "shadow": shadow, "order": order}):

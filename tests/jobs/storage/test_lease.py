@@ -47,10 +47,9 @@ def test_pids_of_another_container_say_nothing(store: Store, monkeypatch: pytest
     with monkeypatch.context() as other:
         other.setattr(lease.os, "readlink", lambda path: "pid:[1]")
         there = lease._host()
-    dead = {"pid": 2**30, "started": 1.0}
-    assert not lease.is_free({"host": there, **dead})
-    assert lease.is_free({"host": lease._host(), **dead})
-    assert not lease.is_free({"host": lease._host(), "pid": os.getpid(), "started": psutil.Process().create_time()})
+    assert not lease.Owner(there, 2**30, 1.0, "s").is_free
+    assert lease.Owner(lease._host(), 2**30, 1.0, "s").is_free
+    assert not lease.Owner(lease._host(), os.getpid(), psutil.Process().create_time(), "s").is_free
 
 
 @pytest.mark.parametrize("clock", [-70.0, 3600.0])
