@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -21,19 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.report.formatting import count, duration, percent, short_count, usd
-from jobs.report.tally import Tally
+from jobs.report.tally import Counts, JobCounts, LaneCounts, Tally
 
 LOG_INTERVAL_S, REFRESH_PER_S = 5.0, 2.0
 MAX_WIDTH = 100
 
 
 class Progress:
-    """Context manager: `with Progress(rows, models) as progress: progress.update(state)`.
-
-    `state` is `{"job": {"stage", "cap_usd", "planned_usd", "done"}, "models": {name: {"todo", "settled", "errors",
-    "prompt_tokens", "completion_tokens", "cost_usd", "lost_usd", "in_flight", "reserved_usd", "requests_per_minute",
-    "paused_s", "stopped"}}}`. Every key may be missing. `todo` counts all rows of the model, settled ones included;
-    `errors` are part of `settled`. Stages without models (score) count their rows in `job.done`.
+    """Context manager: `with Progress(rows, models) as progress: progress.update(counts)`.
 
     Args:
         total_rows: rows of the job, shown where the models' `todo` are not known; 0 for unknown.
@@ -88,10 +82,14 @@ class Progress:
         elif self.tally.stage is not None:
             self._print_line()
 
-    def update(self, state: Mapping[str, Any]) -> None:
+    def enter(self, stage: str, done: int = 0) -> None:
+        """A stage that has no lanes, or none yet, begins, or has done so many rows."""
+        self.update(Counts(JobCounts(stage, done)))
+
+    def update(self, counts: Counts) -> None:
         """Take new counts and show them: the panel at once, a line when one is due or the stage changed."""
         now = self._clock()
-        new_stage = self.tally.take(state, now)
+        new_stage = self.tally.take(counts, now)
         if self._live is not None:
             self._live.refresh()
         elif not self.live_mode and (new_stage or now - self._printed_s >= self.interval_s):
@@ -105,11 +103,9 @@ class Progress:
     def line(self) -> str:
         """One log line without colour or wrapping."""
         done, total = self.tally.counts
-        rows = (
-            f" {count(done)}/{count(total)} rows ({percent(done / total)})"
-            if total
-            else f" {count(done)} rows" * bool(done)
-        )
+        rows = f" {count(done)} rows" if done else ""
+        if total:
+            rows = f" {count(done)}/{count(total)} rows ({percent(done / total)})"
         parts = [f"headgate: {self.tally.stage or 'start'}{rows}"]
         if self.tally.lanes:
             parts += self._dollars()
@@ -120,11 +116,10 @@ class Progress:
         parts += self._troubles()
         return " | ".join([", ".join(parts), *(self._lane_text(name, lane) for name, lane in self.tally.lanes.items())])
 
-    def _lane_text(self, name: str, lane: Mapping[str, Any]) -> str:
+    def _lane_text(self, name: str, lane: LaneCounts) -> str:
         """`strong 340/900, ETA 0:33, 600 requests/min`; what is through says its rows alone."""
-        done, todo = lane.get("settled") or 0, lane.get("todo") or 0
-        facts = [f"{name} {done}/{todo}"]
-        if done < todo:
+        facts = [f"{name} {lane.settled}/{lane.todo}"]
+        if lane.settled < lane.todo:
             facts += [f"ETA {duration(self.tally.lane_eta_s(name))}", *_limit(lane)]
         return ", ".join(facts)
 
@@ -138,9 +133,9 @@ class Progress:
         """The whole picture, no line of it wrapped from 60 columns up."""
         done, total = self.tally.counts
         width = min(self.console.width, MAX_WIDTH)
-        rows = Text(
-            f"{count(done)} / {count(total)} rows" if total else f"{count(done)} rows" * bool(done), style="bold"
-        )
+        rows = f"{count(done)} rows" if done else ""
+        if total:
+            rows = f"{count(done)} / {count(total)} rows"
         share = Text(percent(done / total) if total else "", style="cyan")
         top = Table.grid(expand=True, padding=(0, 1))
         top.add_column(ratio=1)
@@ -151,19 +146,15 @@ class Progress:
                 total=total or None, completed=done, complete_style="cyan", pulse_style="cyan", finished_style="green"
             ),
             share,
-            rows,
+            Text(rows, style="bold"),
         )
         in_flight = int(self.tally.sum_of("in_flight"))
-        flying = [f"{count(in_flight)} in flight"] * bool(in_flight)
-        parts: list[Any] = [
-            top,
-            self._facts(
-                self._per_second(self.tally.rate()),
-                f"ETA {duration(self.tally.eta_s())}" * bool(total),
-                *flying,
-                *self._troubles(),
-            ),
+        facts = [
+            self._per_second(self.tally.rate()),
+            f"ETA {duration(self.tally.eta_s())}" if total else "",
+            f"{count(in_flight)} in flight" if in_flight else "",
         ]
+        parts: list[RenderableType] = [top, self._facts(*facts, *self._troubles())]
         if self.tally.lanes:
             parts += [self._facts(*self._dollars()), Text(""), self._lane_table(width)]
         return Panel(
@@ -179,15 +170,16 @@ class Progress:
 
     def _troubles(self) -> list[str]:
         errors, lost_usd = int(self.tally.sum_of("errors")), self.tally.sum_of("lost_usd")
-        return [f"{count(errors)} errors"] * bool(errors) + [f"{usd(lost_usd)} lost"] * bool(lost_usd)
+        found = [f"{count(errors)} errors"] if errors else []
+        return [*found, f"{usd(lost_usd)} lost"] if lost_usd else found
 
     def _dollars(self) -> list[str]:
         """Spent and projected first: a narrow terminal cuts the end."""
-        cap, projected = self.tally.job.get("cap_usd"), self.tally.projected_usd()
+        cap, projected = self.tally.job.cap_usd, self.tally.projected_usd()
         spent = f"{usd(self.tally.sum_of('cost_usd'))} spent"
         texts = [spent if cap is None else f"{spent} (cap {usd(cap)})"]
         texts.append(f"{'-' if projected is None else usd(projected)} projected")
-        told = any("reserved_usd" in lane for lane in self.tally.lanes.values())
+        told = any(lane.reserved_usd is not None for lane in self.tally.lanes.values())
         return [*texts, f"{usd(self.tally.sum_of('reserved_usd'))} reserved"] if told else texts
 
     @staticmethod
@@ -196,13 +188,13 @@ class Progress:
 
     def _lane_table(self, width: int) -> Table:
         """A line per model; columns that do not fit into `width` are left out, least needed first."""
-        columns: list[tuple[str, int, Callable[[str, Mapping[str, Any]], str]]] = [
+        columns: list[tuple[str, int, Callable[[str, LaneCounts], str]]] = [
             ("rows", 0, lambda _, lane: _rows(lane)),
             ("rows/s", 76, lambda name, _: self._lane_rate(name)),
-            ("in flight", 90, lambda _, lane: short_count(lane.get("in_flight") or 0)),
+            ("in flight", 90, lambda _, lane: short_count(lane.in_flight)),
             ("limit", 66, lambda _, lane: _limit_cell(lane)),
             ("tokens in/out", 76, lambda _, lane: _tokens(lane)),
-            ("spent", 0, lambda _, lane: usd(lane.get("cost_usd") or 0.0)),
+            ("spent", 0, lambda _, lane: usd(lane.cost_usd)),
             ("ETA", 0, lambda name, _: duration(self.tally.lane_eta_s(name))),
         ]
         shown = [column for column in columns if column[1] <= width]
@@ -220,27 +212,26 @@ class Progress:
         return "-" if rate is None else short_count(rate) if rate >= 10 else f"{rate:.1f}"
 
 
-def _rows(lane: Mapping[str, Any]) -> str:
+def _rows(lane: LaneCounts) -> str:
     """340/900; short from a hundred thousand up, so that two models' lines fit 60 columns."""
-    done, todo = lane.get("settled") or 0, lane.get("todo") or 0
-    show = count if todo < 100_000 else short_count
-    return f"{show(done)}/{show(todo)}"
+    show = count if lane.todo < 100_000 else short_count
+    return f"{show(lane.settled)}/{show(lane.todo)}"
 
 
-def _limit(lane: Mapping[str, Any]) -> list[str]:
+def _limit(lane: LaneCounts) -> list[str]:
     """The rate limit in force, or that the lane waits or has stopped; nothing where there is none."""
-    if lane.get("stopped"):
+    if lane.stopped:
         return ["stopped"]
-    if (lane.get("paused_s") or 0.0) >= 0.5:
-        return [f"paused {duration(lane['paused_s'])}"]
-    limit = lane.get("requests_per_minute")
+    if lane.paused_s >= 0.5:
+        return [f"paused {duration(lane.paused_s)}"]
+    limit = lane.requests_per_minute
     return [] if limit is None else [f"{short_count(limit)} requests/min"]
 
 
-def _limit_cell(lane: Mapping[str, Any]) -> str:
+def _limit_cell(lane: LaneCounts) -> str:
     """Requests a minute in force, the pause that a 429 asked for, or that the lane stopped."""
     return (_limit(lane) or ["-"])[0].replace(" requests/min", "/min")
 
 
-def _tokens(lane: Mapping[str, Any]) -> str:
-    return f"{short_count(lane.get('prompt_tokens') or 0)}/{short_count(lane.get('completion_tokens') or 0)}"
+def _tokens(lane: LaneCounts) -> str:
+    return f"{short_count(lane.prompt_tokens)}/{short_count(lane.completion_tokens)}"

@@ -8,12 +8,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 RATE_WINDOW_S = 15.0
 """Time constant of the smoothed rate: settled rows arrive in bursts of one journal segment (2 s)."""
 ROWS_TO_PROJECT = 20
 """Settled rows of a model before its own cost per row is believed over the plan's."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """What is said of the job as a whole."""
+
+    stage: str | None = None
+    done: int = 0
+    """Rows done in a stage without lanes."""
+    cap_usd: float | None = None
+    planned_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCounts:
+    """What is said of one model while it answers."""
+
+    todo: int = 0
+    """All rows of the model, settled ones included."""
+    settled: int = 0
+    errors: int = 0
+    """Of the settled."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    lost_usd: float = 0.0
+    in_flight: int = 0
+    reserved_usd: float | None = None
+    """None where it is not told."""
+    requests_per_minute: float | None = None
+    """The limit in force, None for none."""
+    paused_s: float = 0.0
+    """Left of the pause that a 429 asked for."""
+    stopped: str = ""
+    """Why, "" for a lane that goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One picture of a run."""
+
+    job: JobCounts = JobCounts()
+    lanes: Mapping[str, LaneCounts] = field(default_factory=dict)
 
 
 class Rate:
@@ -44,46 +87,45 @@ class Rate:
 
 
 class Tally:
-    """Takes one state after the other; see `Progress` for what is in one."""
+    """Takes one picture after the other."""
 
     def __init__(self, total_rows: int, models: Sequence[str]) -> None:
         self.total_rows = total_rows
         self.models = list(models)
         self.stage: str | None = None
-        self._state: Mapping[str, Any] = {}
+        self._given = Counts()
         self._rates: dict[str, Rate] = {}
 
-    def take(self, state: Mapping[str, Any], now_s: float) -> bool:
+    def take(self, given: Counts, now_s: float) -> bool:
         """The counts at `now_s`. True where a new stage has begun."""
-        self._state = state
-        stage = self.job.get("stage")
+        self._given = given
+        stage = given.job.stage
         new_stage = stage != self.stage
         if new_stage:
             self.stage, self._rates = stage, {}
         for name in ["", *self.lanes]:
-            done = self.counts[0] if not name else self.lanes[name].get("settled", 0)
+            done = self.counts[0] if not name else self.lanes[name].settled
             self._rates.setdefault(name, Rate()).add(now_s, done)
-        return bool(new_stage)
+        return new_stage
 
     @property
-    def job(self) -> Mapping[str, Any]:
-        """What is said of the job as a whole."""
-        return self._state.get("job") or {}
+    def job(self) -> JobCounts:
+        return self._given.job
 
     @property
-    def lanes(self) -> dict[str, Mapping[str, Any]]:
-        """What is said of each model, cheapest first."""
-        given = self._state.get("models") or {}
+    def lanes(self) -> dict[str, LaneCounts]:
+        """Cheapest first."""
+        given = self._given.lanes
         order = [name for name in self.models if name in given] + [name for name in given if name not in self.models]
         return {name: given[name] for name in order}
 
     @property
     def counts(self) -> tuple[int, int]:
         """(rows done, rows in all) of this stage."""
-        todo = sum(lane.get("todo") or 0 for lane in self.lanes.values())
+        todo = sum(lane.todo for lane in self.lanes.values())
         if todo:
-            return sum(lane.get("settled") or 0 for lane in self.lanes.values()), todo
-        return self.job.get("done") or 0, self.total_rows
+            return sum(lane.settled for lane in self.lanes.values()), todo
+        return self.job.done, self.total_rows
 
     def rate(self, name: str = "") -> float | None:
         """Rows a second of a model, "" for all of them."""
@@ -91,11 +133,7 @@ class Tally:
 
     def eta_s(self) -> float | None:
         """Seconds to go: the slowest lane's, None while a lane with rows left has no rate yet."""
-        lanes = {
-            n: (lane.get("todo") or 0) - (lane.get("settled") or 0)
-            for n, lane in self.lanes.items()
-            if lane.get("todo")
-        }
+        lanes = {name: lane.todo - lane.settled for name, lane in self.lanes.items() if lane.todo}
         if not lanes:
             done, total = self.counts
             if not total:
@@ -107,7 +145,7 @@ class Tally:
     def lane_eta_s(self, name: str) -> float | None:
         """Seconds until this lane has answered its rows; None while it has no rate yet."""
         lane = self.lanes[name]
-        return self._wait_s(name, (lane.get("todo") or 0) - (lane.get("settled") or 0))
+        return self._wait_s(name, lane.todo - lane.settled)
 
     def _wait_s(self, name: str, left: int) -> float | None:
         if left <= 0:
@@ -119,12 +157,11 @@ class Tally:
         """Dollars at the end: each model's cost per settled row times its rows; the plan's word until that is known."""
         total = 0.0
         for lane in self.lanes.values():
-            todo, settled = lane.get("todo") or 0, lane.get("settled") or 0
-            if settled < min(ROWS_TO_PROJECT, todo):
-                return self.job.get("planned_usd")
-            total += (lane.get("cost_usd") or 0.0) * (todo / settled if settled else 0.0)
-        return total if self.lanes else self.job.get("planned_usd")
+            if lane.settled < min(ROWS_TO_PROJECT, lane.todo):
+                return self.job.planned_usd
+            total += lane.cost_usd * (lane.todo / lane.settled if lane.settled else 0.0)
+        return total if self.lanes else self.job.planned_usd
 
-    def sum_of(self, field: str) -> float:
-        """Over all models; what is not told is 0."""
-        return sum(lane.get(field) or 0 for lane in self.lanes.values())
+    def sum_of(self, name: str) -> float:
+        """Of a field of `LaneCounts` over all models; what is not told is 0."""
+        return sum(getattr(lane, name) or 0 for lane in self.lanes.values())

@@ -99,6 +99,6 @@ def status(output: Output, as_json: AsJson = False) -> None:
 
     found = run_status(output)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         show(status_table(found))

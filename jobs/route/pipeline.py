@@ -85,14 +85,12 @@ def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> Seque
     """Stage 1, or its entry. Returns the parts of scored/ in input order."""
     entry = run.entry("score", ScoreEntry)
     if entry is None:
-        progress.update({"job": {"stage": "score"}})
-        parts = run_score(
-            border.score, run.store.uri, lambda rows: progress.update({"job": {"stage": "score", "done": rows}})
-        )
+        progress.enter("score")
+        parts = run_score(border.score, run.store.uri, lambda rows: progress.enter("score", rows))
         frame = border.score.frame
         entry = run.finish("score", ScoreEntry(tuple(parts), len(frame.prefix), len(frame.suffix), job.session))
     if border.earlier:
-        progress.update({"job": {"stage": "reuse"}})
+        progress.enter("reuse")
         reuse_answers(job.spec, run, [part.name for part in entry.parts], border.earlier, job.session)
     return entry.parts
 
@@ -115,7 +113,7 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
                 pilot_stage(job, run, planner, session)
         if job.stopping.is_set():
             raise LaneDown(stopped_line(run.store))
-        progress.update({"job": {"stage": "plan"}})
+        progress.enter("plan")
         return planner.plan().bill
 
 
@@ -133,7 +131,7 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
                 planner = Planner(job, border, run, parts)
                 plan, stopped = answer_stage(job, run, planner, progress)
                 if not job.stopping.is_set():
-                    progress.update({"job": {"stage": "account"}})
+                    progress.enter("account")
                     report = account_stage(job, run, parts, plan, started) | {"stopped": stopped}
         if job.stopping.is_set():
             raise LaneDown(stopped_line(run.store))
@@ -148,7 +146,7 @@ def answer_stage(job: Job, run: Run, planner: Planner, progress: Progress) -> tu
         cascade_stage(job, run, planner, session)
         if job.stopping.is_set():
             return planner.draft(), session.stopped()
-        progress.update({"job": {"stage": "plan"}})
+        progress.enter("plan")
         plan = session.spend(planner.plan())
         return plan, session.stopped()
 

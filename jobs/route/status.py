@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,40 +31,95 @@ from jobs.storage.store import Store
 RATE_WINDOW_S = 60.0
 
 
-def run_status(output: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Of one model, the judge or a cascade's further answers."""
+
+    planned: int | None
+    """Requests; None without a plan, and for what no plan counts."""
+    answered: int
+    rejected: int
+    failed: int
+    spent_usd: float
+    lost_usd: float
+    rows_per_s: float
+    """Over the last RATE_WINDOW_S."""
+
+    @property
+    def wait_s(self) -> float | None:
+        """Until every planned row is settled; None where nothing is left, or nothing moves."""
+        left = (self.planned or 0) - self.answered - self.rejected
+        return left / self.rows_per_s if left > 0 and self.rows_per_s else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """`headgate status --json`, key for key."""
+
+    output: str
+    stage: str
+    created: str
+    held_by: str | None
+    plan: int
+    """Number of the newest, 0 for none."""
+    rows: int | None
+    models: dict[str, ModelStatus]
+    planned_usd: float | None
+    cap_usd: float | None
+    spent_usd: float
+    lost_usd: float
+    eta_s: float | None
+    open: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_status(output: str) -> RunStatus:
     """Stage, rows and dollars per model, rows a second of the last minute, seconds to go, holder. Raises SpecError."""
     run = load_run(output)
     scored, (number, bill) = run.entry("score", ScoreEntry), latest_plan(run.store)
     report = read_json(run.store, "report.json")
     journal = Journal(run.store)
-    now = time.time()
-    models: dict[str, dict[str, Any]] = {}
     ladder = run.identity.models
     beside = [name for name in (JUDGE, SAMPLES) if name not in ladder and journal.segments(name)]
-    for name in [*ladder, *beside]:
-        settled = journal.settlements(name)
-        recent = recent_times(run.store, journal.segments(name), now - RATE_WINDOW_S)
-        models[name] = {
-            "planned": bill["by_model"][name]["requests"] if bill and name in ladder else None,
-            **{kind: int((settled.rank == rank).sum()) for kind, rank in RANKS.items()},
-            "spent_usd": float(settled.cost_usd.sum()), "lost_usd": float(settled.lost_usd.sum()),
-            "rows_per_s": len(recent) / min(RATE_WINDOW_S, max(1.0, now - recent.min())) if len(recent) else 0.0,
-        }  # fmt: skip
+    now = time.time()
+    models = {
+        name: model_status(
+            run.store, name, bill["by_model"][name]["requests"] if bill and name in ladder else None, now
+        )
+        for name in (*ladder, *beside)
+    }
     _, owner = lease.current(run.store)
-    holder = None if owner is None or owner.is_free else str(owner)
-    stage = "done" if report and report.get("complete") else "answer" if bill else "plan" if scored else "score"
-    waits = [
-        (m["planned"] - m["answered"] - m["rejected"]) / m["rows_per_s"]
-        for m in models.values()
-        if m["planned"] and m["rows_per_s"] and m["planned"] > m["answered"] + m["rejected"]
-    ]
-    return {
-        "output": output, "stage": stage, "created": run.identity.created, "held_by": holder, "plan": number,
-        "rows": sum(part.rows for part in scored.parts) if scored else None, "models": models,
-        "planned_usd": bill["planned_usd"] if bill else None, "cap_usd": bill["cap_usd"] if bill else None,
-        "spent_usd": sum(m["spent_usd"] for m in models.values()), "lost_usd": sum(m["lost_usd"] for m in models.values()),
-        "eta_s": max(waits) if waits else None, "open": report.get("open") if report else None,
-    }  # fmt: skip
+    waits = [model.wait_s for model in models.values() if model.wait_s is not None]
+    return RunStatus(
+        output=output,
+        stage="done" if report and report.get("complete") else "answer" if bill else "plan" if scored else "score",
+        created=run.identity.created,
+        held_by=None if owner is None or owner.is_free else str(owner),
+        plan=number,
+        rows=sum(part.rows for part in scored.parts) if scored else None,
+        models=models,
+        planned_usd=bill["planned_usd"] if bill else None,
+        cap_usd=bill["cap_usd"] if bill else None,
+        spent_usd=sum(model.spent_usd for model in models.values()),
+        lost_usd=sum(model.lost_usd for model in models.values()),
+        eta_s=max(waits) if waits else None,
+        open=report.get("open") if report else None,
+    )
+
+
+def model_status(store: Store, name: str, planned: int | None, now: float) -> ModelStatus:
+    """What the journal says of one model at `now`."""
+    journal = Journal(store)
+    settled = journal.settlements(name)
+    recent = recent_times(store, journal.segments(name), now - RATE_WINDOW_S)
+    rows = {kind: int((settled.rank == rank).sum()) for kind, rank in RANKS.items()}
+    return ModelStatus(
+        planned=planned, answered=rows["answered"], rejected=rows["rejected"], failed=rows["failed"],
+        spent_usd=float(settled.cost_usd.sum()), lost_usd=float(settled.lost_usd.sum()),
+        rows_per_s=len(recent) / min(RATE_WINDOW_S, max(1.0, now - recent.min())) if len(recent) else 0.0,
+    )  # fmt: skip
 
 
 def recent_times(store: Store, names: Sequence[str], since: float) -> NDArray[np.float64]:
@@ -95,31 +151,23 @@ def recent_times(store: Store, names: Sequence[str], since: float) -> NDArray[np
     return np.concatenate([np.empty(0), *parts])
 
 
-def status_table(status: dict[str, Any]) -> Table:
+def status_table(status: RunStatus) -> Table:
     """The status for a terminal of 80 columns."""
     from jobs.report.formatting import count, duration, usd
 
-    held = status["held_by"] or "nobody"
     # Text, not markup: a path may hold brackets.
-    title = Text(f"{status['output']}\nstage {status['stage']}, held by {held}", style="table.title")
+    title = Text(f"{status.output}\nstage {status.stage}, held by {status.held_by or 'nobody'}", style="table.title")
     table = Table(title=title, title_justify="left", width=79)
     table.add_column("model")
-    for name in ("answered", "planned", "refused", "failed", "rows/s", "spent"):
-        table.add_column(name, justify="right")
-    for name, m in status["models"].items():
-        planned = "-" if m["planned"] is None else count(m["planned"])
-        table.add_row(
-            Text(name),
-            count(m["answered"]),
-            planned,
-            count(m["rejected"]),
-            count(m["failed"]),
-            f"{m['rows_per_s']:.1f}",
-            usd(m["spent_usd"]),
-        )
-    planned, eta = status["planned_usd"], status["eta_s"]
+    for head in ("answered", "planned", "refused", "failed", "rows/s", "spent"):
+        table.add_column(head, justify="right")
+    for name, model in status.models.items():
+        planned = "-" if model.planned is None else count(model.planned)
+        counts = [count(model.answered), planned, count(model.rejected), count(model.failed)]
+        table.add_row(Text(name), *counts, f"{model.rows_per_s:.1f}", usd(model.spent_usd))
+    planned_usd = "-" if status.planned_usd is None else usd(status.planned_usd)
     table.caption = (
-        f"{usd(status['spent_usd'])} spent of {usd(planned) if planned is not None else '-'} planned, "
-        f"{usd(status['lost_usd'])} lost; time to go {duration(eta) if eta else '-'}"
+        f"{usd(status.spent_usd)} spent of {planned_usd} planned, {usd(status.lost_usd)} lost; "
+        f"time to go {duration(status.eta_s) if status.eta_s else '-'}"
     )
     return table

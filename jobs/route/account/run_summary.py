@@ -17,7 +17,7 @@ from jobs.route.account import run_measures as measures
 from jobs.route.account.bucket_evidence import EXAMPLES
 from jobs.route.account.bucket_sums import HISTOGRAM_BINS
 from jobs.route.plan.estimate import HOUR_S
-from jobs.route.score.router import _router_card
+from jobs.route.score.router import router_card
 from jobs.spec.job import JobSpec
 from jobs.storage.manifest import fingerprint
 from routing.metrics.pair import Interval
@@ -115,7 +115,7 @@ def _quality(
         "calibration": measures.calibration(sample, names),
         "oracle": measures.oracle(sample, [all_usd[name] for name in names]),
         "curve": curve, "budget_changes": measures.budget_changes(bill, curve),
-        "drift": measures.drift(parts, estimated, sample, names, _router_card(spec)),
+        "drift": measures.drift(parts, estimated, sample, names, router_card(spec)),
     }  # fmt: skip
 
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from jobs.journal.reader import Journal
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, LaneContext
 from jobs.money.reservations import unfinished_by_model
+from jobs.route.answer.live import SettledBatch
 from jobs.route.plan.plan import Assignments
 from jobs.route.score.entries import Part
 from jobs.route.score.scored import scored_rows
@@ -99,12 +99,14 @@ class Asking:
         parts: Sequence[Part],
         contexts: dict[str, LaneContext],
         *,
-        on_progress: Callable[[dict[str, Any]], None],
+        on_progress: Callable[[SettledBatch | None], None],
         stopping: threading.Event,
         on_stop: Callable[[], None],
         on_lane_down: Callable[[str, str], None],
     ) -> None:
-        """Once `stopping` is set `on_stop` is called. A lane that breaks down is told to `on_lane_down(model, reason)`."""
+        """on_progress: hears of every batch that is settled, and of nothing (None) each POLL_S. Once `stopping` is set `on_stop` is
+        called. A lane that breaks down is told to `on_lane_down(model, reason)`.
+        """
         self.spec, self.store, self.parts, self.contexts = spec, store, parts, contexts
         self.on_progress, self.stopping, self.on_stop, self.on_lane_down = on_progress, stopping, on_stop, on_lane_down
         # Two executions at once each think they own the cluster (ray#44275): a model has its share, whoever else runs.
@@ -177,7 +179,7 @@ class Asking:
         Raises HeadgateError for what concerns the whole run (storage).
         """
         while any(thread.is_alive() for thread in wave):
-            self.on_progress({})
+            self.on_progress(None)
             if self.stopping.wait(POLL_S):
                 self.on_stop()
                 deadline = time.monotonic() + STOP_S
@@ -195,7 +197,7 @@ class Asking:
             for batch in lane.answer(dataset, self.contexts[name]).iter_batches(
                 batch_size=None, batch_format="pyarrow"
             ):
-                self.on_progress({"model": name, "batch": batch})
+                self.on_progress(SettledBatch(name, batch))
         except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again by `wait`, or the lane's end
             known = find_known(error)
             if known is not None and not isinstance(known, LaneDown):

@@ -52,7 +52,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     spec = job.spec
     if spec.cascade is None or job.limit is not None or job.stopping.is_set() or planner.cascade() is not None:
         return
-    session.progress.update({"job": {"stage": "cascade"}})
+    session.progress.enter("cascade")
     draft, sample = planner.draft(), planner.sample()
     assert sample is not None and sample.quality is not None
     draws = spec.cascade.samples if "agreement" in spec.cascade.signals else 0

@@ -110,7 +110,7 @@ def rows_to_judge(
 
 def make_docket(context: LaneContext, judge: JudgeSpec, cases: Sequence[Case]) -> Docket:
     """The requests for all cases. `context`: the judge's lane."""
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, _AskRow] = {}
     bodies: dict[int, Mapping[str, Any]] = {}
 
     def add(bucket: int, messages: list[Message], again: bool = False) -> int:
@@ -143,9 +143,9 @@ def make_docket(context: LaneContext, judge: JudgeSpec, cases: Sequence[Case]) -
         # Keys are hashes: the smallest are a random draw.
         repeated = {}
         for key in sorted(rows)[:REPEATS]:
-            repeated[key] = add(rows[key]["bucket"], list(bodies[key]["messages"]), again=True)
+            repeated[key] = add(rows[key].bucket, list(bodies[key]["messages"]), again=True)
         second = [[None if key is None else repeated.get(key) for key in of_case] for of_case in first]
-    return Docket(pa.Table.from_pylist(list(rows.values()), schema=ASK_SCHEMA), first, second, ties)
+    return Docket(pa.Table.from_pylist([asdict(row) for row in rows.values()], schema=ASK_SCHEMA), first, second, ties)
 
 
 ASK_SCHEMA = pa.schema(
@@ -162,12 +162,25 @@ ASK_SCHEMA = pa.schema(
 """Of jobs.lanes.base.ASK_COLUMNS."""
 
 
-def _ask_row(key: int, bucket: int, messages: list[Message]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _AskRow:
+    """A row of ASK_SCHEMA."""
+
+    row_key: int
+    bucket: int
+    messages: str
+    body: str
+    content_key: bytes
+    prompt_bytes: int
+    sample: bool
+
+
+def _ask_row(key: int, bucket: int, messages: list[Message]) -> _AskRow:
     text = json.dumps(messages)
-    return {
-        "row_key": key, "bucket": bucket, "messages": text, "body": "", "content_key": digest16(text),
-        "prompt_bytes": prompt_tokens_bound(messages), "sample": False,
-    }  # fmt: skip
+    return _AskRow(
+        row_key=key, bucket=bucket, messages=text, body="", content_key=digest16(text),
+        prompt_bytes=prompt_tokens_bound(messages), sample=False,
+    )  # fmt: skip
 
 
 def _request_key(body: Mapping[str, Any], again: bool) -> int:

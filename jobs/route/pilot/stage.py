@@ -81,7 +81,7 @@ def pilot_stage(job: Job, run: Run, planner: Planner, session: Session) -> None:
     """Answer the sample, and recalibrate; nothing where the job has no pilot, or it is done. Raises LaneDown where a lane stops."""
     if not has_pilot(job.spec) or job.limit is not None or planner.pilot() is not None:
         return
-    session.progress.update({"job": {"stage": "pilot"}})
+    session.progress.enter("pilot")
     draft = planner.draft()
     keys = draft.assignments.shadow
     todo = {name: np.intersect1d(asked, keys, assume_unique=True) for name, asked in session.open_rows(draft).items()}
@@ -136,7 +136,7 @@ def ask_judge(session: Session, draft: Plan, answered: SampleAnswers, gold: NDAr
     """The sample's quality, the judge's where gold (k, m) cannot tell."""
     spec, judge = session.job.spec, session.job.spec.quality.judge
     assert judge is not None and spec.sample is not None
-    session.progress.update({"job": {"stage": "judge"}})
+    session.progress.enter("judge")
     at = rows_to_judge(spec, answered.row_key, answered.said, gold)
     cases = [
         Case(answered.bucket[i], answered.messages[i], answered.said[i].tolist(), answered.gold[i]) for i in at.tolist()

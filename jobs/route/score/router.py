@@ -68,7 +68,7 @@ def router_columns(router: Router, spec: JobSpec) -> list[int]:
     )
 
 
-def _router_card(spec: JobSpec) -> dict[str, Any]:
+def router_card(spec: JobSpec) -> dict[str, Any]:
     """`router.json` of a router on disk; empty for one that needs no training, is elsewhere, or is no longer there."""
     if spec.router in UNTRAINED_ROUTERS or not (Path(spec.router) / "router.json").is_file():
         return {}

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from jobs.report.progress import Progress
-from jobs.report.tally import Rate
+from jobs.report.tally import Counts, JobCounts, LaneCounts, Rate
 
 LONG_NAME = "a-model-whose-name-takes-all-the-64-characters-that-are-allowed-"[:64]
 
@@ -26,19 +27,13 @@ class Clock:
         return self.now
 
 
-def lane(todo: int, settled: int, cost_usd: float = 0.0, **more: float) -> dict:
-    return {
-        "todo": todo,
-        "settled": settled,
-        "cost_usd": cost_usd,
-        "prompt_tokens": settled * 80,
-        "completion_tokens": settled * 9,
-        **more,
-    }
+def lane(todo: int, settled: int, cost_usd: float = 0.0, **more: Any) -> LaneCounts:
+    tokens = {"prompt_tokens": settled * 80, "completion_tokens": settled * 9}
+    return LaneCounts(todo, settled, cost_usd=cost_usd, **tokens, **more)
 
 
-def state(weak: dict, strong: dict, **job: object) -> dict:
-    return {"job": {"stage": "answer", **job}, "models": {"weak": weak, "strong": strong}}
+def state(weak: LaneCounts, strong: LaneCounts, **job: Any) -> Counts:
+    return Counts(JobCounts("answer", **job), {"weak": weak, "strong": strong})
 
 
 def progress_at(
@@ -106,12 +101,12 @@ def test_lines_come_every_interval_and_at_a_new_stage_and_at_the_end():
     clock = Clock()
     progress, out = progress_at(40, clock)  # narrower than a line: a log line is never folded
     with progress:
-        progress.update({"job": {"stage": "score", "done": 0}})
+        progress.enter("score")
         for step in range(1, 10):
             clock.now = step * 0.5
-            progress.update({"job": {"stage": "score", "done": 100 * step}})
+            progress.enter("score", 100 * step)
         clock.now = 5.0
-        progress.update({"job": {"stage": "score", "done": 1000}})
+        progress.enter("score", 1000)
         progress.update(state(lane(10, 0), lane(5, 0)))
         progress.update(state(lane(10, 10), lane(5, 5, errors=2)))
     lines = out.getvalue().splitlines()
@@ -134,12 +129,8 @@ def test_panel_keeps_one_line_per_fact(width: int, scale: int):
         clock.now = step * 2.0
         weak = lane(1500 * scale, 90 * step * scale, 1e-6 * step, in_flight=64, reserved_usd=0.0021, lost_usd=0.0001)
         strong = lane(900 * scale, 34 * step * scale, 12.3 * step, in_flight=256, requests_per_minute=10_000)
-        progress.update(
-            {
-                "job": {"stage": "answer", "cap_usd": 250.0, "planned_usd": 3.0},
-                "models": {"weak": weak, LONG_NAME: strong},
-            }
-        )
+        job = JobCounts("answer", cap_usd=250.0, planned_usd=3.0)
+        progress.update(Counts(job, {"weak": weak, LONG_NAME: strong}))
     lines = panel_lines(progress, width)
     assert len(lines) == 9
     assert all(len(line) <= width for line in lines)
@@ -162,17 +153,17 @@ def test_live_panel_draws_on_its_console_and_ends_with_the_last_counts():
 
 def test_a_stage_without_a_known_number_of_rows_shows_only_itself():
     progress, _ = progress_at(80, Clock(), total=0)
-    progress.update({"job": {"stage": "score"}})
+    progress.enter("score")
     assert progress.line() == "headgate: score"
     assert len(panel_lines(progress, 80)) == 4
-    progress.update({"job": {"stage": "score", "done": 1200}})
+    progress.enter("score", 1200)
     assert progress.line() == "headgate: score 1,200 rows"
 
 
 def test_names_are_not_markup():
     clock = Clock()
     progress, _ = progress_at(80, clock)
-    progress.update({"job": {"stage": "answer"}, "models": {"[red]m[/red]": lane(5, 1)}})
+    progress.update(Counts(JobCounts("answer"), {"[red]m[/red]": lane(5, 1)}))
     assert "[red]m[/red]" in "\n".join(panel_lines(progress, 80))
     assert "[red]m[/red] 1/5" in progress.line()
 

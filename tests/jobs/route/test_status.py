@@ -41,10 +41,21 @@ def test_rows_dollars_and_the_rate_of_the_last_minute(store: Store) -> None:
         segment(store, "a", number, rows)
     segment(store, "b", 0, [Answer(100, 0, "failed", bytes(16), lost_usd=0.25, settled_at=now - 10)])
     segment(store, "b", 1, [Answer(100, 0, "rejected", bytes(16), lost_usd=0.25, settled_at=now - 5)])
-    found = run_status(store.uri)["models"]["m"]
-    assert (found["answered"], found["rejected"], found["failed"]) == (40, 1, 0)
-    assert (found["spent_usd"], found["lost_usd"]) == (20.0, 0.5)
-    assert found["rows_per_s"] == pytest.approx(22 / 50, rel=0.05)
+    found = run_status(store.uri).models["m"]
+    assert (found.answered, found.rejected, found.failed) == (40, 1, 0)
+    assert (found.spent_usd, found.lost_usd) == (20.0, 0.5)
+    assert found.rows_per_s == pytest.approx(22 / 50, rel=0.05)
+
+
+def test_the_json_keeps_its_keys(store: Store) -> None:
+    found = run_status(store.uri).to_json()
+    assert list(found) == [
+        "output", "stage", "created", "held_by", "plan", "rows", "models", "planned_usd", "cap_usd", "spent_usd",
+        "lost_usd", "eta_s", "open",
+    ]  # fmt: skip
+    assert list(found["models"]["m"]) == [
+        "planned", "answered", "rejected", "failed", "spent_usd", "lost_usd", "rows_per_s",
+    ]  # fmt: skip
 
 
 def test_only_the_newest_segments_of_each_writer_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +90,9 @@ def test_a_long_journal_is_counted_in_little_memory(store: Store) -> None:
     run_status(store.uri)  # what is imported and cached
     tracemalloc.start()
     try:
-        found = run_status(store.uri)["models"]["m"]
+        found = run_status(store.uri).models["m"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (found["answered"], found["spent_usd"]) == (n, 0.5 * n)
+    assert (found.answered, found.spent_usd) == (n, 0.5 * n)
     assert peak < 80 * n
