@@ -59,5 +59,6 @@ def find_frame(texts: Sequence[str]) -> Frame:
 
 
 def whole(text: str) -> str:
-    """`text` with what UTF-8 cannot hold (half of a surrogate pair, legal in JSON) replaced by a question mark."""
+    """`text` with what UTF-8 cannot hold replaced by a question mark: half of a surrogate pair, legal in JSON, which tokenizers,
+    hashes, Parquet and pages all refuse."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

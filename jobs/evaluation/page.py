@@ -15,6 +15,7 @@ from jobs.evaluation import terminal as show
 from jobs.report.contents import json_safe
 from jobs.report.formatting import count, known, percent, usd
 from jobs.storage.store import Store
+from routing.text import whole
 
 PHONE = (356, 320)
 
@@ -104,4 +105,4 @@ def write_evaluation(store: Store, found: Mapping[str, Any]) -> None:
     plain = json_safe(found)
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     store.write("evaluation.json", text.encode("utf-8", errors="backslashreplace"))
-    store.write("report.html", render_page(plain).encode("utf-8", errors="replace"))
+    store.write("report.html", whole(render_page(plain)).encode())

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
+from routing.text import whole
+
 Kind = Literal["answered", "rejected", "failed"]
 """answered, rejected: final, concerns the row. failed: open, asked again by the next run."""
 RANKS = {"answered": 0, "rejected": 1, "failed": 2}
@@ -90,8 +92,8 @@ def clean(answer: Answer, now: float) -> Answer:
     values = {name: getattr(answer, name) for name in FIELDS}
     values["settled_at"] = answer.settled_at or now
     for name in ("generated_text", "error", "finish_reason"):
-        if isinstance(values[name], str) and not values[name].isascii():
-            values[name] = values[name].encode("utf-8", "replace").decode("utf-8")
+        if isinstance(values[name], str):
+            values[name] = whole(values[name])
     return Answer(**values)
 
 

@@ -32,6 +32,7 @@ from jobs.report.formatting import (
 )
 from jobs.report.markdown import escaped, report_markdown
 from jobs.storage.store import Store
+from routing.text import whole
 
 # fmt: off
 __all__ = [
@@ -162,8 +163,8 @@ def write_report(store: Store, report: Mapping[str, Any]) -> None:
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # A lone surrogate (half an emoji, cut by max_tokens) is legal in JSON as \udXXX, and in no page.
     store.write("report.json", text.encode("utf-8", errors="backslashreplace"))
-    store.write("report.html", render_html(plain).encode("utf-8", errors="replace"))
-    store.write("report.md", render_markdown(plain).encode("utf-8", errors="replace"))
+    store.write("report.html", whole(render_html(plain)).encode())
+    store.write("report.md", whole(render_markdown(plain)).encode())
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:

@@ -63,12 +63,12 @@ def run(
     from jobs.route.start import Job
 
     job = Job(spec, allow_code, limit, live=False if as_json else None)
-    code, report = run_job(job)
-    finish(report, as_json)
-    for name, reason in report["stopped"].items():
+    code, found = run_job(job)
+    finish(found, as_json)
+    for name, reason in found["stopped"].items():
         print(f"headgate: {name} stopped: {reason}", file=sys.stderr)
     if code:
-        print(f"headgate: {report['next']}", file=sys.stderr)
+        print(f"headgate: {found['next']}", file=sys.stderr)
     raise typer.Exit(code)
 
 

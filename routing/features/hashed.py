@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from routing.errors import RoutingError
 from routing.features.base import Features
+from routing.text import whole
 
 
 class HashedTextFeatures(Features):
@@ -45,7 +46,7 @@ class HashedTextFeatures(Features):
         if not len(prompts):
             return sp.csr_matrix((0, self.n_features * (1 + self.characters)), dtype=np.float32)
         # The hash takes UTF-8 bytes; a lone surrogate (half an emoji from a cut JSON escape) has none and becomes "?".
-        texts = [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in prompts]
+        texts = [whole(prompt) for prompt in prompts]
         words = self._words.transform(texts)
         return sp.csr_matrix(sp.hstack([words, self._of_characters(texts)], format="csr")) if self.characters else words
 

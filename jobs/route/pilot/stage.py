@@ -260,9 +260,9 @@ class PilotHead:
 
     columns = ("messages", "input_error", "predicted")
 
-    def __init__(self, artifact: str, frame: Frame, router_columns: list[int]) -> None:
-        """artifact: URI of the router's folder. router_columns: of `jobs.route.score.router`, (m,)."""
-        self.artifact, self.frame, self.router_columns = artifact, frame, router_columns
+    def __init__(self, artifact: str, frame: Frame, model_columns: list[int]) -> None:
+        """artifact: URI of the router's folder. model_columns: (m,) which of the router's columns is each model's."""
+        self.artifact, self.frame, self.model_columns = artifact, frame, model_columns
         self._router: CalibratedRouter | None = None
 
     @property
@@ -281,9 +281,9 @@ class PilotHead:
         known = table.filter(pa.array(good))
         texts = [self.frame.inner(router_text(json.loads(messages))) for messages in known["messages"].to_pylist()]
         predicted = np.full(scores.shape, np.nan, np.float32)
-        if len(self.router.base_.models_) == len(self.router_columns):
-            own = np.empty((len(texts), len(self.router_columns)), np.float32)
-            own[:, self.router_columns] = scores[good]
+        if len(self.router.base_.models_) == len(self.model_columns):
+            own = np.empty((len(texts), len(self.model_columns)), np.float32)
+            own[:, self.model_columns] = scores[good]
             predicted[good] = self.router.predict_from(own, texts)
         else:  # the router knows more models than the job has, and the head may look at all of them
             predicted[good] = self.router.predict(texts)

@@ -23,6 +23,7 @@ from routing.errors import RoutingError
 from routing.features.encoder import micro_batches
 from routing.routers.base import Router, read_card
 from routing.routers.neural.training import Progress, Recipe, choose_device, hold_out, train
+from routing.text import whole
 
 FOLDER = "model"
 """The Hugging Face folder inside an artifact."""
@@ -200,7 +201,7 @@ def place(model: Any) -> Any:
 
 def clean(prompts: Sequence[str]) -> list[str]:
     """Prompts as tokenizers take them: a lone surrogate (half an emoji from a cut JSON escape) becomes "?"."""
-    return [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in prompts]
+    return [whole(prompt) for prompt in prompts]
 
 
 def autocast(device: Any) -> Any:
