@@ -30,7 +30,7 @@ from jobs.route.answer.lane_contexts import check_lanes, lane_context
 from jobs.route.answer.live import Live
 from jobs.route.answer.waves import Asking, SettledKeys, limited, rows_to_ask, rows_to_move, settled_keys
 from jobs.route.plan.bill import is_tight
-from jobs.route.plan.plan import Assignments, Plan
+from jobs.route.plan.plan import Plan
 from jobs.route.plan.planner import Planner
 from jobs.route.plan.standing import Standing
 from jobs.route.start import Job
@@ -126,7 +126,7 @@ class Session:
         """Model → sorted keys of the rows it has still to answer. settled: what the journal said a moment ago; None reads it."""
         settled = settled or settled_keys(self.run.store, self.job.spec.names)
         todo = rows_to_ask(plan.assignments, settled, self.job.spec.names)
-        return self._limited(todo, plan.assignments)
+        return limited(todo, plan.assignments, self.job.limit)
 
     def close(self) -> None:
         """End the governor. What is granted and not spent goes back."""
@@ -200,10 +200,7 @@ class Session:
     def _moved_rows(self, plan: Plan, settled: SettledKeys, exhausted: bool) -> Todo:
         """Model → sorted keys of rows that another model refused, or, with the dollars gone, could not be paid for there."""
         moved = rows_to_move(plan.assignments, settled, self.job.spec, exhausted)
-        return self._limited(moved, plan.assignments)
-
-    def _limited(self, todo: Todo, plan: Assignments) -> Todo:
-        return limited(todo, plan, self.job.limit)
+        return limited(moved, plan.assignments, self.job.limit)
 
     def _settle(self) -> None:
         """Commit what lanes that have ended left behind."""

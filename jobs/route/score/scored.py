@@ -1,4 +1,4 @@
-"""Reading scored/ back, as a Ray dataset: one task per part, none where it is small; and finding its rows by key.
+"""Reading scored/ back, as a Ray dataset or a table: one task per part, none where it is small.
 
 Not `ray.data.read_parquet`: since 2.60 that starts a pool of actors to read footers for every dataset, a dozen processes for a
 table whose files, sizes and order the manifest already knows.
