@@ -110,7 +110,7 @@ def ask_rows(prompts: list[str], **columns: Any) -> pa.Table:
 
 def lane_context(engine: str, source: Path, output: Path, **fields: Any) -> LaneContext:
     """A context for a local lane: temperature 0, 16 tokens, a price by tokens."""
-    model = ModelSpec(engine=engine, source=str(source), **fields.pop("model", {}))  # type: ignore[arg-type]
+    model = ModelSpec(engine=engine, source=str(source), **fields.pop("model", {}))
     given: dict[str, Any] = {
         "alias": "weak",
         "model": model,

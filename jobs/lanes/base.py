@@ -1,13 +1,13 @@
 """What a lane is: the one place where rows meet an engine.
 
-A lane gets the rows its model has to answer, as a Ray dataset, and settles each through the journal. It is one file in this
-folder, one class with two methods, and one line in the registry; nothing else in the job knows which engine runs.
+A lane gets the rows its model has to answer, as a Ray dataset, and settles each through the journal. It is one class
+with two methods; the rest of the job knows the engine by its traits alone (jobs.spec.engines).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray.data
 
@@ -46,7 +46,6 @@ class LaneContext:
     """What a call costs that is served in the standard tier although the flex tier was asked for; None without flex."""
     logprobs: bool = False
     """The journal wants the mean and least log-probability of each answer's tokens, from engines that can tell."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,6 @@ class LaneCheck:
 
 class Lane(Protocol):
     """An engine's adapter."""
-
-    engine: ClassVar[str]
 
     def check(self, context: LaneContext) -> LaneCheck:
         """Key, endpoint and model name, without spending. Never raises for what the user can mend: says so in the result."""

@@ -90,8 +90,9 @@ class JobSpec(Model):
                 "quality.gold or quality.judge"
             )
         weak = self.models[self.names[0]]
-        if "logprob" in self.cascade.signals and weak.engine == "openai_batch":
-            raise ValueError("cascade.signals: logprob is not read from batches; remove it")
+        if "logprob" in self.cascade.signals and not weak.traits.gives_logprobs:
+            of = "read from batches" if weak.traits.runs == "batches" else f"given by engine {weak.engine}"
+            raise ValueError(f"cascade.signals: logprob is not {of}; remove it")
         if SAMPLES in self.models:
             raise ValueError(f"models.{SAMPLES}: a cascade keeps its further answers under this name; rename the model")
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from jobs.spec.engines import BUILT_IN, engines
 from jobs.spec.job import JobSpec
 
 
-def job_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a job file."""
+def job_schema(known: Sequence[str] = tuple(BUILT_IN)) -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a job file. known: engines that an editor offers; other names are no mistake to it."""
     schema = JobSpec.model_json_schema()
+    schema["$defs"]["ModelSpec"]["properties"]["engine"]["anyOf"][0]["enum"] = list(known)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Headgate job file"}
 
 
-def schema_text() -> str:
-    """What docs/job-schema.json holds."""
-    return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+def schema_text(known: Sequence[str] = tuple(BUILT_IN)) -> str:
+    """What docs/job-schema.json holds: the engines built in, whatever else is installed where it is checked."""
+    return json.dumps(job_schema(known), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(schema_text())
+    sys.stdout.write(schema_text(engines()))

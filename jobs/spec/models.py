@@ -9,8 +9,11 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
+from jobs.errors import SpecError
+from jobs.spec.engines import BUILT_IN, EngineTraits, engines, traits_of
 from jobs.spec.fields import Dollars, Model, Name, PositiveFloat, PositiveInt
 
 
@@ -101,7 +104,26 @@ def check_address(url: str) -> str:
 
 
 FLEX_TIMEOUT_S = 900.0
-Engine = Literal["vllm", "openai", "openai_batch", "transformers"]
+
+
+def _known(engine: Any) -> str:
+    """Raises pydantic's own complaint about a literal, which lists what there is (jobs.spec.complaints)."""
+    if not isinstance(engine, str) or engine not in engines():
+        *others, last = (repr(name) for name in engines())
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    try:
+        traits_of(engine)
+    except SpecError as broken:
+        raise ValueError(str(broken)) from None
+    return engine
+
+
+Engine = Annotated[
+    str,
+    PlainValidator(_known),
+    WithJsonSchema({"anyOf": [{"enum": list(BUILT_IN), "type": "string"}, {"type": "string"}]}),
+]
+"""Checked when a job file is read: what is installed then, not when this module was imported."""
 
 
 class ModelSpec(Model):
@@ -134,6 +156,11 @@ class ModelSpec(Model):
     engine_kwargs: dict[str, Any] = {}
     """vllm, transformers: passed to the engine (tensor_parallel_size, max_model_len, …); what may load code needs --allow-code."""
 
+    @property
+    def traits(self) -> EngineTraits:
+        """Of its engine."""
+        return traits_of(self.engine)
+
     @model_validator(mode="before")
     @classmethod
     def _patience_for_flex(cls, data: Any) -> Any:
@@ -158,11 +185,12 @@ class ModelSpec(Model):
 
     @model_validator(mode="after")
     def _engine_fields(self) -> ModelSpec:
-        if self.engine in ("vllm", "transformers") and not self.source:
+        traits = self.traits
+        if traits.needs_source and not self.source:
             raise ValueError(f"source is missing; engine {self.engine} needs a hub id or a folder")
-        if self.service_tier and self.engine != "openai":
-            why = "a batch has a rate of its own" if self.engine == "openai_batch" else "nothing there has tiers"
+        if self.service_tier and not traits.has_service_tiers:
+            why = "a batch has a rate of its own" if traits.runs == "batches" else "nothing there has tiers"
             raise ValueError(f"service_tier is for engine openai; {why}: remove it")
-        if self.engine.startswith("openai") and self.price and self.price.gpu_hour_usd is not None:
+        if traits.runs != "here" and self.price and self.price.gpu_hour_usd is not None:
             raise ValueError("price.gpu_hour_usd is for engines that run here; an API needs price.per_million")
         return self

@@ -210,7 +210,7 @@ def prompt_token_counter(model: ModelSpec) -> Callable[[Sequence[Messages]], lis
 
     Messages that the chat template refuses count 0: the lane rejects them in its own words.
     """
-    source = model.tokenizer or (model.source if model.engine in ("vllm", "transformers") else None)
+    source = model.tokenizer or (model.source if model.traits.needs_source else None)
     if source is None:
         return None
     try:

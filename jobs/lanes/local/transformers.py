@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import ray.data
@@ -43,8 +43,6 @@ EXTRAS = ("top_k", "min_p", "repetition_penalty")
 
 class TransformersLane:
     """`engine: transformers`."""
-
-    engine: ClassVar[str] = "transformers"
 
     def check(self, context: LaneContext) -> LaneCheck:
         """Model there, parameters known. Loads no weights."""

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import ray.data
@@ -62,8 +62,6 @@ HEAD = ("row_key", "bucket", "shadow", "answer_key")
 
 class VLLMLane:
     """`engine: vllm`."""
-
-    engine: ClassVar[str] = "vllm"
 
     def check(self, context: LaneContext) -> LaneCheck:
         """Engine installed, model there, parameters known. Starts no engine."""

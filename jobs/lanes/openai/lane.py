@@ -16,7 +16,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -45,8 +45,6 @@ MIN_BLOCKS, MAX_BLOCKS = 8, 32
 
 class OpenAILane:
     """Engine `openai`."""
-
-    engine: ClassVar[str] = "openai"
 
     def check(self, context: LaneContext) -> LaneCheck:
         """GET /models with the key. An endpoint without such a list passes: the first request will tell."""

@@ -12,7 +12,6 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
 
 import aiohttp
 import numpy as np
@@ -32,8 +31,6 @@ BLOCKS = 32
 
 class OpenAIBatchLane:
     """Engine `openai_batch`."""
-
-    engine: ClassVar[str] = "openai_batch"
 
     def check(self, context: LaneContext) -> LaneCheck:
         """As the synchronous lane's; and the endpoint has to know batches."""

@@ -11,16 +11,13 @@ from jobs.errors import SpecError
 from jobs.journal.local_log import local_dir
 from jobs.lanes import lane_of
 from jobs.lanes.base import LaneContext
-from jobs.lanes.local.engine_kwargs import needs_trust
 from jobs.route.plan.prices import model_rates
 from jobs.route.start import Job
+from jobs.spec.engine_kwargs import needs_trust
 from jobs.spec.job import JobSpec, _judge_of
 from jobs.spec.sections import JUDGE, SAMPLES
 from jobs.storage.store import Store
 from routing.answers.llm_judge import PAIRWISE_SCHEMA, RATING_SCHEMA
-
-ROWS_PER_BLOCK = {"openai": 1024, "openai_batch": 50_000, "vllm": 512, "transformers": 256}
-"""Grain of a lane: of its claims, its commits and its progress."""
 
 
 def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
@@ -30,14 +27,13 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
         asked = tuple(judge.model if name == JUDGE else name for name in asked)
     asked = tuple(job.spec.names[0] if name == SAMPLES else name for name in asked)
     for name in dict.fromkeys([*job.spec.names, *([judge.model] if judge else [])]):
-        local = job.spec.models[name].engine in ("vllm", "transformers")
+        model = job.spec.models[name]
         if name in job.checks:
             continue
-        if not local and name not in asked:
-            job.contexts.setdefault(name, job.spec.models[name].context)
+        if model.traits.runs != "here" and name not in asked:
+            job.contexts.setdefault(name, model.context)
             continue
-        model = job.spec.models[name]
-        if local and not job.allow_code and (argument := needs_trust(model.engine, model.engine_kwargs)):
+        if not job.allow_code and (argument := needs_trust(model.traits.safe_kwargs, model.engine_kwargs)):
             raise SpecError(
                 f"models.{name}.engine_kwargs.{argument}: may load code; remove it, or pass --allow-code if you trust this job file"
             )
@@ -45,7 +41,7 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
         if not found.ok:
             raise SpecError(found.detail if found.detail.startswith("models.") else f"models.{name}: {found.detail}")
         job.checks[name] = found.detail
-        job.contexts[name] = job.spec.models[name].context or found.context_tokens
+        job.contexts[name] = model.context or found.context_tokens
 
 
 def lane_context(job: Job, name: str, governor: Any = None) -> LaneContext:
@@ -63,7 +59,7 @@ def lane_context(job: Job, name: str, governor: Any = None) -> LaneContext:
         response_format=judge_format(spec) if judging else spec.response_format,
         price=rates.used, full_price=rates.full, output=Store(spec.output).uri, session=job.session,
         local_dir=local_dir(Store(spec.output).uri), governor=governor, num_cpus=0.5,
-        rows_per_block=ROWS_PER_BLOCK.get(model.engine, 512),
+        rows_per_block=model.traits.rows_per_block,
         logprobs=cascade is not None and "logprob" in cascade.signals and name == spec.names[0],
     )  # fmt: skip
 

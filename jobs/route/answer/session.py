@@ -220,4 +220,4 @@ def spending(job: Job, run: Run, planner: Planner, progress: Progress) -> Iterat
 
 def metered(spec: JobSpec) -> tuple[str, ...]:
     """Models above the weak one whose calls go out one by one, each paid as it goes."""
-    return tuple(name for name in spec.names[1:] if spec.models[name].engine == "openai")
+    return tuple(name for name in spec.names[1:] if spec.models[name].traits.runs == "calls")

@@ -150,7 +150,7 @@ class Asking:
 
     def with_batches(self) -> list[str]:
         """Models of whom earlier starts left batches at the provider, of which the journal does not have all."""
-        names = [name for name, context in self.contexts.items() if context.model.engine == "openai_batch"]
+        names = [name for name, context in self.contexts.items() if context.model.traits.runs == "batches"]
         left = unfinished_by_model(self.store) if names else {}
         return [name for name in names if name in left]
 
@@ -171,7 +171,7 @@ class Asking:
 
     def _paid_by_the_file(self, name: str) -> bool:
         """Under a cap, a lane that sends whole files gets the best rows first: the last file may not be paid for."""
-        return self.contexts[name].model.engine == "openai_batch" and cap_usd(self.spec) is not None
+        return self.contexts[name].model.traits.runs == "batches" and cap_usd(self.spec) is not None
 
     def wait(self, wave: Wave) -> None:
         """Until every lane of the wave is through or has stopped; when `stopping` is set, at most STOP_S more for all waves.

@@ -98,9 +98,10 @@ def hours(spec: JobSpec, bill: dict[str, Any], latency_s: dict[str, float]) -> d
     lanes = []
     for name in spec.names:
         model, calls = spec.models[name], bill["by_model"][name].get("requests", 0)
-        parallel = model.limits.in_flight if model.engine.startswith("openai") else 64 * model.replicas
+        traits = model.traits
+        parallel = traits.parallel * model.replicas if traits.runs == "here" else model.limits.in_flight
         seconds = calls * latency_s[name] / parallel
-        if model.engine == "openai_batch":  # all at once, within the provider's window
+        if traits.runs == "batches":  # all at once, within the provider's window
             seconds = BATCH_WINDOW_S if calls else 0.0
         if model.limits.requests_per_minute:
             seconds = max(seconds, calls / model.limits.requests_per_minute * 60)

@@ -261,7 +261,7 @@ class Planner:
         paid, estimate = standing.paid, standing.estimates[weak]
         lead = (plan.assignments.row_key == plan.assignments.leader) & (plan.assignments.model >= 0)
         n_bytes = self.rows.prompt_bytes[lead & ~paid.answered.any(axis=1)]
-        if estimate.measured or spec.models[weak].engine.startswith("openai"):
+        if estimate.measured or spec.models[weak].traits.runs != "here":
             output = min(estimate.max_tokens, estimate.completion_tokens * (1 + estimate.completion_spread))
             rest = estimate.cost_usd(n_bytes, output) * (1.02 if estimate.measured else 1.1)
         else:  # nobody meters it: only the bound is certain

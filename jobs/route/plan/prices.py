@@ -46,7 +46,7 @@ def model_rates(spec: JobSpec, name: str) -> Rates:
     own = model.price
     if own is not None and own.gpu_hour_usd is not None:
         return Rates(Price(0.0, 0.0, gpu_hour_usd=own.gpu_hour_usd), "job file")
-    if model.engine in ("vllm", "transformers"):
+    if model.traits.runs == "here":
         if own is not None and own.per_million is not None:
             return Rates(_own(own.per_million), "job file")
         return Rates(Price(0.0, 0.0), "none given: counted as free")
@@ -55,7 +55,7 @@ def model_rates(spec: JobSpec, name: str) -> Rates:
     # Rates of one source only: the list's batch rate says nothing about a price the owner has agreed on.
     listed = {} if "standard" in given else _listed(model, name)
     known = {**listed, **given}
-    tier = "batch" if model.engine == "openai_batch" else "flex" if model.service_tier == "flex" else "standard"
+    tier = "batch" if model.traits.runs == "batches" else "flex" if model.service_tier == "flex" else "standard"
     if tier == "flex" and "standard" not in known:
         raise SpecError(
             f"models.{name}.price: no known standard price for {model.model or name!r}, which a provider may charge for "

@@ -12,7 +12,7 @@ import pytest
 from job_mistakes import JOB, MISTAKES, changed
 
 from jobs.errors import SpecError
-from jobs.spec.json_schema import schema_text
+from jobs.spec.json_schema import job_schema, schema_text
 from jobs.spec.loader import parse_spec
 
 
@@ -75,6 +75,14 @@ def test_dates_and_schema_files(tmp_path: Path) -> None:
 def test_the_published_schema_is_up_to_date(checkout: Path) -> None:
     path = checkout / "docs" / "job-schema.json"
     assert path.read_text() == schema_text(), "run: python -m jobs.spec.json_schema > docs/job-schema.json"
+
+
+def test_an_editor_is_offered_the_engines_it_knows_and_objects_to_no_other() -> None:
+    import jsonschema
+
+    jsonschema.validate(changed("models/small/engine", "of_a_package"), job_schema())
+    listed = job_schema(["vllm", "toy"])["$defs"]["ModelSpec"]["properties"]["engine"]["anyOf"][0]["enum"]
+    assert listed == ["vllm", "toy"]
 
 
 def test_the_published_schema_accepts_the_good_job_and_no_unknown_field(checkout: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SpecError
-from jobs.lanes.local.engine_kwargs import needs_trust
 from jobs.route.preflight import check
 from jobs.route.start import Job
+from jobs.spec.engine_kwargs import needs_trust
+from jobs.spec.engines import traits_of
 from jobs.spec.loader import parse_spec
 from tests.tiny_models import tiny_checkpoint
 
@@ -30,7 +31,7 @@ from tests.tiny_models import tiny_checkpoint
     ],
 )
 def test_what_may_load_code_is_named(engine, kwargs, first):
-    assert needs_trust(engine, kwargs) == first
+    assert needs_trust(traits_of(engine).safe_kwargs, kwargs) == first
 
 
 def test_a_stranger_s_job_file_runs_no_code_of_the_model_s_folder(tmp_path: Path):

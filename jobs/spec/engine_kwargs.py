@@ -1,11 +1,12 @@
 """Which `engine_kwargs` a stranger's job file may give: numbers and names that size an engine, none that load code.
 
 An engine's arguments can name a class to import, a plugin, another model's repository or `trust_remote_code`. What is not listed
-here needs `--allow-code`.
+in the engine's traits (`safe_kwargs`) needs `--allow-code`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import Any
 
 VLLM = frozenset(
@@ -26,11 +27,12 @@ ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention")
 """Other values of attn_implementation are repositories of kernels."""
 
 
-def needs_trust(engine: str, kwargs: dict[str, Any]) -> str:
-    """The first argument that may load code; "" where none does."""
-    known = VLLM if engine == "vllm" else TRANSFORMERS
+def needs_trust(safe: Set[str] | None, kwargs: Mapping[str, Any]) -> str:
+    """The first argument that may load code; "" where none does. `safe`: EngineTraits.safe_kwargs."""
+    if safe is None:
+        return ""
     for name, value in kwargs.items():
         plain = isinstance(value, str | int | float | bool | None)
-        if name not in known or not plain or (name == "attn_implementation" and value not in ATTENTION):
+        if name not in safe or not plain or (name == "attn_implementation" and value not in ATTENTION):
             return name
     return ""
