@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from jobs.spec.job_file import printable
 
@@ -41,9 +42,9 @@ LIMITS = {
 }
 
 
-def one_line(error: ValidationError, data: Mapping[str, Any], root: type[BaseModel]) -> str:
+def one_line(error: ValidationError, data: Mapping[str, JsonValue], root: type[BaseModel]) -> str:
     """The first problem of `data`, checked against `root`; the other fields that have one are counted."""
-    problems: dict[tuple[str, ...], list[Any]] = {}
+    problems: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for problem in error.errors(include_url=False):
         problems.setdefault(_place(problem, data), []).append(problem)
     for place in list(
@@ -56,7 +57,7 @@ def one_line(error: ValidationError, data: Mapping[str, Any], root: type[BaseMod
     return printable(f"{_sentence(first, problems[first], root)}{more}")
 
 
-def _place(problem: Any, data: Any) -> tuple[str, ...]:
+def _place(problem: ErrorDetails, data: Any) -> tuple[str, ...]:
     """The names that lead to the value in the file. pydantic's `loc` also names branches of unions: not in the file."""
     place, node = [], data
     for part in problem["loc"]:
@@ -69,7 +70,7 @@ def _place(problem: Any, data: Any) -> tuple[str, ...]:
     return tuple(place)
 
 
-def _sentence(place: tuple[str, ...], problems: list[Any], root: type[BaseModel]) -> str:
+def _sentence(place: tuple[str, ...], problems: list[ErrorDetails], root: type[BaseModel]) -> str:
     # Of a union's branches, those that took the type and found another fault know better than those that did not.
     problems = [p for p in problems if not p["type"].endswith("_type")] or problems
     problem, name = problems[0], ".".join(place)
@@ -82,7 +83,7 @@ def _sentence(place: tuple[str, ...], problems: list[Any], root: type[BaseModel]
     return f"{name}{': ' if name else ''}{message}{_found(place, problem)}{hint}"
 
 
-def _message(problem: Any) -> str:
+def _message(problem: ErrorDetails) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
     if kind in LIMITS:
         bound, words = LIMITS[kind]
@@ -95,7 +96,7 @@ def _message(problem: Any) -> str:
     return WORDS.get(kind) or problem["msg"].removeprefix("Value error, ")
 
 
-def _found(place: tuple[str, ...], problem: Any) -> str:
+def _found(place: tuple[str, ...], problem: ErrorDetails) -> str:
     value = problem.get("input")
     shown = isinstance(value, str | int | float) and 0 < len(str(value)) <= MAX_SHOWN
     if not shown or problem["type"] in ("missing", "value_error") or set(place) & set(SECRETIVE):
@@ -104,7 +105,7 @@ def _found(place: tuple[str, ...], problem: Any) -> str:
     return f" (found {text})"
 
 
-def _nearest(word: Any, known: list[str]) -> str:
+def _nearest(word: object, known: list[str]) -> str:
     close = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -1,4 +1,7 @@
-"""jobs/spec/fields.py: carried here."""
+"""What every section is made of: its base class, and numbers that YAML cannot smuggle anything else into.
+
+Use these and not `int` or `float`: pydantic alone takes `yes` for 1 and `.inf` for dollars.
+"""
 
 from __future__ import annotations
 

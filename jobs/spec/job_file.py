@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from jobs.errors import SpecError
 from jobs.spec.sections import POLICIES
@@ -63,7 +64,7 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
-def read_job_file(path: str, overrides: list[str] | None = None) -> dict[str, Any]:
+def read_job_file(path: str, overrides: list[str] | None = None) -> dict[str, JsonValue]:
     """Read a job file and apply the overrides to it. Raises SpecError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -88,11 +89,11 @@ def read_job_file(path: str, overrides: list[str] | None = None) -> dict[str, An
     return data
 
 
-def plain(data: dict[Any, Any]) -> dict[str, Any]:
+def plain(data: dict[Any, Any]) -> dict[str, JsonValue]:
     """A copy of `data` without YAML's shared parts. Raises SpecError naming the first value that JSON cannot hold."""
     values = 0
 
-    def check(value: Any, place: str, depth: int) -> None:
+    def check(value: object, place: str, depth: int) -> None:
         nonlocal values
         values += 1
         if values > MAX_VALUES or depth > MAX_DEPTH:
@@ -123,11 +124,11 @@ def plain(data: dict[Any, Any]) -> dict[str, Any]:
             raise SpecError(f"{place}: {str(value)[:40]!r} is read as a {type(value).__name__}; put it in quotes")
 
     check(data, "", 0)
-    copy: dict[str, Any] = json.loads(json.dumps(data))
+    copy: dict[str, JsonValue] = json.loads(json.dumps(data))
     return copy
 
 
-def override(data: dict[str, Any], item: str) -> None:
+def override(data: dict[str, JsonValue], item: str) -> None:
     """Apply `a.b=c` in place; c is read as YAML, so numbers, lists and null work. A policy replaces the one there.
 
     A name that holds dots itself (`models.gpt-4.1.model=…`) is found if it is in the file. Raises SpecError.
@@ -140,11 +141,12 @@ def override(data: dict[str, Any], item: str) -> None:
     while len(parts) > 1:
         size = next((n for n in range(len(parts) - 1, 1, -1) if ".".join(parts[:n]) in node), 1)
         part, parts = ".".join(parts[:size]), parts[size:]
-        if node.get(part) is None:
-            node[part] = {}
-        if not isinstance(node[part], dict):
+        section = node.get(part)
+        if section is None:
+            section = node[part] = {}
+        if not isinstance(section, dict):
             raise SpecError(f"--set {item!r}: {'.'.join([*parents, part])} is not a section of the job file")
-        node = node[part]
+        node = section
         parents.append(part)
     if parents == ["policy"] and parts[0] in POLICIES:
         for other in POLICIES:
@@ -152,7 +154,7 @@ def override(data: dict[str, Any], item: str) -> None:
     node[parts[0]] = _value(value, key)
 
 
-def _value(text: str, key: str) -> Any:
+def _value(text: str, key: str) -> JsonValue:
     """`text` as YAML where it is some, else as it stands: `--set template={{ a }}` needs no quotes inside quotes."""
     try:
         parsed = yaml.load(text, Loader=_Loader)

@@ -1,4 +1,8 @@
-"""jobs/spec/loader.py: carried here."""
+"""A job file, or a mapping that says the same, into the `JobSpec` that all inside trusts.
+
+Read (`jobs.spec.job_file`), dates filled in, checked (`jobs.spec.job`), complained of in one line (`jobs.spec.complaints`), and
+the schema of `response_format` read from its own file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from jobs.errors import SpecError
 from jobs.spec.complaints import one_line
@@ -20,20 +24,19 @@ def load_spec(path: str, overrides: list[str] | None = None) -> JobSpec:
     return parse_spec(read_job_file(path, overrides), base=Path(path).parent)
 
 
-def parse_spec(data: dict[str, Any], base: Path | None = None) -> JobSpec:
+def parse_spec(data: dict[str, JsonValue], base: Path | None = None) -> JobSpec:
     """Check a mapping. `base`: folder that a relative schema path is read from. Raises SpecError."""
     if not isinstance(data, dict):
         raise SpecError("job file: must be a mapping with input, output, router, models, policy")
     data = plain(data)
-    if isinstance(data.get("output"), str):
-        data["output"] = fill_date(data["output"])
-    if isinstance(data.get("reuse"), list):
-        data["reuse"] = [fill_date(uri) if isinstance(uri, str) else uri for uri in data["reuse"]]
+    if "output" in data:
+        data["output"] = _dated(data["output"])
+    if isinstance(reuse := data.get("reuse"), list):
+        data["reuse"] = [_dated(uri) for uri in reuse]
     section = data.get("input")
     if isinstance(section, dict) and "path" in section:
-        paths = section["path"]
-        filled = [fill_date(p) if isinstance(p, str) else p for p in paths] if isinstance(paths, list) else paths
-        data["input"] = {**section, "path": fill_date(filled) if isinstance(filled, str) else filled}
+        path = section["path"]
+        data["input"] = {**section, "path": [_dated(p) for p in path] if isinstance(path, list) else _dated(path)}
     try:
         spec = JobSpec.model_validate(data)
     except ValidationError as error:
@@ -47,6 +50,10 @@ def fill_date(path: str) -> str:
     """`{date}` in a path becomes today's date, `{yesterday}` the day's before (ISO, UTC: the same wherever the driver runs)."""
     today = datetime.now(UTC).date()
     return path.replace("{date}", today.isoformat()).replace("{yesterday}", (today - timedelta(days=1)).isoformat())
+
+
+def _dated(value: JsonValue) -> JsonValue:
+    return fill_date(value) if isinstance(value, str) else value
 
 
 def read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -68,6 +75,7 @@ def read_schema(response_format: dict[str, Any], base: Path) -> dict[str, Any]:
             ) from None
     if not isinstance(schema, dict):
         raise SpecError("response_format.json_schema: must be a JSON schema (a mapping)")
-    schema = plain({"response_format": {"json_schema": schema}})["response_format"]["json_schema"]
+    cleaned: Any = plain({"response_format": {"json_schema": schema}})
+    schema = cleaned["response_format"]["json_schema"]
     check_schema(schema)
     return {"json_schema": schema}

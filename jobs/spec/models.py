@@ -1,4 +1,4 @@
-"""The job file's section `models:`: engines, prices, limits, retries, sampling; and the types that all sections are made of.
+"""The job file's section `models:`: engines, prices, limits, retries, sampling.
 
 Unknown keys are errors, so a misspelt limit is never silently ignored. `jobs.spec.job` holds the whole job.
 """

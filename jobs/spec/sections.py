@@ -1,4 +1,7 @@
-"""jobs/spec/sections.py: carried here."""
+"""The job file's sections beside `models:`: what is asked, where the cut is, how the sample is measured.
+
+Each checks what it can see by itself; what several of them must agree on is `jobs.spec.job`'s.
+"""
 
 from __future__ import annotations
 
