@@ -59,7 +59,11 @@ def test_an_engine_that_a_package_adds_is_one_like_the_others(install: Install) 
     install("added_fine", "added_fine_1:TRAITS", made)
     assert complaint("added_fine").startswith("models.small: price.gpu_hour_usd is for engines that run here; ")
     job = changed("models/small", {"engine": "added_fine", "price": {"per_million": {"input": 1, "output": 1}}})
-    assert parse_spec(job).models["small"].traits.lane == "nowhere:Lane"
+    spec = parse_spec(job)
+    assert spec.models["small"].traits.lane == "nowhere:Lane"
+    learns = {"sample": {"rows": 9}, "quality": {"gold": {"column": "a"}}, "cascade": {"signals": ["logprob"]}}
+    with pytest.raises(SpecError, match=r"^cascade.signals: logprob is not given by engine added_fine; remove it$"):
+        parse_spec(job | learns)
     assert complaint("added_fin") == (
         "models.small.engine: must be one of vllm, openai, openai_batch, transformers or added_fine (found 'added_fin'); "
         "did you mean 'added_fine'?"
