@@ -106,7 +106,7 @@ def check_address(url: str) -> str:
 FLEX_TIMEOUT_S = 900.0
 
 
-def _known(engine: Any) -> str:
+def _known(engine: object) -> str:
     """Raises pydantic's own complaint about a literal, which lists what there is (jobs.spec.complaints)."""
     if not isinstance(engine, str) or engine not in engines():
         *others, last = (repr(name) for name in engines())
