@@ -11,11 +11,73 @@ from typing import Any, Protocol
 
 import ray.data
 
+from jobs.journal.rows import Answer, Kind, Purpose
+from jobs.lanes.chat import Completion, JsonObject
 from jobs.spec.models import ModelSpec
 from routing.pricing import Price
 
 ASK_COLUMNS = ("row_key", "bucket", "messages", "body", "content_key", "prompt_bytes", "sample")
 """Columns of the dataset a lane receives. `messages` and `body` are JSON text (body "" for none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowHead:
+    """Which row of the job it is. What it comes to, an answer or none, is made into its journal entry here."""
+
+    row_key: int
+    bucket: int
+    sample: bool
+    """Drawn into the sample: its entry's purpose is `shadow`."""
+    answer_key: bytes = bytes(16)
+    """Of its request (`jobs.lanes.chat.answer_key`); 16 zeros for a row that makes none."""
+
+    def answered(
+        self, completion: Completion, *, cost_usd: float, latency_s: float, attempts: int = 1, lost_usd: float = 0.0
+    ) -> Answer:
+        """The entry of an answer. `lost_usd`: what its earlier attempts cost."""
+        usage = completion.usage
+        mean_logprob, min_logprob = completion.logprobs or (None, None)
+        return Answer(
+            row_key=self.row_key,
+            bucket=self.bucket,
+            kind="answered",
+            answer_key=self.answer_key,
+            generated_text=completion.text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            token_source=usage.source,
+            cost_usd=cost_usd,
+            lost_usd=lost_usd,
+            latency_s=latency_s,
+            attempts=attempts,
+            purpose=self._purpose,
+            mean_logprob=mean_logprob,
+            min_logprob=min_logprob,
+        )
+
+    def unanswered(
+        self, kind: Kind, error: str, *, attempts: int, latency_s: float = 0.0, lost_usd: float = 0.0
+    ) -> Answer:
+        """The entry of a row without one. `kind`: rejected, the row's fault, final; failed, asked again by the next run."""
+        return Answer(
+            row_key=self.row_key,
+            bucket=self.bucket,
+            kind=kind,
+            answer_key=self.answer_key,
+            token_source="bound" if lost_usd else "",
+            lost_usd=lost_usd,
+            latency_s=latency_s,
+            attempts=attempts,
+            error=error,
+            purpose=self._purpose,
+        )
+
+    @property
+    def _purpose(self) -> Purpose:
+        return "shadow" if self.sample else "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +87,9 @@ class LaneContext:
     alias: str
     """The job file's name of the model."""
     model: ModelSpec
-    sampling: dict[str, Any]
+    sampling: JsonObject
     """Merged generation parameters; holds max_tokens or max_completion_tokens, always one of them."""
-    response_format: dict[str, Any] | None
+    response_format: JsonObject | None
     """{"json_schema": schema} or None."""
     price: Price
     """What its calls cost, as they are made: at once, in the flex tier, or in batches."""

@@ -19,6 +19,8 @@ from jobs.storage.keys import digest16
 from routing.pricing import MESSAGE_TOKENS
 from routing.pricing import prompt_tokens_bound as text_tokens_bound
 
+JsonObject = dict[str, Any]
+"""A JSON object as it goes over the wire: a request, a reply, a message, the parameters of either."""
 IMAGE_TOKENS = 50_000
 """Bound for one part that is not text: the most tiles at the highest price per tile of OpenAI's vision models."""
 _NOT_IN_ANSWER = ("service_tier", "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "logprobs")
@@ -79,14 +81,14 @@ def build_request(
     response_format: Mapping[str, Any] | None,
     messages: Sequence[Mapping[str, Any]],
     body: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Body of POST /chat/completions.
 
     `sampling`: merged, with max_tokens or max_completion_tokens (reasoning models want the latter). `body`: the row's
     own parameters. Raises RequestError where the row's limit of tokens or number of choices is not a count.
     """
     own = {name: value for name, value in (body or {}).items() if name not in NOT_SAMPLING and value is not None}
-    request: dict[str, Any] = {"model": model.model or alias, "messages": list(messages), **sampling}
+    request: JsonObject = {"model": model.model or alias, "messages": list(messages), **sampling}
     if response_format is not None:
         request["response_format"] = {
             "type": "json_schema",

@@ -21,6 +21,7 @@ import ray
 
 from jobs.errors import StoreError
 from jobs.lanes.base import LaneCheck, LaneContext
+from jobs.lanes.chat import JsonObject
 from jobs.spec.models import ModelSpec
 from jobs.storage.filesystems import filesystem_of, is_file_name, storage_errors
 from jobs.storage.private_folder import private_folder
@@ -160,7 +161,7 @@ def context_tokens(model: ModelSpec) -> int | None:
     return int(min(min(found), limit) if isinstance(limit, int | float) else min(found)) if found else None
 
 
-def chat_text(message: Mapping[str, Any]) -> dict[str, Any]:
+def chat_text(message: Mapping[str, Any]) -> JsonObject:
     """A message as chat templates of text models take it: text parts joined, OpenAI's role `developer` as `system`.
 
     Raises ValueError for a part that is not text.

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from jobs.errors import LaneDown
-from jobs.journal.rows import Answer, Kind
+from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
-from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import RequestError, answer_key, build_request
+from jobs.lanes.base import LaneCheck, LaneContext, RowHead
+from jobs.lanes.chat import Completion, JsonObject, RequestError, answer_key, build_request
 from jobs.lanes.local.model_source import context_tokens, load_tokenizer, render, token_ids
 from routing.pricing import tokens_cost_usd
 
@@ -30,9 +30,8 @@ ROW_FIELDS = (
 IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """Parameters that change no answer."""
 ERROR_CHARS = 300
-Head = tuple[int, int, bool, bytes]
-"""row_key, bucket, shadow, answer_key."""
-Purpose = Literal["answer", "shadow"]
+RayRow = dict[str, Any]
+"""A row as Ray Data hands it over: column → value."""
 PROGRESS_SCHEMA = pa.schema(
     [
         ("settled", pa.int64()), ("errors", pa.int64()), ("prompt_tokens", pa.int64()),
@@ -42,17 +41,10 @@ PROGRESS_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class LocalRequest:
-    """One row, ready for an engine; with `error` set it must not be asked."""
+class Decoding:
+    """How a request's answer is to be drawn: OpenAI's parameters, each of its own type and in its range."""
 
-    row_key: int
-    bucket: int
-    shadow: bool
-    """Asked only to measure."""
-    answer_key: bytes
-    error: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    max_tokens: int = 0
+    max_tokens: int
     """At most what the context leaves for the answer."""
     temperature: float = 1.0
     top_p: float = 1.0
@@ -62,6 +54,39 @@ class LocalRequest:
     stop: tuple[str, ...] = ()
     schema: str = ""
     """JSON schema of the answer, as text; "" for free text."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRequest:
+    """One row, ready for an engine; with `error` set it must not be asked."""
+
+    head: RowHead
+    error: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    decoding: Decoding = Decoding(max_tokens=0)
+
+
+HEAD_COLUMNS = pa.schema(
+    [("row_key", pa.int64()), ("bucket", pa.int32()), ("sample", pa.bool_()), ("answer_key", pa.string())]
+)
+"""A row's head on its way through an engine: the answer key in hexadecimal, which every engine stage leaves as it is."""
+
+
+def head_columns(requests: Sequence[LocalRequest]) -> dict[str, pa.Array]:
+    """HEAD_COLUMNS of the requests."""
+    heads = [request.head for request in requests]
+    values = {
+        "row_key": [head.row_key for head in heads],
+        "bucket": [head.bucket for head in heads],
+        "sample": [head.sample for head in heads],
+        "answer_key": [head.answer_key.hex() for head in heads],
+    }
+    return {each.name: pa.array(values[each.name], each.type) for each in HEAD_COLUMNS}
+
+
+def head_of(row: RayRow) -> RowHead:
+    """The head out of a row's HEAD_COLUMNS."""
+    return RowHead(row["row_key"], row["bucket"], row["sample"], bytes.fromhex(row["answer_key"]))
 
 
 def one_line(error: object) -> str:
@@ -84,7 +109,7 @@ class RequestReader:
         if not self.tokenizer.chat_template:
             raise LaneDown(f"{place}: {source} has no chat template; use a chat model")
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> list[LocalRequest]:
+    def read(self, rows: Sequence[RayRow]) -> list[LocalRequest]:
         """One request per row, in order."""
         drafts = [self._draft(row) for row in rows]
         ids = token_ids(self.tokenizer, [text for _, _, text in drafts])
@@ -93,7 +118,7 @@ class RequestReader:
             for row, (params, error, _), own in zip(rows, drafts, ids, strict=True)
         ]
 
-    def _draft(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+    def _draft(self, row: RayRow) -> tuple[JsonObject, str, str]:
         """The merged parameters, an error, the rendered prompt."""
         context = self.context
         try:
@@ -110,28 +135,29 @@ class RequestReader:
         except ValueError as error:
             return request, one_line(error), ""
 
-    def _request(self, row: Mapping[str, Any], params: dict[str, Any], error: str, ids: list[int]) -> LocalRequest:
-        key = answer_key(params) if params else bytes(16)
-        head = (row["row_key"], row["bucket"], bool(row["sample"]), key)
+    def _request(self, row: RayRow, params: JsonObject, error: str, ids: list[int]) -> LocalRequest:
+        head = RowHead(row["row_key"], row["bucket"], bool(row["sample"]))
+        if params:
+            head = replace(head, answer_key=answer_key(params))
         if error:
-            return LocalRequest(*head, error=error)
+            return LocalRequest(head, error)
         limit = self.context_tokens
         if limit is not None and len(ids) >= limit:
             error = f"prompt too long: {len(ids)} tokens; the model's context is {limit}, its answer included"
-            return LocalRequest(*head, error=error)
+            return LocalRequest(head, error)
         if not ids:
-            return LocalRequest(*head, error="the prompt is empty: no tokens")
+            return LocalRequest(head, "the prompt is empty: no tokens")
         try:
-            sampling = _sampling(params)
+            decoding = _decoding(params)
         except RequestError as bad:
-            return LocalRequest(*head, error=str(bad))
+            return LocalRequest(head, str(bad))
         if limit is not None:
-            sampling["max_tokens"] = min(sampling["max_tokens"], limit - len(ids))
-        return LocalRequest(*head, token_ids=ids, **sampling)
+            decoding = replace(decoding, max_tokens=min(decoding.max_tokens, limit - len(ids)))
+        return LocalRequest(head, token_ids=ids, decoding=decoding)
 
 
-def _sampling(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The typed parameters, each checked: of a wrong type engines die (vLLM 0.29 hangs for ever on a float seed)."""
+def _decoding(params: JsonObject) -> Decoding:
+    """The parameters, each checked: of a wrong type engines die (vLLM 0.29 hangs for ever on a float seed)."""
     if params.get("n", 1) != 1:
         raise RequestError("n: this engine gives one answer a row")
     stop = params.get("stop") or []
@@ -141,19 +167,19 @@ def _sampling(params: Mapping[str, Any]) -> dict[str, Any]:
     seed = params.get("seed")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63):
         raise RequestError("seed is not a whole number of 64 bits")
-    return {
-        "max_tokens": int(params.get("max_completion_tokens") or params["max_tokens"]),
-        "temperature": _number(params, "temperature", 1.0, 0.0, 2.0),
-        "top_p": _number(params, "top_p", 1.0, 1e-9, 1.0),
-        "presence_penalty": _number(params, "presence_penalty", 0.0, -2.0, 2.0),
-        "frequency_penalty": _number(params, "frequency_penalty", 0.0, -2.0, 2.0),
-        "seed": seed,
-        "stop": tuple(stop),
-        "schema": _schema(params.get("response_format")),
-    }
+    return Decoding(
+        max_tokens=int(params.get("max_completion_tokens") or params["max_tokens"]),
+        temperature=_number(params, "temperature", 1.0, 0.0, 2.0),
+        top_p=_number(params, "top_p", 1.0, 1e-9, 1.0),
+        presence_penalty=_number(params, "presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=_number(params, "frequency_penalty", 0.0, -2.0, 2.0),
+        seed=seed,
+        stop=tuple(stop),
+        schema=_schema(params.get("response_format")),
+    )
 
 
-def _number(params: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+def _number(params: JsonObject, name: str, default: float, low: float, high: float) -> float:
     value = params.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise RequestError(f"{name} is not a number from {low:g} to {high:g}")
@@ -186,23 +212,12 @@ class AnswerWriter:
         self.context, self.gpus, self._last = context, gpus, started_at
         self.journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
 
-    def answered(
-        self, head: Head, text: str, finish_reason: str, n_prompt: int, n_completion: int, latency_s: float,
-        logprobs: tuple[float, float] | None = None,
-    ) -> Answer:  # fmt: skip
-        """An answer, priced by its tokens. logprobs: their mean and least log-probability, where known."""
-        price = self.context.price
-        cost = 0.0 if price.gpu_hour_usd is not None else tokens_cost_usd(price, n_prompt, n_completion)
-        return Answer(
-            *_start(head, "answered"), text, finish_reason, n_prompt, n_completion, token_source="provider",
-            cost_usd=cost, latency_s=latency_s, purpose="shadow" if head[2] else "answer",
-            mean_logprob=logprobs and logprobs[0], min_logprob=logprobs and logprobs[1],
-        )  # fmt: skip
-
-    def refused(self, head: Head, error: str, kind: Kind, attempts: int) -> Answer:
-        """rejected: the row's fault, final. failed: the engine's, asked again by the next run."""
-        purpose: Purpose = "shadow" if head[2] else "answer"
-        return Answer(*_start(head, kind), error=error, attempts=attempts, purpose=purpose)
+    def answered(self, head: RowHead, completion: Completion, latency_s: float) -> Answer:
+        """An answer, priced by its tokens, or not here where the model is paid by the GPU hour."""
+        price, usage = self.context.price, completion.usage
+        by_the_hour = price.gpu_hour_usd is not None
+        cost_usd = 0.0 if by_the_hour else tokens_cost_usd(price, usage.prompt_tokens, usage.completion_tokens)
+        return head.answered(completion, cost_usd=cost_usd, latency_s=latency_s)
 
     def settle(self, answers: Sequence[Answer]) -> pa.Table:
         """Append to the journal; the block's progress, one row."""
@@ -224,17 +239,18 @@ class AnswerWriter:
         }
         return pa.Table.from_pylist([row], schema=PROGRESS_SCHEMA)
 
+    def close(self) -> None:
+        """Commit what is answered. Raises StoreError; the answers are in the local log then, for recovery."""
+        self.journal.close()
+
     def __del__(self) -> None:
-        # Ray Data drops the object when the lane is through: the last answers reach the store now, not by recovery.
+        # The one hook that Ray Data gives an actor that has seen its last block: it drops its reference to this object. The
+        # last answers reach the store here; after a kill, which has no hook at all, recovery commits the local log.
         if hasattr(self, "journal"):
-            self.journal.close()
+            self.close()
 
 
-def _start(head: Head, kind: Kind) -> tuple[int, int, Kind, bytes]:
-    return head[0], head[1], kind, head[3]
-
-
-def job_extras(context: LaneContext, known: Sequence[str]) -> tuple[dict[str, Any], LaneCheck | None]:
+def job_extras(context: LaneContext, known: Sequence[str]) -> tuple[JsonObject, LaneCheck | None]:
     """Parameters of the job's `sampling` beside OpenAI's, and a failed check where the engine has no such parameter."""
     extras = {name: value for name, value in context.sampling.items() if name not in ROW_FIELDS}
     unknown = sorted(set(extras) - set(known))

@@ -17,7 +17,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -28,9 +28,20 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 from jobs.errors import LaneDown
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import mean_and_least
+from jobs.lanes.chat import Completion, JsonObject, Usage, mean_and_least
 from jobs.lanes.local.model_source import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
-from jobs.lanes.local.rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+from jobs.lanes.local.rows import (
+    AnswerWriter,
+    Decoding,
+    LocalRequest,
+    RayRow,
+    RequestReader,
+    head_columns,
+    head_of,
+    job_extras,
+    n_gpus,
+    one_line,
+)
 from jobs.lanes.local.under_way import UnderWay
 
 BATCH_ROWS = 32
@@ -80,6 +91,29 @@ class TransformersLane:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What the model made of one request: exactly one of the three."""
+
+    completion: Completion | None = None
+    rejected: str = ""
+    failed: str = ""
+    """Why it could not answer the request alone."""
+    latency_s: float = 0.0
+    answered_before: int = 0
+    """Of a failed one: how many requests had been answered by then."""
+
+
+_RESULT = pa.schema(
+    [
+        ("rejected", pa.string()), ("failed", pa.string()), ("text", pa.string()), ("finish_reason", pa.string()),
+        ("latency_s", pa.float64()), ("mean_logprob", pa.float64()), ("min_logprob", pa.float64()),
+        ("n_prompt", pa.int64()), ("n_completion", pa.int64()),
+    ]
+)  # fmt: skip
+"""Beside HEAD_COLUMNS, from the model to the journal; null from `text` on for a row without an answer."""
+
+
 class _Model:
     """The model, in an actor."""
 
@@ -94,7 +128,7 @@ class _Model:
         # Without a GPU in float32: few CPUs add bfloat16 numbers in hardware.
         defaults = {"dtype": "auto" if self.device == "cuda" else torch.float32, "trust_remote_code": False}
         folder = local_folder(source, weights=True)
-        options: dict[str, Any] = defaults | context.model.engine_kwargs
+        options: JsonObject = defaults | context.model.engine_kwargs
         options.pop("max_model_len", None)  # vLLM's name; `context_tokens` reads it
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         self.model = model.to(self.device).eval()
@@ -107,46 +141,39 @@ class _Model:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         requests = [_supported(request) for request in self.reader.read(block.to_pylist())]
-        answers: list[dict[str, Any]] = [{} for _ in requests]
+        found = [_Made(rejected=request.error) for request in requests]
         for batch in self._in_turn(requests):
-            for at, answer in zip(batch, self._answers([requests[i] for i in batch]), strict=True):
-                answers[at] = answer
-        for answer in answers:
-            if "failed" in answer and self._n_answered > answer["after"]:  # not the device's fault: the row's
-                answer["rejected"] = answer.pop("failed")
-        columns: dict[str, pa.Array] = {
-            "row_key": pa.array([r.row_key for r in requests], pa.int64()),
-            "bucket": pa.array([r.bucket for r in requests], pa.int32()),
-            "shadow": pa.array([r.shadow for r in requests], pa.bool_()),
-            "answer_key": pa.array([r.answer_key for r in requests], pa.binary(16)),
-            "rejected": pa.array([r.error or a.get("rejected", "") for r, a in zip(requests, answers, strict=True)]),
-        }
-        kinds = {"failed": pa.string(), "text": pa.string(), "finish_reason": pa.string(), "latency_s": pa.float64()}
-        kinds |= {"mean_logprob": pa.float64(), "min_logprob": pa.float64()}
-        for name, kind in (kinds | {"n_prompt": pa.int64(), "n_completion": pa.int64()}).items():
-            columns[name] = pa.array([answer.get(name) for answer in answers], kind)
-        return pa.table(columns)
+            for at, made in zip(batch, self._answers([requests[i] for i in batch]), strict=True):
+                found[at] = made
+        # Others were answered after it had failed: that is not the device's fault, it is the row's.
+        found = [
+            _Made(rejected=made.failed) if made.failed and self._n_answered > made.answered_before else made
+            for made in found
+        ]
+        results = pa.Table.from_pylist([_result_row(made) for made in found], schema=_RESULT)
+        return pa.table(head_columns(requests) | dict(zip(_RESULT.names, results.columns, strict=True)))
 
     def _in_turn(self, requests: Sequence[LocalRequest]) -> list[list[int]]:
         """Positions of the requests to ask, in batches; what engines died of twice comes last, a row at a time."""
-        deaths = {i: self.under_way.deaths_alone(r.row_key) for i, r in enumerate(requests) if self._is_suspect(r)}
+        deaths = {i: self.under_way.deaths_alone(r.head.row_key) for i, r in enumerate(requests) if self._is_suspect(r)}
         plain = [[i for i in batch if i not in deaths] for batch in batches(requests)]
         return [batch for batch in plain if batch] + [[i] for i in sorted(deaths, key=lambda i: deaths[i])]
 
     def _is_suspect(self, request: LocalRequest) -> bool:
-        return not request.error and self.under_way.is_suspect(request.row_key)
+        return not request.error and self.under_way.is_suspect(request.head.row_key)
 
-    def _answers(self, batch: Sequence[LocalRequest]) -> list[dict[str, Any]]:
+    def _answers(self, batch: Sequence[LocalRequest]) -> list[_Made]:
         """Answers of requests with equal sampling, noted while they are under way."""
-        if self.under_way.is_culprit(batch[0].row_key):
-            return [{"rejected": self.under_way.verdict(batch[0].row_key)}]
-        slots = [self.under_way.begin(request.row_key, alone=self._is_suspect(request)) for request in batch]
+        first = batch[0].head.row_key
+        if self.under_way.is_culprit(first):
+            return [_Made(rejected=self.under_way.why_not_asked(first))]
+        slots = [self.under_way.begin(request.head.row_key, alone=self._is_suspect(request)) for request in batch]
         answers = self._generate(batch)
         for slot in slots:
             self.under_way.end(slot)
         return answers
 
-    def _generate(self, batch: Sequence[LocalRequest]) -> list[dict[str, Any]]:
+    def _generate(self, batch: Sequence[LocalRequest]) -> list[_Made]:
         """What the model cannot do for all is tried with halves, down to one row that fails. Raises LaneDown where all fail."""
         started = time.perf_counter()
         made = self._try(batch)  # an error's traceback would hold the batch's memory: it ends in there
@@ -159,16 +186,16 @@ class _Model:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= FAILED_IN_A_ROW:
                 raise LaneDown(f"models.{self.alias}: failed {FAILED_IN_A_ROW} rows in a row ({made})")
-            return [{"failed": made, "after": self._n_answered}]
+            return [_Made(failed=made, answered_before=self._n_answered)]
         self._failed_in_a_row = 0
         self._n_answered += len(batch)
         tokens, logprobs = made
         latency_s = time.perf_counter() - started
-        answers = [self._answer(request, new, latency_s) for request, new in zip(batch, tokens, strict=True)]
-        for answer, new, told in zip(answers, tokens, logprobs, strict=False):
-            mean, least = mean_and_least(told[: len(new)]) or (None, None)
-            answer |= {"mean_logprob": mean, "min_logprob": least}
-        return answers
+        told = logprobs or [[] for _ in batch]
+        return [
+            _Made(self._completion(request, new, each[: len(new)]), latency_s=latency_s)
+            for request, new, each in zip(batch, tokens, told, strict=True)
+        ]
 
     def _try(self, batch: Sequence[LocalRequest]) -> tuple[list[list[int]], list[list[float]]] | str:
         """See `_tokens`; or in one line why not."""
@@ -182,7 +209,7 @@ class _Model:
     @torch.inference_mode()
     def _tokens(self, batch: Sequence[LocalRequest]) -> tuple[list[list[int]], list[list[float]]]:
         """New tokens of each request, the end token included, padding not; log-probabilities, [] where nobody wants them."""
-        first, width = batch[0], max(len(r.token_ids) for r in batch)
+        first, width = batch[0].decoding, max(len(r.token_ids) for r in batch)
         ids = torch.tensor([[self.pad] * (width - len(r.token_ids)) + r.token_ids for r in batch])
         mask = torch.tensor([[0] * (width - len(r.token_ids)) + [1] * len(r.token_ids) for r in batch])
         if first.seed is not None:
@@ -198,29 +225,48 @@ class _Model:
         logprobs = recorder.of(output[:, width:]) if recorder else []
         return [until_end(row, self.ends, self.pad) for row in output[:, width:].tolist()], logprobs
 
-    def _config(self, request: LocalRequest) -> GenerationConfig:
-        sampling: dict[str, Any] = {"do_sample": False}
-        if request.temperature > 0:
-            sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+    def _config(self, decoding: Decoding) -> GenerationConfig:
+        sampling: JsonObject = {"do_sample": False}
+        if decoding.temperature > 0:
+            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
         return _generation(
             **sampling | self.extras,
-            max_new_tokens=request.max_tokens,
+            max_new_tokens=decoding.max_tokens,
             eos_token_id=self.ends,
             pad_token_id=self.pad,
-            stop_strings=list(request.stop) or None,
+            stop_strings=list(decoding.stop) or None,
         )
 
-    def _answer(self, request: LocalRequest, new: list[int], latency_s: float) -> dict[str, Any]:
+    def _completion(self, request: LocalRequest, new: list[int], logprobs: list[float]) -> Completion:
+        """The answer that these new tokens are. `logprobs`: theirs, [] where nobody wants them."""
         text = self.tokenizer.decode(new, skip_special_tokens=True)
-        cut = min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)
-        stopped = cut is not None or len(new) < request.max_tokens or new[-1] in self.ends
-        return {
-            "text": text if cut is None else text[:cut],
-            "finish_reason": "stop" if stopped else "length",
-            "n_prompt": len(request.token_ids),
-            "n_completion": len(new),
-            "latency_s": latency_s,
-        }
+        decoding = request.decoding
+        cut = min((at for stop in decoding.stop if (at := text.find(stop)) >= 0), default=None)
+        stopped = cut is not None or len(new) < decoding.max_tokens or new[-1] in self.ends
+        return Completion(
+            text if cut is None else text[:cut],
+            "stop" if stopped else "length",
+            Usage(len(request.token_ids), len(new)),
+            logprobs=mean_and_least(logprobs),
+        )
+
+
+def _result_row(made: _Made) -> RayRow:
+    """A row of _RESULT."""
+    row: RayRow = {"rejected": made.rejected, "failed": made.failed}
+    if made.completion is None:
+        return row
+    completion = made.completion
+    mean, least = completion.logprobs or (None, None)
+    return row | {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "latency_s": made.latency_s,
+        "mean_logprob": mean,
+        "min_logprob": least,
+        "n_prompt": completion.usage.prompt_tokens,
+        "n_completion": completion.usage.completion_tokens,
+    }
 
 
 class _Logprobs(LogitsProcessor):
@@ -265,7 +311,7 @@ def until_end(tokens: list[int], ends: Sequence[int], pad: int) -> list[int]:
 
 
 def _supported(request: LocalRequest) -> LocalRequest:
-    if request.presence_penalty or request.frequency_penalty:
+    if request.decoding.presence_penalty or request.decoding.frequency_penalty:
         return replace(request, error="presence_penalty and frequency_penalty are not supported by engine transformers")
     return request
 
@@ -278,9 +324,10 @@ def batches(requests: Sequence[LocalRequest]) -> list[list[int]]:
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for at, request in enumerate(requests):
         if not request.error:
-            alone = at if request.seed is not None and request.temperature > 0 else -1
-            seed = request.seed if alone >= 0 else None
-            groups[request.temperature, request.top_p, request.max_tokens, request.stop, seed, alone].append(at)
+            how = request.decoding
+            alone = at if how.seed is not None and how.temperature > 0 else -1
+            seed = how.seed if alone >= 0 else None
+            groups[how.temperature, how.top_p, how.max_tokens, how.stop, seed, alone].append(at)
     made = []
     for group in groups.values():
         group.sort(key=lambda at: -len(requests[at].token_ids))
@@ -294,13 +341,13 @@ class _Writer(AnswerWriter):
     def __call__(self, block: pa.Table) -> pa.Table:
         return self.settle([self._settled(row) for row in block.to_pylist()])
 
-    def _settled(self, row: dict[str, Any]) -> Answer:
-        head = (row["row_key"], row["bucket"], row["shadow"], row["answer_key"])
+    def _settled(self, row: RayRow) -> Answer:
+        head = head_of(row)
         if row["rejected"]:
-            return self.refused(head, row["rejected"], "rejected", attempts=0)
+            return head.unanswered("rejected", row["rejected"], attempts=0)
         if row["failed"]:
-            return self.refused(head, row["failed"], "failed", attempts=1)
-        return self.answered(
-            head, row["text"], row["finish_reason"], row["n_prompt"], row["n_completion"], row["latency_s"],
-            None if row["mean_logprob"] is None else (row["mean_logprob"], row["min_logprob"]),
-        )  # fmt: skip
+            return head.unanswered("failed", row["failed"], attempts=1)
+        logprobs = None if row["mean_logprob"] is None else (row["mean_logprob"], row["min_logprob"])
+        usage = Usage(row["n_prompt"], row["n_completion"])
+        completion = Completion(row["text"], row["finish_reason"], usage, logprobs=logprobs)
+        return self.answered(head, completion, row["latency_s"])

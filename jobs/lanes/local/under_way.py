@@ -87,7 +87,7 @@ class UnderWay:
     def deaths_alone(self, row_key: int) -> int:
         return self._n_alone[row_key]
 
-    def verdict(self, row_key: int) -> str:
+    def why_not_asked(self, row_key: int) -> str:
         """Why a culprit is not asked."""
         return f"the engine died {self._n_deaths[row_key]} times on this row, {self._n_alone[row_key]} of them alone with it"
 

@@ -25,7 +25,7 @@ import ray.data
 
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import mean_and_least
+from jobs.lanes.chat import Completion, JsonObject, Usage, mean_and_least
 from jobs.lanes.local.model_source import (
     check_local,
     cluster_gpus,
@@ -35,7 +35,18 @@ from jobs.lanes.local.model_source import (
     load_tokenizer,
     with_absolute_source,
 )
-from jobs.lanes.local.rows import AnswerWriter, LocalRequest, RequestReader, job_extras, n_gpus, one_line
+from jobs.lanes.local.rows import (
+    HEAD_COLUMNS,
+    AnswerWriter,
+    Decoding,
+    RayRow,
+    RequestReader,
+    head_columns,
+    head_of,
+    job_extras,
+    n_gpus,
+    one_line,
+)
 
 BATCH_ROWS = 32
 CPU_SEQUENCES, GPU_SEQUENCES = 64, 256
@@ -57,7 +68,6 @@ ROW_ERRORS = (
 """Exceptions that say the request is at fault; ray.data.llm hands them on as "Name: text"."""
 REJECTED = "Rejected"
 ERROR = "__inference_error__"
-HEAD = ("row_key", "bucket", "shadow", "answer_key")
 
 
 class VLLMLane:
@@ -121,7 +131,7 @@ def engine_config(context: LaneContext, source: str) -> Any:
     env = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     if is_folder(source) or is_remote(source):
         env["HF_HUB_OFFLINE"] = "1"
-    defaults: dict[str, Any] = {
+    defaults: JsonObject = {
         "max_num_seqs": GPU_SEQUENCES if on_gpu else CPU_SEQUENCES,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -150,21 +160,21 @@ def engine_config(context: LaneContext, source: str) -> Any:
     )
 
 
-def engine_params(request: LocalRequest) -> dict[str, Any]:
-    """vLLM's SamplingParams of a request, every key in every row and always of one type.
+def engine_params(decoding: Decoding) -> JsonObject:
+    """vLLM's SamplingParams of a row, every key in every row and always of one type.
 
     Ray Data makes one column of them: an int beside a None would reach vLLM 0.29 as a float, which ends its input
     thread and leaves the engine waiting for ever. -1 is vLLM's "no seed".
     """
     return {
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
-        "max_tokens": request.max_tokens,
-        "seed": -1 if request.seed is None else request.seed,
-        "stop": list(request.stop),
-        "structured_outputs": {"json": request.schema} if request.schema else None,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "presence_penalty": decoding.presence_penalty,
+        "frequency_penalty": decoding.frequency_penalty,
+        "max_tokens": decoding.max_tokens,
+        "seed": -1 if decoding.seed is None else decoding.seed,
+        "stop": list(decoding.stop),
+        "structured_outputs": {"json": decoding.schema} if decoding.schema else None,
     }
 
 
@@ -178,23 +188,20 @@ class _Prompts:
         requests = self.reader.read(block.to_pylist())
         return pa.table(
             {
-                "row_key": pa.array([r.row_key for r in requests], pa.int64()),
-                "bucket": pa.array([r.bucket for r in requests], pa.int32()),
-                "shadow": pa.array([r.shadow for r in requests], pa.bool_()),
-                "answer_key": pa.array([r.answer_key.hex() for r in requests], pa.string()),
+                **head_columns(requests),
                 "tokenized_prompt": pa.array([r.token_ids for r in requests], pa.list_(pa.int32())),
-                "sampling": pa.array([json.dumps(engine_params(r)) for r in requests], pa.string()),
+                "sampling": pa.array([json.dumps(engine_params(r.decoding)) for r in requests], pa.string()),
                 # Rows with an error in this column pass the engine by.
                 ERROR: pa.array([f"{REJECTED}: {r.error}" if r.error else "" for r in requests], pa.string()),
             }
         )
 
 
-def _result(row: dict[str, Any], source: str) -> dict[str, Any]:
+def _result(row: RayRow, source: str) -> RayRow:
     """What the journal needs of an answered row; token ids end here."""
     params = json.loads(row["sampling"])  # the engine stage overwrites a column `params`
     generated = [int(token) for token in row["generated_tokens"]]
-    return {name: row[name] for name in HEAD} | {
+    return {name: row[name] for name in HEAD_COLUMNS.names} | {
         "text": row["generated_text"],
         "finish_reason": finish_reason(generated, params["max_tokens"], params["stop"], source),
         "n_prompt": int(row["num_input_tokens"]),
@@ -240,15 +247,14 @@ class _Writer(AnswerWriter):
     def __call__(self, block: pa.Table) -> pa.Table:
         return self.settle([self._answer(row) for row in block.to_pylist()])
 
-    def _answer(self, row: dict[str, Any]) -> Answer:
-        head = (row["row_key"], row["bucket"], row["shadow"], bytes.fromhex(row["answer_key"]))
-        error = row[ERROR]
+    def _answer(self, row: RayRow) -> Answer:
+        head, error = head_of(row), row[ERROR]
         if not error:
-            return self.answered(
-                head, row["text"], row["finish_reason"], row["n_prompt"], row["n_completion"], row["latency_s"],
-                tuple(row["logprobs"]) if row["logprobs"] else None,
-            )  # fmt: skip
+            usage = Usage(row["n_prompt"], row["n_completion"])
+            logprobs = tuple(row["logprobs"]) if row["logprobs"] else None
+            completion = Completion(row["text"], row["finish_reason"], usage, logprobs=logprobs)
+            return self.answered(head, completion, row["latency_s"])
         kind, _, text = error.partition(": ")
         if kind == REJECTED:
-            return self.refused(head, one_line(text), "rejected", attempts=0)
-        return self.refused(head, f"vllm: {one_line(text)}", "rejected" if kind in ROW_ERRORS else "failed", attempts=1)
+            return head.unanswered("rejected", one_line(text), attempts=0)
+        return head.unanswered("rejected" if kind in ROW_ERRORS else "failed", f"vllm: {one_line(text)}", attempts=1)

@@ -17,6 +17,7 @@ from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from ray.llm._internal.common.errors import VLLM_FATAL_ERRORS
 
 from jobs.lanes.base import LaneContext
+from jobs.lanes.local.rows import RayRow
 from jobs.lanes.local.under_way import UnderWay
 
 GATHER_S = 0.2
@@ -36,17 +37,17 @@ class CarefulEngine(vLLMEngineStageUDF):
         self._generate = self.llm.generate_async
         self.llm.generate_async = self._carefully  # type: ignore[method-assign]
 
-    async def _carefully(self, row: dict[str, Any]) -> Any:
+    async def _carefully(self, row: RayRow) -> Any:
         key = int(row["row_key"])
         if not self._rows.is_suspect(key):
             async with self._turns.beside_others():
                 return await self._ask(row, alone=False)
         async with self._turns.alone(self._rows.deaths_alone(key)):
             if self._rows.is_culprit(key):
-                raise RowKillsEngine(self._rows.verdict(key))
+                raise RowKillsEngine(self._rows.why_not_asked(key))
             return await self._ask(row, alone=True)
 
-    async def _ask(self, row: dict[str, Any], alone: bool) -> Any:
+    async def _ask(self, row: RayRow, alone: bool) -> Any:
         slot = self._rows.begin(int(row["row_key"]), alone)
         try:
             answer = await self._generate(row)

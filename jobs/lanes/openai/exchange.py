@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.journal.rows import Answer, Kind
@@ -32,11 +33,11 @@ class Exchange:
     """The attempts of one row."""
 
     def __init__(self, asker: Asker, row: Row) -> None:
-        self.asker, self.row = asker, row
+        self.asker, self.row, self.head = asker, row, row.head
         self.request: dict[str, Any] = {}
         self.payload = b""
         self.attempts = self.unbilled = self.billed = self.n_limited = 0
-        self.lost_usd = 0.0
+        self.cost_usd = self.lost_usd = 0.0
         self.latency_s = 0.0
         self.limited_since = 0.0
         self.started_at = time.monotonic()
@@ -111,6 +112,7 @@ class Exchange:
             raise RequestError("messages or body is not valid JSON") from None
         if self.asker.context.logprobs:
             self.request.setdefault("logprobs", True)
+        self.head = replace(self.row.head, answer_key=answer_key(self.request))
         self.payload = json.dumps(self.request, separators=(",", ":")).encode("ascii")
         self.started_at = time.monotonic()
 
@@ -149,40 +151,17 @@ class Exchange:
         return None
 
     def _answer(self, completion: Completion) -> Answer:
-        usage = completion.usage
-        return Answer(
-            self.row.row_key,
-            self.row.bucket,
-            "answered",
-            answer_key(self.request),
-            generated_text=completion.text,
-            finish_reason=completion.finish_reason,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            token_source=usage.source,
+        return self.head.answered(
+            completion,
             cost_usd=self.cost_usd,
-            lost_usd=self.lost_usd,
             latency_s=self.latency_s,
             attempts=self.attempts,
-            purpose="shadow" if self.row.sample else "answer",
-            mean_logprob=completion.logprobs and completion.logprobs[0],
-            min_logprob=completion.logprobs and completion.logprobs[1],
+            lost_usd=self.lost_usd,
         )
 
     def _unanswered(self, kind: Kind, error: str) -> Answer:
-        return Answer(
-            self.row.row_key,
-            self.row.bucket,
-            kind,
-            answer_key(self.request) if self.request else bytes(16),
-            token_source="bound" if self.lost_usd else "",
-            lost_usd=self.lost_usd,
-            latency_s=self.latency_s,
-            attempts=self.attempts,
-            error=error,
-            purpose="shadow" if self.row.sample else "answer",
+        return self.head.unanswered(
+            kind, error, attempts=self.attempts, latency_s=self.latency_s, lost_usd=self.lost_usd
         )
 
     def _prompt(self) -> str:

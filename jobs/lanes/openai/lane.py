@@ -32,7 +32,7 @@ from jobs.lanes.faults import clean, read_error
 from jobs.lanes.openai.asker import Asker
 from jobs.lanes.openai.endpoint import Endpoint, _is_private, _models, base_url_of, get, key_of
 from jobs.lanes.openai.exchange import Exchange
-from jobs.lanes.openai.rows import SETTLED, Row, progress, settled_row
+from jobs.lanes.openai.rows import SETTLED, progress, rows_of, settled_row
 from jobs.lanes.openai.slots import Slots
 from jobs.money.sender import Allowance
 from jobs.spec.models import check_address
@@ -145,10 +145,8 @@ class ApiActor:
         skip = await self._tell("begin", self._node_id, os.getpid(), keys)
         if skip is None:
             return progress(np.empty(0, SETTLED), block.num_rows)
-        columns = (block[name].to_pylist() for name in ("row_key", "bucket", "sample"))
-        rows = [Row(block, place, *values) for place, values in enumerate(zip(*columns, strict=True))]
         asked = ~np.isin(keys, skip)
-        rows = [row for row, ask in zip(rows, asked, strict=True) if ask]
+        rows = list(rows_of(block, np.flatnonzero(asked)))
         answers = await asyncio.gather(*(Exchange(self._asker, row).run() for row in rows))
         await self._asker.end_block()
         settled = [answer for answer in answers if answer is not None and answer.row_key not in self._asker.dropped]

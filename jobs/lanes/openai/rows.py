@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.journal.rows import RANKS, Answer
-from jobs.lanes.base import LaneContext
+from jobs.lanes.base import LaneContext, RowHead
 from jobs.lanes.chat import build_request
 
 
@@ -21,9 +22,8 @@ class Row:
 
     block: pa.Table
     place: int
-    row_key: int
-    bucket: int
-    sample: bool
+    head: RowHead
+    """Without the answer key: its request is made when it is sent."""
 
     def request(self, context: LaneContext) -> dict[str, Any]:
         """The body to send. Raises ValueError where the row makes none."""
@@ -36,6 +36,13 @@ class Row:
             json.loads(messages),
             json.loads(body) if body else None,
         )
+
+
+def rows_of(block: pa.Table, places: NDArray[np.int64]) -> Iterator[Row]:
+    """The rows of a block at these places, in their order."""
+    columns = (block[name].take(pa.array(places)).to_pylist() for name in ("row_key", "bucket", "sample"))
+    for place, row_key, bucket, sample in zip(places.tolist(), *columns, strict=True):
+        yield Row(block, place, RowHead(row_key, bucket, bool(sample)))
 
 
 SETTLED = np.dtype(

@@ -21,11 +21,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
 from jobs.lanes.openai.endpoint import Endpoint
-from jobs.lanes.openai.rows import SETTLED, Row, Settled, settled_row
+from jobs.lanes.openai.rows import SETTLED, Settled, rows_of, settled_row
 from jobs.lanes.openai_batch.api import ADOPT_S, BatchApi
 from jobs.lanes.openai_batch.queue import BatchQueue
 from jobs.lanes.openai_batch.results import Outcome
@@ -171,16 +170,14 @@ class BatchAsker:
     async def _prepared(self, block: pa.Table, places: NDArray[np.int64], settled: list[Settled]) -> list[Pending]:
         """These rows of a block, ready to be sent; those that make no request are settled."""
         pendings = []
-        columns = (block[name].take(pa.array(places)).to_pylist() for name in ("row_key", "bucket", "sample"))
-        for number, (place, *values) in enumerate(zip(places.tolist(), *columns, strict=True)):
+        for number, row in enumerate(rows_of(block, places)):
             if number % ROWS_A_TURN == 0:
                 await asyncio.sleep(0)
-            row = Row(block, place, *values)
             pending = prepare(row, self.context, self._queue.extra_tokens)
             if isinstance(pending, Pending):
                 pendings.append(pending)
             else:
-                answer = Answer(row.row_key, row.bucket, "rejected", bytes(16), attempts=0, error=pending)
+                answer = row.head.unanswered("rejected", pending, attempts=0)
                 self._journal.append(answer)
                 self.lane.count_answer(answer)
                 settled.append(np.array([settled_row(answer)], SETTLED))
@@ -206,12 +203,12 @@ class BatchAsker:
                 return None
             part = [queue.popleft() for _ in range(taken.rows)]
             writer = self._batches.writer(name)
-            keys = np.array([pending.row.row_key for pending in part], np.int64)
+            keys = np.array([pending.row.head.row_key for pending in part], np.int64)
             skipped = set((await self._batches.claim(writer, keys)).tolist())
             for pending in part:
                 pending.tries += 1
                 pending.file_row = replace(pending.file_row, attempts=pending.file_row.attempts + 1)
-            pendings = {p.row.row_key: p for p in part if p.row.row_key not in skipped}
+            pendings = {p.row.head.row_key: p for p in part if p.row.head.row_key not in skipped}
             rows = [pending.file_row for pending in pendings.values()]
             tokens = self._queue.tokens(sum(row.bound for row in rows))
             batch = Running(name, np.array(sorted(pendings), np.int64), tokens, writer, pendings)

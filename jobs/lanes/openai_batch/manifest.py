@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
+from jobs.lanes.base import RowHead
 from jobs.money.reservations import unfinished, unfinished_by_model, write_close
 from jobs.storage.manifest import read_json
 from jobs.storage.store import Store
@@ -40,13 +41,10 @@ ROWS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """One request of a batch's file. Field for field a row of ROWS_SCHEMA."""
+    """One request of a batch's file: a row of ROWS_SCHEMA."""
 
-    row_key: int
-    """Its decimal text is the request's custom_id."""
-    bucket: int
-    sample: bool
-    answer_key: bytes
+    head: RowHead
+    """The decimal text of its row_key is the request's custom_id."""
     bound: int
     """Most prompt tokens."""
     max_tokens: int
@@ -63,15 +61,15 @@ class Manifest:
 
     def write_rows(self, name: str, rows: Sequence[FileRow]) -> None:
         """Before the upload."""
-        columns = [
-            pa.array([getattr(row, each.name) for row in rows], ROWS_SCHEMA.field(each.name).type)
-            for each in fields(FileRow)
-        ]
+        columns = {each.name: [getattr(row.head, each.name) for row in rows] for each in fields(RowHead)}
+        columns |= {name: [getattr(row, name) for row in rows] for name in ("bound", "max_tokens", "attempts")}
         self._store.write_table(f"{self._folder}/{name}.parquet", pa.table(columns, schema=ROWS_SCHEMA))
 
     def rows(self, name: str) -> list[FileRow]:
         """The rows of a batch's file; none where it came to no upload."""
-        return [FileRow(**row) for row in self._table(name, ROWS_SCHEMA.names).to_pylist()]
+        table = self._table(name, ROWS_SCHEMA.names)
+        columns = [table[column].to_pylist() for column in ROWS_SCHEMA.names]
+        return [FileRow(RowHead(*values[:4]), *values[4:]) for values in zip(*columns, strict=True)]
 
     def keys(self, name: str) -> tuple[NDArray[np.int64], int]:
         """Of the same rows: their sorted keys, and the most prompt tokens that they have together."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.journal.rows import Answer
+from jobs.journal.rows import Answer, Kind
 from jobs.lanes.base import LaneContext
 from jobs.lanes.faults import Verdict, clean, judge
 from jobs.lanes.openai.asker import SAME_REFUSALS
@@ -23,7 +23,7 @@ from jobs.lanes.openai.exchange import BILLED_ATTEMPTS
 from jobs.lanes.openai.rows import SETTLED, Settled, settled_row
 from jobs.lanes.openai_batch.api import BatchApi, Gone
 from jobs.lanes.openai_batch.manifest import FileRow
-from jobs.lanes.openai_batch.rows import Line, Pending, judge_line, read_line, unanswered
+from jobs.lanes.openai_batch.rows import Line, Pending, judge_line, read_line
 
 QUEUE_FULL = "token_limit_exceeded"
 _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}
@@ -179,14 +179,14 @@ class Results:
                         f"mend what it says ({each.error})"
                     )
                 else:
-                    self._keep(unanswered("rejected", each.row, each.error, self._latency_s))
+                    self._keep(self._entry("rejected", each))
             else:
                 self._try_again(each)
 
     def _try_again(self, each: _Unanswered) -> None:
         """Another batch, unless the row has had its tries. What was charged is journaled at once, under this batch."""
-        pending = self._pending.get(each.row.row_key)
-        entry = unanswered("failed", each.row, each.error, self._latency_s, each.lost_usd)
+        pending = self._pending.get(each.row.head.row_key)
+        entry = self._entry("failed", each)
         if pending is not None:
             pending.billed += each.lost_usd > 0
             if pending.tries >= self._context.model.retries.attempts or pending.billed >= BILLED_ATTEMPTS:
@@ -197,6 +197,12 @@ class Results:
         if pending is not None and not self._outcome.fault:
             pending.file_row = replace(pending.file_row, attempts=0 if each.lost_usd else each.row.attempts)
             self._outcome.again.append(pending)
+
+    def _entry(self, kind: Kind, each: _Unanswered) -> Answer:
+        row, lost_usd = each.row, each.lost_usd
+        return row.head.unanswered(
+            kind, each.error, attempts=row.attempts, latency_s=self._latency_s, lost_usd=lost_usd
+        )
 
     def _clean(self, verdict: Verdict, line: Line) -> str:
         """The verdict's message without key and prompt; without the provider's words where the prompt is not at hand."""

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.journal.rows import Answer, Kind
+from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
 from jobs.lanes.chat import (
     ReplyError,
@@ -53,17 +53,17 @@ def prepare(row: Row, context: LaneContext, extra_tokens: int) -> Pending | str:
         return clean(str(wrong))
     except (ValueError, RecursionError):
         return "messages or body is not valid JSON"
-    n_bytes = len(_line(row.row_key, request))
+    n_bytes = len(_line(row.head.row_key, request))
     if n_bytes > MAX_FILE_BYTES:
         return f"the request has {n_bytes:,} bytes; a batch file takes {MAX_FILE_BYTES:,}"
     bound, max_tokens = request_tokens_bound(request) + extra_tokens, max_completion_tokens(request)
-    of_file = FileRow(row.row_key, row.bucket, bool(row.sample), answer_key(request), bound, max_tokens, 0)
+    of_file = FileRow(replace(row.head, answer_key=answer_key(request)), bound, max_tokens, attempts=0)
     return Pending(row, of_file, tokens_cost_usd(context.price, bound, max_tokens), n_bytes)
 
 
 def file_line(pending: Pending, context: LaneContext) -> bytes:
     """The row's line, made anew: 50,000 of them are held in memory only while they are sent."""
-    return _line(pending.row.row_key, pending.row.request(context))
+    return _line(pending.row.head.row_key, pending.row.request(context))
 
 
 def _line(row_key: int, request: dict[str, Any]) -> bytes:
@@ -125,40 +125,10 @@ def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: floa
     usage = completion.usage
     if usage.source == "estimated":  # the request's own text is not at hand
         usage = replace(usage, prompt_tokens=row.bound // 4 + 1)
-    answer = Answer(
-        row.row_key,
-        row.bucket,
-        "answered",
-        row.answer_key,
-        generated_text=completion.text,
-        finish_reason=completion.finish_reason,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        token_source=usage.source,
-        cost_usd=_price(context.price, usage),
-        latency_s=latency_s,
-        attempts=row.attempts,
-        purpose="shadow" if row.sample else "answer",
-    )
-    return Attempt(answer=answer)
-
-
-def unanswered(kind: Kind, row: FileRow, error: str, latency_s: float = 0.0, lost_usd: float = 0.0) -> Answer:
-    """A row's journal entry without an answer."""
-    return Answer(
-        row.row_key,
-        row.bucket,
-        kind,
-        row.answer_key,
-        token_source="bound" if lost_usd else "",
-        lost_usd=lost_usd,
-        latency_s=latency_s,
-        attempts=row.attempts,
-        error=error,
-        purpose="shadow" if row.sample else "answer",
-    )
+    # No batch is asked for log-probabilities: those that a row's own body asked for are not the journal's.
+    completion = replace(completion, usage=usage, logprobs=None)
+    cost_usd = _price(context.price, usage)
+    return Attempt(answer=row.head.answered(completion, cost_usd=cost_usd, latency_s=latency_s, attempts=row.attempts))
 
 
 def _price(price: Price, usage: Usage) -> float:

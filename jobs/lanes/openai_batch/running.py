@@ -136,7 +136,7 @@ class Batches:
         async with self._reading:
             rows = {key: pending.file_row for key, pending in batch.pending.items()}
             if not rows:
-                rows = {row.row_key: row for row in await asyncio.to_thread(self.manifest.rows, batch.name)}
+                rows = {row.head.row_key: row for row in await asyncio.to_thread(self.manifest.rows, batch.name)}
             settle = partial(self._settle, batch)
             results = Results(self._context, self._endpoint.key, rows, batch.pending, batch.journaled, settle)
             if state["status"] == "failed":

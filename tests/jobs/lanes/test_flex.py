@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 from jobs.journal.reader import Journal
@@ -17,7 +18,7 @@ from jobs.lanes.chat import build_request
 from jobs.lanes.openai.asker import Asker
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.exchange import Exchange
-from jobs.lanes.openai.rows import Row
+from jobs.lanes.openai.rows import rows_of
 from jobs.lanes.openai.slots import Slots
 from jobs.money.governor import GovernorService
 from jobs.money.sender import Allowance
@@ -50,7 +51,7 @@ def ask(server: Replay, run: Path, n: int, cap_usd: float | None = None, **more:
                 allowance = Allowance(context.governor, "gpt", journal.unique, model.limits)
                 allowance.start()
                 asker = Asker(context, Endpoint(server.base_url, ""), session, allowance, journal, Slots(8))
-                await asyncio.gather(*(Exchange(asker, Row(block, i, i, 0, False)).run() for i in range(n)))
+                await asyncio.gather(*(Exchange(asker, row).run() for row in rows_of(block, np.arange(n))))
                 await allowance.settle_up()
                 await allowance.close()
 

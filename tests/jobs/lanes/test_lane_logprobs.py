@@ -22,7 +22,7 @@ def by_forward_pass(model: _Model, table: pa.Table) -> list[list[float]]:
     found = []
     for request in model.reader.read(table.to_pylist()):
         ids, logprobs = list(request.token_ids), []
-        for _ in range(request.max_tokens):
+        for _ in range(request.decoding.max_tokens):
             with torch.inference_mode():
                 scores = model.model(torch.tensor([ids])).logits[0, -1].float().log_softmax(0)
             ids.append(int(scores.argmax()))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -24,7 +25,7 @@ from jobs.lanes.chat import SERVERS_OWN_TOKENS
 from jobs.lanes.openai.asker import Asker
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.exchange import Exchange
-from jobs.lanes.openai.rows import Row
+from jobs.lanes.openai.rows import rows_of
 from jobs.lanes.openai.slots import Slots
 from jobs.money.governor import GovernorService
 from jobs.money.sender import Allowance
@@ -72,7 +73,7 @@ def ask(say: Say, run: Path, n: int, cap_usd: float | None = None, **more: Any) 
                     allowance = Allowance(context.governor, "gpt", journal.unique, model.limits)
                     allowance.start()
                     asker = Asker(context, Endpoint(url, ""), session, allowance, journal, Slots(8))
-                    await asyncio.gather(*(Exchange(asker, Row(block, i, i, 0, False)).run() for i in range(n)))
+                    await asyncio.gather(*(Exchange(asker, row).run() for row in rows_of(block, np.arange(n))))
                     await asker.end_block()
                     await allowance.settle_up()
                     await allowance.close()

@@ -13,8 +13,8 @@ import ray.data
 import torch
 
 from jobs.errors import LaneDown
-from jobs.lanes.base import LaneContext
-from jobs.lanes.local.rows import LocalRequest
+from jobs.lanes.base import LaneContext, RowHead
+from jobs.lanes.local.rows import Decoding, LocalRequest
 from jobs.lanes.local.transformers import TransformersLane, _Model, batches, until_end
 from jobs.lanes.local.vllm import VLLMLane
 from jobs.storage.store import Store
@@ -143,8 +143,9 @@ def test_batched_answers_equal_single_ones(tmp_path: Path) -> None:
 
 
 def test_batches_share_sampling_and_length() -> None:
-    def request(n: int, **fields: Any) -> LocalRequest:
-        return LocalRequest(n, 0, False, bytes(16), token_ids=[1] * n, **{"max_tokens": 4, "temperature": 0.0} | fields)
+    def request(n: int, error: str = "", **fields: Any) -> LocalRequest:
+        decoding = Decoding(**{"max_tokens": 4, "temperature": 0.0} | fields)
+        return LocalRequest(RowHead(n, 0, False), error, token_ids=[1] * n, decoding=decoding)
 
     rows = [request(3), request(9), request(5, temperature=1.0, seed=1), request(4, temperature=1.0, seed=1)]
     rows += [request(2, error="no"), request(7, seed=3), request(6, max_tokens=5)]

@@ -17,7 +17,8 @@ import ray.data
 from ray.data import ExecutionResources
 
 from jobs.journal.writer import JournalWriter
-from jobs.lanes.base import LaneContext
+from jobs.lanes.base import LaneContext, RowHead
+from jobs.lanes.chat import Completion, Usage
 from jobs.lanes.local.model_source import prompt_token_counter
 from jobs.lanes.local.rows import AnswerWriter, RequestReader, n_gpus
 from jobs.lanes.local.vllm import VLLMLane, engine_params, finish_reason
@@ -241,9 +242,9 @@ def test_requests_have_one_type_per_parameter(tmp_path: Path) -> None:
     context = lane_context("vllm", tiny_checkpoint(tmp_path / "model"), tmp_path)
     reader = RequestReader(context)
     rows = reader.read(ask_rows(["a", "b"], body=['{"seed": 7, "temperature": 1, "stop": "x"}', ""]).to_pylist())
-    kinds = [{name: type(value) for name, value in engine_params(row).items()} for row in rows]
+    kinds = [{name: type(value) for name, value in engine_params(row.decoding).items()} for row in rows]
     assert kinds[0] == kinds[1]
-    assert engine_params(rows[1])["seed"] == -1
+    assert engine_params(rows[1].decoding)["seed"] == -1
 
 
 def test_finish_reason_is_read_from_the_tokens(tmp_path: Path) -> None:
@@ -290,9 +291,9 @@ def test_the_writer_shares_gpu_time_by_tokens(tmp_path: Path) -> None:
     assert n_gpus(context) == 4
     writer = AnswerWriter(context, n_gpus(context), time.time() - 10)
     assert isinstance(writer.journal, JournalWriter)
-    answers = [writer.answered((i, 0, False, bytes(16)), "x", "stop", 10, 10 * i, 0.1) for i in range(3)]
+    answers = [writer.answered(RowHead(i, 0, False), Completion("x", "stop", Usage(10, 10 * i)), 0.1) for i in range(3)]
     progress = writer.settle(answers).to_pylist()[0]
-    writer.journal.close()
+    writer.close()
     rows = answers_by_key(context, 3)
     assert progress["gpu_s"] == pytest.approx(40, abs=2)
     assert sum(row["gpu_s"] for row in rows.values()) == pytest.approx(progress["gpu_s"], rel=1e-5)

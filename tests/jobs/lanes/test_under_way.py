@@ -29,7 +29,7 @@ def test_a_row_is_a_suspect_after_two_deaths_and_guilty_after_one_alone(tmp_path
     died(context, CULPRIT, alone=True)
     third = UnderWay(context)
     assert third.is_culprit(CULPRIT) and not third.is_culprit(FELLOW)
-    assert "died 3 times on this row, 1 of them alone" in third.verdict(CULPRIT)
+    assert "died 3 times on this row, 1 of them alone" in third.why_not_asked(CULPRIT)
 
 
 def test_nobody_is_guilty_while_the_engine_answers_nothing(tmp_path: Path) -> None:
