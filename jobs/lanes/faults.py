@@ -27,7 +27,7 @@ _WINDOW = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Diagnosis:
     """What to do about one failed attempt."""
 
     kind: Literal["row", "lane", "limited", "retry"]
@@ -68,44 +68,44 @@ def read_error(raw: bytes) -> ProviderError:
     return ProviderError("", "", "")
 
 
-def judge(
+def diagnose(
     status: int, headers: Mapping[str, str], error: ProviderError, alias: str, model: str, key_env: str
-) -> Verdict:
-    """The rule for a reply with a status other than 200. Lane verdicts name the field of the job file and the fix."""
+) -> Diagnosis:
+    """The rule for a reply with a status other than 200. Lane diagnoses name the field of the job file and the fix."""
     said = f"HTTP {status}" + (f" {error.code}" if error.code else "") + (f": {error.message}" if error.message else "")
     if _QUOTA_CODES & {error.code, error.kind}:
-        return Verdict(
+        return Diagnosis(
             "lane", f"models.{alias}: the account's quota is used up; add credit or raise its limit ({said})"
         )
     if status == 402:
-        return Verdict("lane", f"models.{alias}: the account is out of credit; add some ({said})")
+        return Diagnosis("lane", f"models.{alias}: the account is out of credit; add some ({said})")
     if status == 401:
-        return Verdict("lane", f"models.{alias}: the key in ${key_env} is refused; set a valid one ({said})")
+        return Diagnosis("lane", f"models.{alias}: the key in ${key_env} is refused; set a valid one ({said})")
     if status == 403:
-        return Verdict(
+        return Diagnosis(
             "lane", f"models.{alias}: the key in ${key_env} may not use model {model!r}; grant it access ({said})"
         )
     if status == 404 and error.code in _NO_SUCH_ROW:
-        return Verdict("row", said)
+        return Diagnosis("row", said)
     if status == 404:
-        return Verdict(
+        return Diagnosis(
             "lane", f"models.{alias}.model: {model!r} is not served there; mend the name or base_url ({said})"
         )
     if 300 <= status < 400:
-        return Verdict(
+        return Diagnosis(
             "lane", f"models.{alias}.base_url: redirects elsewhere; give the address it redirects to ({said})"
         )
     if status == 405:
-        return Verdict("lane", f"models.{alias}.base_url: takes no chat completions; it should end in /v1 ({said})")
+        return Diagnosis("lane", f"models.{alias}.base_url: takes no chat completions; it should end in /v1 ({said})")
     if status == 429 and _TOO_LARGE.search(error.message):
-        return Verdict("row", said, repeated_means_lane=True)
+        return Diagnosis("row", said, repeated_means_lane=True)
     if status == 429:
-        return Verdict("limited", said, retry_after_s(headers))
+        return Diagnosis("limited", said, retry_after_s(headers))
     if status in _RETRIED or status >= 500:
-        return Verdict("retry", said, retry_after_s(headers))
+        return Diagnosis("retry", said, retry_after_s(headers))
     if error.code == "context_length_exceeded" or "maximum context length" in error.message:
-        return Verdict("row", f"context_length_exceeded: {said}")
-    return Verdict("row", said, repeated_means_lane=True)
+        return Diagnosis("row", f"context_length_exceeded: {said}")
+    return Diagnosis("row", said, repeated_means_lane=True)
 
 
 def stated_limits(headers: Mapping[str, str]) -> tuple[float | None, float | None]:

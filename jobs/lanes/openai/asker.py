@@ -1,4 +1,4 @@
-"""One model's endpoint as one actor sees it: send requests, judge replies, settle rows, know when to stop the lane.
+"""One model's endpoint as one actor sees it: send requests, read replies, settle rows, know when to stop the lane.
 
 A fault that is the lane's (key, model, quota, the same refusal again and again, an endpoint that is gone) stops all
 senders through the governor and leaves rows open; a fault that is the row's is settled as its error. Refusals that
@@ -30,7 +30,7 @@ from jobs.lanes.chat import (
     parse_completion,
     request_tokens_bound,
 )
-from jobs.lanes.faults import Verdict, judge, read_error, stated_limits
+from jobs.lanes.faults import Diagnosis, diagnose, read_error, stated_limits
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.slots import Slots
 from jobs.money.sender import Allowance
@@ -39,10 +39,10 @@ from routing.pricing import tokens_cost_usd
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one attempt came to: exactly one of completion and verdict."""
+    """What one attempt came to: exactly one of completion and diagnosis."""
 
     completion: Completion | None = None
-    verdict: Verdict | None = None
+    diagnosis: Diagnosis | None = None
     lost_usd: float | None = 0.0
     """Of an attempt that brought nothing; None: its worst case. Above 0 or None: it may have been charged."""
     unreachable: bool = False
@@ -99,7 +99,7 @@ class Asker:
             self._opened.set()
 
     async def send(self, payload: bytes, request: dict[str, Any]) -> Reply:
-        """One HTTP exchange, judged."""
+        """One HTTP exchange, diagnosed."""
         model = self.context.model
         headers = {"Content-Type": "application/json"}
         if self.endpoint.key:
@@ -113,23 +113,23 @@ class Asker:
             ):
                 raw = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Reply(verdict=Verdict("retry", f"no connection ({type(error).__name__})"), unreachable=True)
+            return Reply(diagnosis=Diagnosis("retry", f"no connection ({type(error).__name__})"), unreachable=True)
         except TimeoutError:
-            return Reply(verdict=Verdict("retry", f"no reply in {model.retries.timeout_s:g} s"), lost_usd=None)
+            return Reply(diagnosis=Diagnosis("retry", f"no reply in {model.retries.timeout_s:g} s"), lost_usd=None)
         except aiohttp.ClientError as error:
-            return Reply(verdict=Verdict("retry", f"connection lost ({type(error).__name__})"), lost_usd=None)
+            return Reply(diagnosis=Diagnosis("retry", f"connection lost ({type(error).__name__})"), lost_usd=None)
         self.replied_at = time.monotonic()
         self.allowance.state(stated_limits(response.headers))
         if response.status != 200:
             name = model.model or self.context.alias
             said, alias = read_error(raw), self.context.alias
-            return Reply(verdict=judge(response.status, response.headers, said, alias, name, model.api_key_env))
+            return Reply(diagnosis=diagnose(response.status, response.headers, said, alias, name, model.api_key_env))
         try:
             completion = parse_completion(raw, request)
         except ReplyError as unusable:
             usage = unusable.usage or self._most_used(request, raw)
             lost = self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
-            return Reply(verdict=Verdict("retry", str(unusable)), lost_usd=lost)
+            return Reply(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=lost)
         # A guess may be low, and a cap has to hold.
         if completion.usage.source == "estimated" and self.allowance.capped:
             completion = replace(completion, usage=self._most_used(request, raw))
@@ -190,11 +190,11 @@ class Asker:
         self.allowance.add(**counts)
         return answer
 
-    async def refuse(self, answer: Answer, verdict: Verdict) -> Answer | None:
+    async def refuse(self, answer: Answer, diagnosis: Diagnosis) -> Answer | None:
         """A row the provider will not answer. Equal refusals in a row are held back until it is clear whose fault."""
-        if not verdict.repeated_means_lane:
+        if not diagnosis.repeated_means_lane:
             return await self.settle(answer)
-        refusal = _DIGITS.sub("0", verdict.message)  # counts of tokens differ from row to row
+        refusal = _DIGITS.sub("0", diagnosis.message)  # counts of tokens differ from row to row
         if refusal != self._refusal:
             await self.release_held()
             self._refusal, self._n_refusals = refusal, 0

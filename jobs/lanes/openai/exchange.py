@@ -1,4 +1,4 @@
-"""One row's way through an API: reserve, send, judge the reply, try again or settle. Every path books its dollars.
+"""One row's way through an API: reserve, send, read the reply, try again or settle. Every path books its dollars.
 
 Three limits, kept apart: 429 replies are limited by time (`retries.limited_s`) and pause the whole model; all other
 faults by `retries.attempts`; and of those the ones that may have been charged (time-out, cut connection, a reply
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.journal.rows import Answer, Kind
 from jobs.lanes.chat import Completion, RequestError, answer_key, max_completion_tokens
-from jobs.lanes.faults import Verdict, clean
+from jobs.lanes.faults import Diagnosis, clean
 from jobs.lanes.openai.asker import Reply
 from jobs.lanes.openai.rows import Row
 from jobs.money.sender import LaneStoppedError, NotAffordableError
@@ -52,15 +52,15 @@ class Exchange:
                 return await self._leave("stopped before an answer came")
             if reply.completion is not None:
                 return await self.asker.settle(self._answer(reply.completion))
-            verdict = reply.verdict
-            assert verdict is not None
-            error = clean(verdict.message, self.asker.endpoint.key, self._prompt())
-            if verdict.kind == "row":
-                return await self.asker.refuse(self._unanswered("rejected", error), verdict)
-            if verdict.kind == "lane":
+            diagnosis = reply.diagnosis
+            assert diagnosis is not None
+            error = clean(diagnosis.message, self.asker.endpoint.key, self._prompt())
+            if diagnosis.kind == "row":
+                return await self.asker.refuse(self._unanswered("rejected", error), diagnosis)
+            if diagnosis.kind == "lane":
                 await self.asker.allowance.stop(error)
                 return await self._leave(error)
-            delay_s = await self._limited(verdict) if verdict.kind == "limited" else self._again(reply, verdict)
+            delay_s = await self._limited(diagnosis) if diagnosis.kind == "limited" else self._again(reply, diagnosis)
             if delay_s is None:
                 unreachable = reply.unreachable and self.asker.replied_at < self.started_at
                 return await self.asker.give_up(self._unanswered("failed", error), unreachable)
@@ -116,7 +116,7 @@ class Exchange:
         self.payload = json.dumps(self.request, separators=(",", ":")).encode("ascii")
         self.started_at = time.monotonic()
 
-    async def _limited(self, verdict: Verdict) -> float | None:
+    async def _limited(self, diagnosis: Diagnosis) -> float | None:
         """A 429: pause the model for as long as the reply says, and the row, where it says nothing, longer each time.
 
         Seconds to wait; None when the row has waited long enough.
@@ -124,16 +124,16 @@ class Exchange:
         now = time.monotonic()
         self.n_limited += 1
         self.limited_since = self.limited_since or now
-        pause_s = verdict.retry_after_s
+        pause_s = diagnosis.retry_after_s
         if pause_s is None:
             pause_s = backoff_s(self.n_limited)
         self.asker.allowance.add(limited=1)
         if now - self.limited_since + pause_s > self.asker.context.model.retries.limited_s:
             return None
-        await self.asker.allowance.limited(verdict.retry_after_s)
+        await self.asker.allowance.limited(diagnosis.retry_after_s)
         return pause_s + random.uniform(0, min(1.0, 0.1 + pause_s / 4))
 
-    def _again(self, reply: Reply, verdict: Verdict) -> float | None:
+    def _again(self, reply: Reply, diagnosis: Diagnosis) -> float | None:
         """Seconds until the next attempt; None where there is none left."""
         retries = self.asker.context.model.retries
         if reply.lost_usd == 0:
@@ -142,7 +142,7 @@ class Exchange:
             self.billed += 1
         if self.unbilled + self.billed >= retries.attempts or self.billed >= BILLED_ATTEMPTS:
             return None
-        return max(backoff_s(self.unbilled + self.billed), verdict.retry_after_s or 0.0)
+        return max(backoff_s(self.unbilled + self.billed), diagnosis.retry_after_s or 0.0)
 
     async def _leave(self, error: str) -> Answer | None:
         """The row stays open; what it lost is kept."""

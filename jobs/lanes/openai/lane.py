@@ -32,7 +32,7 @@ from jobs.lanes.faults import clean, read_error
 from jobs.lanes.openai.asker import Asker
 from jobs.lanes.openai.endpoint import Endpoint, _is_private, _models, base_url_of, get, key_of
 from jobs.lanes.openai.exchange import Exchange
-from jobs.lanes.openai.rows import SETTLED, progress, rows_of, settled_row
+from jobs.lanes.openai.rows import COUNTED, counted_row, progress, rows_of
 from jobs.lanes.openai.slots import Slots
 from jobs.money.sender import Allowance
 from jobs.spec.models import check_address
@@ -144,7 +144,7 @@ class ApiActor:
         keys = block["row_key"].to_numpy()
         skip = await self._tell("begin", self._node_id, os.getpid(), keys)
         if skip is None:
-            return progress(np.empty(0, SETTLED), block.num_rows)
+            return progress(np.empty(0, COUNTED), block.num_rows)
         asked = ~np.isin(keys, skip)
         rows = list(rows_of(block, np.flatnonzero(asked)))
         answers = await asyncio.gather(*(Exchange(self._asker, row).run() for row in rows))
@@ -162,7 +162,7 @@ class ApiActor:
         else:  # dollars first: once the claim is finished, nobody asks a dead sender's log what it has paid
             await self._allowance.settle_up()
             await self._tell("finish", keys[asked], np.array([answer.row_key for answer in settled], np.int64))
-        return progress(np.array([settled_row(answer) for answer in settled], SETTLED), len(rows))
+        return progress(np.array([counted_row(answer) for answer in settled], COUNTED), len(rows))
 
     async def _tell(self, method: str, *arguments: Any) -> Any:
         """Call the governor about rows. None where it cannot write to the store: the lane is stopped then."""

@@ -45,21 +45,21 @@ def rows_of(block: pa.Table, places: NDArray[np.int64]) -> Iterator[Row]:
         yield Row(block, place, RowHead(row_key, bucket, bool(sample)))
 
 
-SETTLED = np.dtype(
+COUNTED = np.dtype(
     [("row_key", "<i8"), ("rank", "<i4"), ("prompt_tokens", "<i4"), ("completion_tokens", "<i4"), ("cost_usd", "<f8")]
 )
 """What is kept of an answer; `rank` is that of its kind (jobs.journal.rows.RANKS)."""
-Settled = NDArray[np.void]
-"""(k,) SETTLED."""
+Counted = NDArray[np.void]
+"""(k,) COUNTED."""
 
 
-def settled_row(answer: Answer) -> tuple[int, int, int, int, float]:
-    """A row of SETTLED."""
+def counted_row(answer: Answer) -> tuple[int, int, int, int, float]:
+    """A row of COUNTED."""
     counts = answer.prompt_tokens or 0, answer.completion_tokens or 0
     return answer.row_key, RANKS[answer.kind], *counts, answer.cost_usd
 
 
-def progress(settled: Settled, n_rows: int) -> pa.Table:
+def progress(settled: Counted, n_rows: int) -> pa.Table:
     """A lane's output: one row of counts for a block of `n_rows`."""
     n_settled = int((settled["rank"] != RANKS["failed"]).sum())
     return pa.table(

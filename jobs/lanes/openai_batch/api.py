@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from jobs.errors import LaneDown
-from jobs.lanes.faults import Verdict, clean, judge, read_error
+from jobs.lanes.faults import Diagnosis, clean, diagnose, read_error
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.exchange import backoff_s
 from jobs.spec.models import ModelSpec
@@ -43,7 +43,7 @@ class Gone(LaneDown):
 
 
 @dataclass(frozen=True, slots=True)
-class _NotFound(Verdict):
+class _NotFound(Diagnosis):
     """A 404."""
 
 
@@ -156,11 +156,11 @@ class BatchApi:
                         if rest:
                             yield rest
                         return
-                    verdict = self._judge(response.status, response.headers, await response.read())
+                    diagnosis = self._diagnose(response.status, response.headers, await response.read())
             except (aiohttp.ClientError, TimeoutError) as error:
-                verdict = Verdict("retry", f"connection lost ({type(error).__name__})")
+                diagnosis = Diagnosis("retry", f"connection lost ({type(error).__name__})")
             try:
-                await self._pause(patience, verdict)
+                await self._pause(patience, diagnosis)
             except Gone as gone:
                 await self._confirm(gone, since)
 
@@ -169,7 +169,7 @@ class BatchApi:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._endpoint.key}"} if self._endpoint.key else {}
 
-    def _judge(self, status: int, headers: Any, raw: bytes) -> Verdict:
+    def _diagnose(self, status: int, headers: Any, raw: bytes) -> Diagnosis:
         error = read_error(raw)
         if status == 404:
             message = (
@@ -177,11 +177,11 @@ class BatchApi:
             )
             return _NotFound("lane", f"models.{self._alias}: {message}")
         name = self._model.model or self._alias
-        return judge(status, headers, error, self._alias, name, self._model.api_key_env)
+        return diagnose(status, headers, error, self._alias, name, self._model.api_key_env)
 
     async def _once(
         self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
-    ) -> dict[str, Any] | Verdict:
+    ) -> dict[str, Any] | Diagnosis:
         """One exchange: the JSON object, or what to make of it."""
         headers = self._headers() | ({"Content-Type": "application/json"} if path == "/batches" else {})
         try:
@@ -197,14 +197,14 @@ class BatchApi:
             ):
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            return Verdict("retry", f"no reply ({type(error).__name__})")
+            return Diagnosis("retry", f"no reply ({type(error).__name__})")
         if response.status != 200:
-            return self._judge(response.status, response.headers, raw)
+            return self._diagnose(response.status, response.headers, raw)
         try:
             reply = json.loads(raw)
         except (ValueError, RecursionError):
             reply = None
-        return reply if isinstance(reply, dict) else Verdict("retry", "the reply is not a JSON object")
+        return reply if isinstance(reply, dict) else Diagnosis("retry", "the reply is not a JSON object")
 
     async def _retried(
         self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
@@ -216,14 +216,14 @@ class BatchApi:
                 return reply
             await self._pause(patience, reply)
 
-    async def _pause(self, patience: _Patience, verdict: Verdict) -> None:
+    async def _pause(self, patience: _Patience, diagnosis: Diagnosis) -> None:
         """Wait before another try. Raises LaneDown where none makes sense: Gone after a 404."""
-        said = clean(verdict.message, self._endpoint.key)
-        if isinstance(verdict, _NotFound):
+        said = clean(diagnosis.message, self._endpoint.key)
+        if isinstance(diagnosis, _NotFound):
             raise Gone(said)
-        if verdict.kind in ("lane", "row"):
+        if diagnosis.kind in ("lane", "row"):
             raise LaneDown(said if said.startswith("models.") else f"models.{self._alias}: batch API: {said}")
-        delay_s = max(patience.next_s(), verdict.retry_after_s or 0.0)
+        delay_s = max(patience.next_s(), diagnosis.retry_after_s or 0.0)
         if patience.over(delay_s):
             raise LaneDown(
                 f"models.{self._alias}: {self._endpoint.url} has not answered for {patience.limit_s:.0f} s ({said}); "

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
 from jobs.lanes.openai.endpoint import Endpoint
-from jobs.lanes.openai.rows import SETTLED, Settled, rows_of, settled_row
+from jobs.lanes.openai.rows import COUNTED, Counted, counted_row, rows_of
 from jobs.lanes.openai_batch.api import ADOPT_S, BatchApi
 from jobs.lanes.openai_batch.queue import BatchQueue
 from jobs.lanes.openai_batch.results import Outcome
@@ -77,9 +77,9 @@ class BatchAsker:
                 return
             self._adopted.append((keys, self.lane.start(self._batches.adopt(name, keys, bound))))
 
-    async def block(self, block: pa.Table) -> Settled:
+    async def block(self, block: pa.Table) -> Counted:
         """Settle the rows of a block with ASK_COLUMNS. What has an answer when all is done, or when the lane stops."""
-        settled: list[Settled] = []
+        settled: list[Counted] = []
         self._n_open += 1
         try:
             if not self.lane.stopped:
@@ -93,7 +93,7 @@ class BatchAsker:
             self._n_open -= 1
         self.lane.count(left=block.num_rows - sum(map(len, settled)))
         await self._commit()
-        return np.concatenate([np.empty(0, SETTLED), *settled])
+        return np.concatenate([np.empty(0, COUNTED), *settled])
 
     async def follow(self) -> None:
         """Without rows to ask: settle the batches that earlier processes left."""
@@ -121,7 +121,7 @@ class BatchAsker:
 
     # A block --------------------------------------------------------------------------------------------------------
 
-    async def _work(self, block: pa.Table, settled: list[Settled]) -> None:
+    async def _work(self, block: pa.Table, settled: list[Counted]) -> None:
         """Send the rows and take in what comes, until all are settled or none can be sent any more."""
         number, self._n_blocks = self._n_blocks, self._n_blocks + 1
         followed, rest = self._split(block)
@@ -167,7 +167,7 @@ class BatchAsker:
         again = await self._prepared(block, places[~is_among(keys, outcome.done)], settled)
         return Outcome(settled=np.concatenate(settled), again=again)
 
-    async def _prepared(self, block: pa.Table, places: NDArray[np.int64], settled: list[Settled]) -> list[Pending]:
+    async def _prepared(self, block: pa.Table, places: NDArray[np.int64], settled: list[Counted]) -> list[Pending]:
         """These rows of a block, ready to be sent; those that make no request are settled."""
         pendings = []
         for number, row in enumerate(rows_of(block, places)):
@@ -180,7 +180,7 @@ class BatchAsker:
                 answer = row.head.unanswered("rejected", pending, attempts=0)
                 self._journal.append(answer)
                 self.lane.count_answer(answer)
-                settled.append(np.array([settled_row(answer)], SETTLED))
+                settled.append(np.array([counted_row(answer)], COUNTED))
         return pendings
 
     async def _send(self, queue: deque[Pending], number: int) -> Running | None:

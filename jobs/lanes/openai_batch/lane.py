@@ -22,7 +22,7 @@ from ray.data import ActorPoolStrategy
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.openai.endpoint import Endpoint, base_url_of, get, key_of
 from jobs.lanes.openai.lane import CONNECT_TIMEOUT_S, OpenAILane
-from jobs.lanes.openai.rows import SETTLED, progress
+from jobs.lanes.openai.rows import COUNTED, progress
 from jobs.lanes.openai_batch.asker import BatchAsker
 
 BLOCKS = 32
@@ -94,6 +94,6 @@ class BatchActor:
         """Settle the rows of a block, hours later; one row of counts."""
         if "row_key" not in block.column_names:
             asyncio.run_coroutine_threadsafe(self._asker.follow(), self._loop).result()
-            return progress(np.empty(0, SETTLED), 0)
+            return progress(np.empty(0, COUNTED), 0)
         settled = asyncio.run_coroutine_threadsafe(self._asker.block(block), self._loop).result()
         return progress(settled, block.num_rows)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from jobs.journal.rows import Answer, Kind
 from jobs.lanes.base import LaneContext
-from jobs.lanes.faults import Verdict, clean, judge
+from jobs.lanes.faults import Diagnosis, clean, diagnose
 from jobs.lanes.openai.asker import SAME_REFUSALS
 from jobs.lanes.openai.exchange import BILLED_ATTEMPTS
-from jobs.lanes.openai.rows import SETTLED, Settled, settled_row
+from jobs.lanes.openai.rows import COUNTED, Counted, counted_row
 from jobs.lanes.openai_batch.api import BatchApi, Gone
 from jobs.lanes.openai_batch.manifest import FileRow
-from jobs.lanes.openai_batch.rows import Line, Pending, judge_line, read_line
+from jobs.lanes.openai_batch.rows import Line, Pending, attempt_of, read_line
 
 QUEUE_FULL = "token_limit_exceeded"
 _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}
@@ -33,7 +33,7 @@ _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "time
 class Outcome:
     """Of one batch, or of a block's part of one."""
 
-    settled: Settled = field(default_factory=lambda: np.empty(0, SETTLED))
+    settled: Counted = field(default_factory=lambda: np.empty(0, COUNTED))
     """In the journal now: answered, rejected, and failed for good."""
     again: list[Pending] = field(default_factory=list)
     """To be sent once more."""
@@ -58,7 +58,7 @@ class _Unanswered:
     """A row without an answer: why, and what it cost."""
 
     row: FileRow
-    verdict: Verdict
+    diagnosis: Diagnosis
     error: str
     lost_usd: float = 0.0
 
@@ -133,31 +133,31 @@ class Results:
                     continue
                 self._seen.add(line.row_key)
                 row = self._rows[line.row_key]
-                attempt = judge_line(line, row, self._context, self._latency_s)
+                attempt = attempt_of(line, row, self._context, self._latency_s)
                 if attempt.answer is not None:
                     self._keep(attempt.answer)
-                elif attempt.verdict is not None:
-                    error = self._clean(attempt.verdict, line)
-                    self._failed.append(_Unanswered(row, attempt.verdict, error, attempt.lost_usd))
+                elif attempt.diagnosis is not None:
+                    error = self._clean(attempt.diagnosis, line)
+                    self._failed.append(_Unanswered(row, attempt.diagnosis, error, attempt.lost_usd))
 
     def _without_answer(self, why: str) -> Outcome:
         """All lines are read: what becomes of the rows that have no answer, those that no line is about among them."""
-        verdict = Verdict("retry", why)
+        diagnosis = Diagnosis("retry", why)
         for row_key, row in self._rows.items():
             if row_key not in self._seen:
-                self._failed.append(_Unanswered(row, verdict, why))
+                self._failed.append(_Unanswered(row, diagnosis, why))
         self._unanswered()
         return self._ended()
 
     def _ended(self) -> Outcome:
         outcome = self._outcome
-        outcome.settled = np.array(self._kept, SETTLED)
+        outcome.settled = np.array(self._kept, COUNTED)
         outcome.done = np.union1d(self._journaled, outcome.settled["row_key"])
         return outcome
 
     def _keep(self, answer: Answer) -> None:
         self._settle(answer)
-        self._kept.append(settled_row(answer))
+        self._kept.append(counted_row(answer))
         if answer.token_source == "provider":
             outcome, bound, used = self._outcome, self._rows[answer.row_key].bound, answer.prompt_tokens or 0
             outcome.bound_tokens += bound
@@ -166,16 +166,16 @@ class Results:
 
     def _unanswered(self) -> None:
         """Rejected rows are settled, the others go on or are given up; the lane's own faults leave their rows open."""
-        refusals = Counter(each.verdict.message for each in self._failed if each.verdict.repeated_means_lane)
+        refusals = Counter(each.diagnosis.message for each in self._failed if each.diagnosis.repeated_means_lane)
         answered = bool(self._kept or len(self._journaled))
         for each in self._failed:
-            verdict = each.verdict
-            if verdict.kind == "lane":
+            diagnosis = each.diagnosis
+            if diagnosis.kind == "lane":
                 self._outcome.fault = self._outcome.fault or each.error
-            elif verdict.kind == "row":
-                if not answered and verdict.repeated_means_lane and refusals[verdict.message] >= SAME_REFUSALS:
+            elif diagnosis.kind == "row":
+                if not answered and diagnosis.repeated_means_lane and refusals[diagnosis.message] >= SAME_REFUSALS:
                     self._outcome.fault = self._outcome.fault or (
-                        f"models.{self._context.alias}: refused {refusals[verdict.message]} requests of a batch; "
+                        f"models.{self._context.alias}: refused {refusals[diagnosis.message]} requests of a batch; "
                         f"mend what it says ({each.error})"
                     )
                 else:
@@ -204,17 +204,17 @@ class Results:
             kind, each.error, attempts=row.attempts, latency_s=self._latency_s, lost_usd=lost_usd
         )
 
-    def _clean(self, verdict: Verdict, line: Line) -> str:
-        """The verdict's message without key and prompt; without the provider's words where the prompt is not at hand."""
+    def _clean(self, diagnosis: Diagnosis, line: Line) -> str:
+        """The diagnosis's message without key and prompt; without the provider's words where the prompt is not at hand."""
         pending = self._pending.get(line.row_key)
         if pending is not None:
-            return clean(verdict.message, self._key, pending.row.block["messages"][pending.row.place].as_py())
+            return clean(diagnosis.message, self._key, pending.row.block["messages"][pending.row.place].as_py())
         if line.status == 0:
             return clean(line.error.code or "not executed")
         model = self._context.model
         bare = replace(line.error, message="")
         name = model.model or self._context.alias
-        return clean(judge(line.status, {}, bare, self._context.alias, name, model.api_key_env).message, self._key)
+        return clean(diagnose(line.status, {}, bare, self._context.alias, name, model.api_key_env).message, self._key)
 
 
 def _latency_s(batch: dict[str, Any]) -> float:

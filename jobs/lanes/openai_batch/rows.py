@@ -1,6 +1,6 @@
 """Rows as lines of a batch file, and the lines of its output and error files as what became of the rows. No network.
 
-The rules for one reply are `jobs.lanes.faults.judge`'s, as in the synchronous lane. What is a batch's own: an expired or
+The rules for one reply are `jobs.lanes.faults.diagnose`'s, as in the synchronous lane. What is a batch's own: an expired or
 missing row was not charged and is asked again; a status other than 200 stands inside a line.
 """
 
@@ -21,7 +21,7 @@ from jobs.lanes.chat import (
     parse_completion,
     request_tokens_bound,
 )
-from jobs.lanes.faults import ProviderError, Verdict, clean, judge, read_error
+from jobs.lanes.faults import Diagnosis, ProviderError, clean, diagnose, read_error
 from jobs.lanes.openai.rows import Row
 from jobs.lanes.openai_batch.api import ENDPOINT
 from jobs.lanes.openai_batch.manifest import FileRow
@@ -98,22 +98,22 @@ def read_line(raw: bytes) -> Line | None:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a line came to: an answer, or a verdict about the attempt."""
+    """What a line came to: an answer, or a diagnosis about the attempt."""
 
     answer: Answer | None = None
-    verdict: Verdict | None = None
+    diagnosis: Diagnosis | None = None
     lost_usd: float = 0.0
 
 
-def judge_line(line: Line, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
-    """An answer priced by the provider's usage, or the verdict. `row` is the request's."""
+def attempt_of(line: Line, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
+    """An answer priced by the provider's usage, or the diagnosis. `row` is the request's."""
     if line.status == 200:
         return _completion(line.body, row, context, latency_s)
     if line.status == 0:
         said = f"{line.error.code or 'not executed'}: {line.error.message}".rstrip(": ")
-        return Attempt(verdict=Verdict("retry", said))
+        return Attempt(diagnosis=Diagnosis("retry", said))
     name = context.model.model or context.alias
-    return Attempt(verdict=judge(line.status, {}, line.error, context.alias, name, context.model.api_key_env))
+    return Attempt(diagnosis=diagnose(line.status, {}, line.error, context.alias, name, context.model.api_key_env))
 
 
 def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
@@ -121,7 +121,7 @@ def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: floa
         completion = parse_completion(body, {"messages": []})
     except ReplyError as unusable:
         usage = unusable.usage or Usage(row.bound, min(row.max_tokens, len(body)))
-        return Attempt(verdict=Verdict("retry", str(unusable)), lost_usd=_price(context.price, usage))
+        return Attempt(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=_price(context.price, usage))
     usage = completion.usage
     if usage.source == "estimated":  # the request's own text is not at hand
         usage = replace(usage, prompt_tokens=row.bound // 4 + 1)

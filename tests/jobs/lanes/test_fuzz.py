@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import HeadgateError, SpecError
 from jobs.lanes.chat import Completion, ReplyError, parse_completion
-from jobs.lanes.faults import MESSAGE_CHARS, clean, judge, read_error, retry_after_s, stated_limits
+from jobs.lanes.faults import MESSAGE_CHARS, clean, diagnose, read_error, retry_after_s, stated_limits
 from jobs.route.score.files import list_files
 from jobs.route.score.stage import plan_score, read_split
 from jobs.spec.loader import load_spec, parse_spec
@@ -284,10 +284,10 @@ def test_any_value_in_a_reply_is_a_completion_or_a_reply_error(field, value):
         st.text(max_size=12),
     ),
 )
-def test_any_refusal_has_a_verdict_of_one_line(status, raw, headers):
-    verdict = judge(status, headers, read_error(raw), "gpt", "m", "KEY")
-    message = clean(verdict.message, "sk-secret", "what")
-    assert verdict.kind in ("row", "lane", "limited", "retry")
+def test_any_refusal_has_a_diagnosis_of_one_line(status, raw, headers):
+    diagnosis = diagnose(status, headers, read_error(raw), "gpt", "m", "KEY")
+    message = clean(diagnosis.message, "sk-secret", "what")
+    assert diagnosis.kind in ("row", "lane", "limited", "retry")
     assert "\n" not in message and len(message) <= MESSAGE_CHARS
     assert (wait := retry_after_s(headers)) is None or 0 <= wait <= 600
     stated_limits(headers)

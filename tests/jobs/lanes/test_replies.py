@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobs.lanes.faults import Verdict, judge, read_error, retry_after_s
-from tests.jobs.lanes.test_requests import verdict
+from jobs.lanes.faults import Diagnosis, diagnose, read_error, retry_after_s
+from tests.jobs.lanes.test_requests import diagnosis
 
 TOO_LARGE = (
     "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 47012. "
@@ -28,19 +28,19 @@ TOO_LARGE = (
         (429, {"message": "Rate limit reached: Limit 30000, Used 29000, Requested 1200", "type": "tokens"}, "limited"),
     ],
 )
-def test_verdicts(status: int, error: Any, kind: str) -> None:
-    got = verdict(status, error)
+def test_diagnoses(status: int, error: Any, kind: str) -> None:
+    got = diagnosis(status, error)
     assert got.kind == kind
     if kind == "lane":
         assert got.message.startswith("models.gpt")
 
 
 def test_out_of_credit_says_what_to_do() -> None:
-    assert "credit; add" in verdict(402, {"message": "Insufficient Balance"}).message
+    assert "credit; add" in diagnosis(402, {"message": "Insufficient Balance"}).message
 
 
 def test_a_form_that_is_always_too_large_counts_towards_the_lane() -> None:
-    assert verdict(429, {"message": TOO_LARGE}).repeated_means_lane
+    assert diagnosis(429, {"message": TOO_LARGE}).repeated_means_lane
 
 
 @pytest.mark.parametrize(
@@ -55,5 +55,5 @@ def test_a_form_that_is_always_too_large_counts_towards_the_lane() -> None:
 def test_no_date_is_too_odd(value: str) -> None:
     wait_s = retry_after_s({"Retry-After": value})
     assert wait_s is None or 0 <= wait_s <= 600
-    got = judge(429, {"Retry-After": value}, read_error(b""), "gpt", "m", "KEY")
-    assert got == Verdict("limited", "HTTP 429", wait_s)
+    got = diagnose(429, {"Retry-After": value}, read_error(b""), "gpt", "m", "KEY")
+    assert got == Diagnosis("limited", "HTTP 429", wait_s)

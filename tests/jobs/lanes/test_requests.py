@@ -21,7 +21,7 @@ from jobs.lanes.chat import (
     prompt_tokens_bound,
     request_tokens_bound,
 )
-from jobs.lanes.faults import clean, judge, read_error, retry_after_s
+from jobs.lanes.faults import clean, diagnose, read_error, retry_after_s
 from jobs.spec.models import ModelSpec
 from jobs.storage.keys import content_key
 
@@ -214,9 +214,9 @@ def test_an_empty_reply_tells_what_it_costs() -> None:
     assert caught.value.usage.prompt_tokens == 10
 
 
-def verdict(status: int, error: Any = None, headers: dict[str, str] | None = None) -> Any:
+def diagnosis(status: int, error: Any = None, headers: dict[str, str] | None = None) -> Any:
     raw = json.dumps({"error": error}).encode() if error is not None else b""
-    return judge(status, headers or {}, read_error(raw), "gpt", "gpt-4o", "OPENAI_API_KEY")
+    return diagnose(status, headers or {}, read_error(raw), "gpt", "gpt-4o", "OPENAI_API_KEY")
 
 
 @pytest.mark.parametrize(
@@ -247,19 +247,19 @@ def verdict(status: int, error: Any = None, headers: dict[str, str] | None = Non
         (599, None, "retry"),
     ],
 )
-def test_verdicts(status: int, error: Any, kind: str) -> None:
-    got = verdict(status, error)
+def test_diagnoses(status: int, error: Any, kind: str) -> None:
+    got = diagnosis(status, error)
     assert got.kind == kind
     if kind == "lane":
         assert got.message.startswith("models.gpt")
 
 
 def test_only_refused_forms_count_towards_the_lane() -> None:
-    assert verdict(400, {"message": "max_tokens is too large"}).repeated_means_lane
-    too_long = verdict(400, {"message": "…", "code": "context_length_exceeded"})
+    assert diagnosis(400, {"message": "max_tokens is too large"}).repeated_means_lane
+    too_long = diagnosis(400, {"message": "…", "code": "context_length_exceeded"})
     assert not too_long.repeated_means_lane
     assert too_long.message.startswith("context_length_exceeded")
-    assert not verdict(404, {"message": "", "code": "prompt_not_found"}).repeated_means_lane
+    assert not diagnosis(404, {"message": "", "code": "prompt_not_found"}).repeated_means_lane
 
 
 def test_errors_in_other_forms() -> None:
