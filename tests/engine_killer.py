@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from jobs.lanes.base import LaneContext
-from jobs.lanes.local.under_way import _SLOT, FREE, PREFIX, UnderWay
+from jobs.lanes.local.under_way import FREE, NOTES, PREFIX, UnderWay
 
 
 def the_process_itself(pid: int) -> None:
@@ -38,8 +38,8 @@ def poisonous(context: LaneContext, row_key: int, kill: Callable[[int], None]) -
         while not done.wait(0.001):
             for path in set(Path(context.local_dir).glob(f"{PREFIX}*/*")) - dead:
                 pid = int(path.name.rsplit("-", 1)[1])
-                with contextlib.suppress(OSError, ValueError, psutil.Error):
-                    slots = np.fromfile(path, _SLOT)[1:]
+                with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
+                    slots = np.fromfile(path, NOTES)[0]["slots"]
                     if pid not in killed and row_key in slots["row_key"][slots["state"] != FREE]:
                         killed.append(pid)
                         kill(pid)

@@ -81,7 +81,7 @@ def _merge(store: Store, alias: str, segments: list[Segment], number: int) -> Me
     for session, of_session in groupby(ordered, key=lambda s: s.session):
         for table in _tables(store, list(of_session)):
             buckets = pc.unique(table["bucket"]).to_pylist()
-            name = merged_name(alias, number, nonce, len(files), session, min(buckets), max(buckets))
+            name = merged_name(alias, merge=number, nonce=nonce, number=len(files), session=session, buckets=buckets)
             files.append(name)
             _write(store, name, table)
             n_rows += len(table)

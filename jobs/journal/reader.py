@@ -67,6 +67,17 @@ class ByKind:
     """Tried, and open."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Which segments to read: of one model; "" and None do not narrow it down."""
+
+    model: str
+    buckets: tuple[int, ...] | None = None
+    """Those that may hold rows of one of these."""
+    session: str = ""
+    writer: str = ""
+
+
 class Journal:
     """Reads the committed segments of a run. Keeps none of it: every call looks at the store anew."""
 
@@ -81,13 +92,14 @@ class Journal:
 
         A writer's segments lose its name when they are merged, which happens at the next start of the run.
         """
-        return [segment.name for segment in self._visible(model, buckets, session, writer)]
+        where = _Where(model, None if buckets is None else tuple(buckets), session, writer)
+        return [segment.name for segment in self._visible(where)]
 
-    def _visible(self, model: str, buckets: Iterable[int] | None, session: str, writer: str) -> list[Segment]:
-        wanted = None if buckets is None else np.unique(np.fromiter(buckets, np.int64))
+    def _visible(self, where: _Where) -> list[Segment]:
+        wanted = None if where.buckets is None else np.unique(np.array(where.buckets, np.int64))
         found = []
-        for segment in self._segments.visible(model):
-            if session not in ("", segment.session) or writer not in ("", segment.writer):
+        for segment in self._segments.visible(where.model):
+            if where.session not in ("", segment.session) or where.writer not in ("", segment.writer):
                 continue
             if wanted is not None:
                 first = np.searchsorted(wanted, segment.low)
@@ -108,7 +120,7 @@ class Journal:
                 rows.add(piece)
 
         types = {"row_key": np.int64, "rank": np.int8}
-        rows = self._gather(lambda: Columns(types), read, add, model, None, session, writer)
+        rows = self._gather(lambda: Columns(types), read, add, _Where(model, session=session, writer=writer))
         keys, ranks = rows.pop("row_key"), rows.pop("rank")
         answered, rejected, failed = (_unique(keys[ranks == rank]) for rank in RANKS.values())
         rejected = _without(rejected, answered)
@@ -160,7 +172,7 @@ class Journal:
         def empty() -> Gathered:
             return Columns(SETTLING_COLUMNS), {}
 
-        rows, by_session = self._gather(empty, read, add, model, None, session, writer)
+        rows, by_session = self._gather(empty, read, add, _Where(model, session=session, writer=writer))
         return settle(rows), by_session
 
     def read(
@@ -178,11 +190,11 @@ class Journal:
         needed = [name for name in ANSWER_SCHEMA.names if name in wanted or name in DECIDING_COLUMNS]
         schema = pa.schema([ANSWER_SCHEMA.field(name) for name in needed])
         of_buckets = None if buckets is None else np.unique(np.atleast_1d(np.asarray(buckets, np.int64)))
-        where = None if of_buckets is None else ("bucket", of_buckets)
+        of_rows = None if of_buckets is None else ("bucket", of_buckets)
         chosen = None if keys is None else pa.array(keys)
 
         def read(segment: Segment) -> list[pa.RecordBatch]:
-            batches = self._store.batches(segment.name, needed, where)
+            batches = self._store.batches(segment.name, needed, of_rows)
             if chosen is not None:
                 batches = (batch.filter(pc.is_in(batch["row_key"], chosen)) for batch in batches)
             return [completed(batch, schema) for batch in batches if len(batch)]
@@ -191,7 +203,8 @@ class Journal:
             found += batches
 
         empty: Callable[[], list[pa.RecordBatch]] = list
-        found = self._gather(empty, read, add, model, None if of_buckets is None else of_buckets.tolist())
+        where = _Where(model, None if of_buckets is None else tuple(of_buckets.tolist()))
+        found = self._gather(empty, read, add, where)
         table = one_per_key(pa.Table.from_batches(found, schema))
         return table.sort_by([("bucket", "ascending"), ("row_key", "ascending")]).select(wanted)
 
@@ -200,20 +213,17 @@ class Journal:
         empty: Callable[[], Whole],
         read: Callable[[Segment], Piece],
         add: Callable[[Whole, Segment, Piece], None],
-        model: str,
-        buckets: Sequence[int] | None = None,
-        session: str = "",
-        writer: str = "",
+        where: _Where,
     ) -> Whole:
         """`read` of every segment, added up in their order; anew where a merge took segments away in the meantime."""
         for rest in reversed(range(REREADS)):
-            segments = self._visible(model, buckets, session, writer)
+            segments = self._visible(where)
             whole = empty()
             try:
                 for segment, piece in _in_order(read, segments):
                     add(whole, segment, piece)
             except StoreError:
-                if not rest or set(segments) <= set(self._visible(model, buckets, session, writer)):
+                if not rest or set(segments) <= set(self._visible(where)):
                     raise
             else:
                 return whole

@@ -43,8 +43,12 @@ def segment_name(alias: str, segment: str, buckets: Sequence[int]) -> str:
     return f"{folder_of(alias)}/seg-{segment}.b{min(buckets)}..{max(buckets)}.parquet"
 
 
-def merged_name(alias: str, merge: int, nonce: str, number: int, session: str, low: int, high: int) -> str:
-    """Where a merge writes a file. `merge`: the number of its manifest; `nonce`: 12 hex digits, its own."""
+def merged_name(alias: str, *, merge: int, nonce: str, number: int, session: str, buckets: Sequence[int]) -> str:
+    """Where a merge writes its file `number`, with rows of these buckets of one session.
+
+    `merge`: the number of its manifest; `nonce`: 12 hex digits, its own.
+    """
+    low, high = min(buckets), max(buckets)
     return f"{folder_of(alias)}/big-{merge:04d}-{nonce}-{number:04d}--{session}.b{low}..{high}.parquet"
 
 

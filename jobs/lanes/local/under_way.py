@@ -30,6 +30,8 @@ SLOTS = 1 << 13
 SUSPECT_DEATHS, MAX_BARREN = 2, 5
 FREE, BESIDE_OTHERS, ALONE = 0, 1, 2
 _SLOT = np.dtype([("row_key", np.int64), ("state", np.int64)])
+NOTES = np.dtype([("n_through", np.int64), ("slots", _SLOT, SLOTS)])
+"""The file of one process: how many rows it is through with, and those that it has under way."""
 PREFIX = "under-way-"
 
 
@@ -50,6 +52,7 @@ class UnderWay:
         self._n_alone: Counter[int] = Counter()
         self._first_death: dict[int, str] = {}
         self._others: dict[str, NDArray[np.void]] = {}
+        """Name of a process's file → its NOTES, (1,)."""
         self._read(home)
         barren = self._barren()
         if barren >= MAX_BARREN:
@@ -59,22 +62,23 @@ class UnderWay:
         self._name = f"{time.time_ns():020d}-{os.getpid()}"
         self._file = open(home / self._name, "w+b")  # noqa: SIM115 - held as long as the process lives
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        self._file.truncate((SLOTS + 1) * _SLOT.itemsize)
-        self._slots = np.memmap(self._file, _SLOT)
-        self._free = list(range(SLOTS, 0, -1))
+        self._file.truncate(NOTES.itemsize)
+        self._notes = np.memmap(self._file, NOTES)
+        self._slots = self._notes["slots"][0]
+        self._free = list(range(SLOTS))
 
-    def begin(self, row_key: int, alone: bool = False) -> int:
-        """Note a row; its slot, for `end`."""
+    def begin(self, row_key: int, alone: bool = False) -> int | None:
+        """Note a row. Its slot, for `end`; None where all are taken."""
         if not self._free:
-            return 0
+            return None
         slot = self._free.pop()
         self._slots[slot] = (row_key, ALONE if alone else BESIDE_OTHERS)
         return slot
 
-    def end(self, slot: int) -> None:
+    def end(self, slot: int | None) -> None:
         """The engine is through with a row, whatever came of it."""
-        self._slots[0]["row_key"] += 1
-        if slot:
+        self._notes["n_through"] += 1
+        if slot is not None:
             self._slots[slot] = (0, FREE)
             self._free.append(slot)
 
@@ -94,13 +98,14 @@ class UnderWay:
     def _read(self, home: Path) -> None:
         for path in sorted(home.iterdir()):
             with path.open("r+b") as file:
-                slots = np.memmap(file, _SLOT) if os.fstat(file.fileno()).st_size else np.zeros(1, _SLOT)
-                self._others[path.name] = slots
+                # Empty: its process ended before it could make room for its notes.
+                notes = np.memmap(file, NOTES) if os.fstat(file.fileno()).st_size else np.zeros(1, NOTES)
+                self._others[path.name] = notes
                 try:
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:  # another replica, alive
                     continue
-            self._count(path.name, slots[1:][slots[1:]["state"] != FREE])
+            self._count(path.name, _left(notes))
 
     def _count(self, name: str, left: NDArray[np.void]) -> None:
         for row_key, state in zip(left["row_key"].tolist(), left["state"].tolist(), strict=True):
@@ -112,13 +117,19 @@ class UnderWay:
         """Processes, from the newest on, that ended with rows under way and not one answer."""
         n = 0
         for name in sorted(self._others, reverse=True):
-            slots = self._others[name]
-            if slots[0]["row_key"] or not (slots[1:]["state"] != FREE).any():
+            notes = self._others[name]
+            if notes["n_through"][0] or not len(_left(notes)):
                 break
             n += 1
         return n
 
     def _answered_since(self, name: str) -> int:
         """Rows that any process got through after the one called `name` had died."""
-        later = sum(int(slots[0]["row_key"]) for other, slots in self._others.items() if other > name)
-        return later + int(self._slots[0]["row_key"])
+        later = sum(int(notes["n_through"][0]) for other, notes in self._others.items() if other > name)
+        return later + int(self._notes["n_through"][0])
+
+
+def _left(notes: NDArray[np.void]) -> NDArray[np.void]:
+    """The slots in which a row is under way, in order. notes: (1,) NOTES."""
+    slots: NDArray[np.void] = notes["slots"][0]
+    return np.asarray(slots[slots["state"] != FREE])
