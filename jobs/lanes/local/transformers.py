@@ -23,12 +23,13 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList, set_seed
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, set_seed
 
 from jobs.errors import LaneDown
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.chat import Completion, JsonObject, Usage, mean_and_least
+from jobs.lanes.local.drawn_logprobs import DrawnLogprobs
 from jobs.lanes.local.model_source import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
 from jobs.lanes.local.rows import (
     AnswerWriter,
@@ -214,7 +215,7 @@ class _Model:
         mask = torch.tensor([[0] * (width - len(r.token_ids)) + [1] * len(r.token_ids) for r in batch])
         if first.seed is not None:
             set_seed(first.seed % 2**32)
-        recorder = _Logprobs() if self.wants_logprobs else None
+        recorder = DrawnLogprobs() if self.wants_logprobs else None
         output = self.model.generate(
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
@@ -267,34 +268,6 @@ def _result_row(made: _Made) -> RayRow:
         "n_prompt": completion.usage.prompt_tokens,
         "n_completion": completion.usage.completion_tokens,
     }
-
-
-class _Logprobs(LogitsProcessor):
-    """Keeps the log-probability of each token that was drawn: before temperature and the like, as vLLM and OpenAI tell it.
-
-    A step's scores are looked at when the next one shows what was drawn from them, so that one step is in memory, not all
-    (32 answers of 1,000 tokens from 150,000 words: 20 MB, not 20 GB).
-    """
-
-    def __init__(self) -> None:
-        self._scores: torch.Tensor | None = None
-        self._found: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        self._draw(input_ids[:, -1])
-        self._scores = scores.float()
-        return scores
-
-    def of(self, tokens: torch.Tensor) -> list[list[float]]:
-        """Log-probabilities of the new tokens, rows x steps; those of padding mean nothing."""
-        self._draw(tokens[:, -1])
-        return torch.stack(self._found, dim=1).tolist()
-
-    def _draw(self, drawn: torch.Tensor) -> None:
-        if self._scores is not None:
-            scores = self._scores
-            self._found.append(scores.gather(1, drawn[:, None])[:, 0] - scores.logsumexp(dim=1))
-            self._scores = None
 
 
 def _generation(**options: Any) -> GenerationConfig:

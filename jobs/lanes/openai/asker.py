@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import aiohttp
 
@@ -24,6 +23,7 @@ from jobs.lanes.base import LaneContext
 from jobs.lanes.chat import (
     SERVERS_OWN_TOKENS,
     Completion,
+    JsonObject,
     ReplyError,
     Usage,
     max_completion_tokens,
@@ -98,7 +98,7 @@ class Asker:
         finally:
             self._opened.set()
 
-    async def send(self, payload: bytes, request: dict[str, Any]) -> Reply:
+    async def send(self, payload: bytes, request: JsonObject) -> Reply:
         """One HTTP exchange, diagnosed."""
         model = self.context.model
         headers = {"Content-Type": "application/json"}
@@ -135,7 +135,7 @@ class Asker:
             completion = replace(completion, usage=self._most_used(request, raw))
         return Reply(completion=completion)
 
-    def _most_used(self, request: dict[str, Any], raw: bytes) -> Usage:
+    def _most_used(self, request: JsonObject, raw: bytes) -> Usage:
         """Of a reply that does not tell, or not so that it can be believed: no more tokens came than bytes."""
         return Usage(self.bound(request), min(max_completion_tokens(request), len(raw)), source="bound")
 
@@ -157,7 +157,7 @@ class Asker:
         prices = (self.context.price, self.context.full_price or self.context.price)
         return max(tokens_cost_usd(price, prompt_tokens, completion_tokens) for price in prices)
 
-    def bound(self, request: dict[str, Any]) -> int:
+    def bound(self, request: JsonObject) -> int:
         """Most prompt tokens of a request."""
         return request_tokens_bound(request) + self.extra_tokens
 

@@ -13,10 +13,10 @@ import json
 import random
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.journal.rows import Answer, Kind
-from jobs.lanes.chat import Completion, RequestError, answer_key, max_completion_tokens
+from jobs.lanes.chat import Completion, JsonObject, RequestError, answer_key, max_completion_tokens
 from jobs.lanes.faults import Diagnosis, clean
 from jobs.lanes.openai.asker import Reply
 from jobs.lanes.openai.rows import Row
@@ -34,7 +34,7 @@ class Exchange:
 
     def __init__(self, asker: Asker, row: Row) -> None:
         self.asker, self.row, self.head = asker, row, row.head
-        self.request: dict[str, Any] = {}
+        self.request: JsonObject = {}
         self.payload = b""
         self.attempts = self.unbilled = self.billed = self.n_limited = 0
         self.cost_usd = self.lost_usd = 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.journal.rows import RANKS, Answer
 from jobs.lanes.base import LaneContext, RowHead
-from jobs.lanes.chat import build_request
+from jobs.lanes.chat import JsonObject, build_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Row:
     head: RowHead
     """Without the answer key: its request is made when it is sent."""
 
-    def request(self, context: LaneContext) -> dict[str, Any]:
+    def request(self, context: LaneContext) -> JsonObject:
         """The body to send. Raises ValueError where the row makes none."""
         messages, body = (self.block[name][self.place].as_py() for name in ("messages", "body"))
         return build_request(

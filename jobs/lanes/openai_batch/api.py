@@ -21,9 +21,11 @@ from typing import Any
 import aiohttp
 
 from jobs.errors import LaneDown
+from jobs.lanes.chat import JsonObject
 from jobs.lanes.faults import Diagnosis, clean, diagnose, read_error
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.exchange import backoff_s
+from jobs.lanes.openai_batch.state import BatchState
 from jobs.spec.models import ModelSpec
 
 NONCE = "headgate_nonce"
@@ -69,7 +71,7 @@ class BatchApi:
 
         return _text(await self._retried("POST", "/files", form, FILE_TIMEOUT_S), "id")
 
-    async def create(self, file_id: str, nonce: str) -> dict[str, Any]:
+    async def create(self, file_id: str, nonce: str) -> BatchState:
         """POST /batches, so that there is one batch with this nonce whatever happens to replies. The batch."""
         body = {
             "input_file_id": file_id,
@@ -82,7 +84,8 @@ class BatchApi:
         while True:
             reply = await self._once("POST", "/batches", lambda: json.dumps(body), CALL_TIMEOUT_S)
             if isinstance(reply, dict):
-                return (await self.adopt(nonce, may_come=False) or reply) if in_doubt else reply
+                created = BatchState.from_json(reply)
+                return (await self.adopt(nonce, may_come=False) or created) if in_doubt else created
             if reply.kind == "retry":  # anything else was turned away; this may have been taken
                 in_doubt = True
                 found = await self.adopt(nonce)
@@ -90,7 +93,7 @@ class BatchApi:
                     return found
             await self._pause(patience, reply)
 
-    async def adopt(self, nonce: str, may_come: bool = True) -> dict[str, Any] | None:
+    async def adopt(self, nonce: str, may_come: bool = True) -> BatchState | None:
         """The batch with this nonce, if it was created. may_come: wait for it as long as a creation may take."""
         found, wait_s, end = await self._find(nonce), LOOK_S, time.monotonic() + self._adopt_s
         while not found and may_come and (left_s := end - time.monotonic()) > 0:
@@ -98,11 +101,11 @@ class BatchApi:
             found, wait_s = await self._find(nonce), 2 * wait_s
         for extra in found[1:]:  # created by a request that was given up, and by the next one too
             await self._once("POST", f"/batches/{_text(extra, 'id')}/cancel", None, CALL_TIMEOUT_S)
-        return found[0] if found else None
+        return BatchState.from_json(found[0]) if found else None
 
-    async def _find(self, nonce: str) -> list[dict[str, Any]]:
+    async def _find(self, nonce: str) -> list[JsonObject]:
         """All batches with this nonce, the oldest first. Reads the list to its end: 100 batches a call."""
-        found: list[dict[str, Any]] = []
+        found: list[JsonObject] = []
         after = ""
         while True:
             page = await self._retried("GET", f"/batches?limit={PAGE}{after}", None, CALL_TIMEOUT_S)
@@ -112,12 +115,12 @@ class BatchApi:
                 return found[::-1]
             after = f"&after={_text(listed[-1], 'id')}"
 
-    async def get(self, batch_id: str) -> dict[str, Any]:
+    async def get(self, batch_id: str) -> BatchState:
         """GET /batches/{id}. Raises Gone."""
         since = time.monotonic()
         while True:
             try:
-                return await self._retried("GET", f"/batches/{batch_id}", None, CALL_TIMEOUT_S)
+                return BatchState.from_json(await self._retried("GET", f"/batches/{batch_id}", None, CALL_TIMEOUT_S))
             except Gone as gone:
                 await self._confirm(gone, since)
 
@@ -181,7 +184,7 @@ class BatchApi:
 
     async def _once(
         self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
-    ) -> dict[str, Any] | Diagnosis:
+    ) -> JsonObject | Diagnosis:
         """One exchange: the JSON object, or what to make of it."""
         headers = self._headers() | ({"Content-Type": "application/json"} if path == "/batches" else {})
         try:
@@ -206,9 +209,7 @@ class BatchApi:
             reply = None
         return reply if isinstance(reply, dict) else Diagnosis("retry", "the reply is not a JSON object")
 
-    async def _retried(
-        self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
-    ) -> dict[str, Any]:
+    async def _retried(self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float) -> JsonObject:
         patience = _Patience(self._model.retries.limited_s)
         while True:
             reply = await self._once(method, path, data, timeout_s)
@@ -247,7 +248,7 @@ class _Patience:
         return time.monotonic() - self._since + delay_s > self.limit_s
 
 
-def _text(body: dict[str, Any], name: str) -> str:
+def _text(body: JsonObject, name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise LaneDown(f"batch API: a reply has no {name!r}; the endpoint does not speak OpenAI's batch API")

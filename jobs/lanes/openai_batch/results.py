@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from jobs.lanes.openai.rows import COUNTED, Counted, counted_row
 from jobs.lanes.openai_batch.api import BatchApi, Gone
 from jobs.lanes.openai_batch.manifest import FileRow
 from jobs.lanes.openai_batch.rows import Line, Pending, attempt_of, read_line
+from jobs.lanes.openai_batch.state import BatchState
 
 QUEUE_FULL = "token_limit_exceeded"
 _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}
@@ -84,13 +84,11 @@ class Results:
         self._latency_s = 0.0
         self._outcome = Outcome()
 
-    def of_failed(self, batch: dict[str, Any]) -> Outcome:
+    def of_failed(self, batch: BatchState) -> Outcome:
         """A batch that was refused whole: nothing of it was executed or charged."""
-        errors = (batch.get("errors") or {}).get("data") or [{}]
-        code, said = str(errors[0].get("code") or ""), str(errors[0].get("message") or "no reason given")
-        where = f", line {errors[0]['line']}" if errors[0].get("line") else ""
-        outcome, alias = self._outcome, self._context.alias
-        outcome.error = clean(f"{code}{where}: {said}", self._key)
+        code, outcome, alias = batch.error.code, self._outcome, self._context.alias
+        where = f", line {batch.error.line}" if batch.error.line else ""
+        outcome.error = clean(f"{code}{where}: {batch.error.message}", self._key)
         outcome.queue_full = code == QUEUE_FULL
         if outcome.queue_full:
             for pending in self._pending.values():  # the provider never looked at them
@@ -98,7 +96,7 @@ class Results:
                 pending.file_row = replace(pending.file_row, attempts=pending.file_row.attempts - 1)
         elif code not in _TRANSIENT:
             outcome.fault = (
-                f"models.{alias}: the provider refused batch {batch.get('id')}; mend what it says ({outcome.error})"
+                f"models.{alias}: the provider refused batch {batch.batch_id}; mend what it says ({outcome.error})"
             )
         outcome.again = list(self._pending.values())
         return self._ended()
@@ -108,26 +106,24 @@ class Results:
         self._outcome.gone = True
         return self._without_answer("its batch is gone at the provider")
 
-    async def of_files(self, batch: dict[str, Any], api: BatchApi) -> Outcome:
+    async def of_files(self, batch: BatchState, api: BatchApi) -> Outcome:
         """Settle what the output and error files of a completed, expired or cancelled batch hold."""
-        self._latency_s = _latency_s(batch)
+        self._latency_s = batch.latency_s
         try:
             await self._read(batch, api)
         except Gone:
             return self.of_gone()
-        if batch["status"] == "cancelled":
+        if batch.status == "cancelled":
             self._outcome.fault = (
-                f"models.{self._context.alias}: batch {batch.get('id')} was cancelled at the provider; "
+                f"models.{self._context.alias}: batch {batch.batch_id} was cancelled at the provider; "
                 "run the same command again to ask its other rows"
             )
         return self._without_answer("missing from the results of its batch")
 
-    async def _read(self, batch: dict[str, Any], api: BatchApi) -> None:
+    async def _read(self, batch: BatchState, api: BatchApi) -> None:
         """Settle what is answered; what is not is known when all is read."""
-        for name in ("output_file_id", "error_file_id"):
-            if not batch.get(name):
-                continue
-            async for raw in api.lines(str(batch[name])):
+        for file_id in batch.files:
+            async for raw in api.lines(file_id):
                 line = read_line(raw)
                 if line is None or line.row_key not in self._rows or line.row_key in self._seen:
                     continue
@@ -215,11 +211,3 @@ class Results:
         bare = replace(line.error, message="")
         name = model.model or self._context.alias
         return clean(diagnose(line.status, {}, bare, self._context.alias, name, model.api_key_env).message, self._key)
-
-
-def _latency_s(batch: dict[str, Any]) -> float:
-    """From creation to end, as the provider tells; 0 where it does not."""
-    ends = [batch.get(f"{status}_at") for status in ("completed", "expired", "cancelled", "finalizing")]
-    end = next((at for at in ends if isinstance(at, int | float)), None)
-    created = batch.get("created_at")
-    return max(0.0, float(end - created)) if end is not None and isinstance(created, int | float) else 0.0

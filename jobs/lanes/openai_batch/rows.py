@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
 from jobs.lanes.chat import (
+    JsonObject,
     ReplyError,
     RequestError,
     Usage,
@@ -66,7 +66,7 @@ def file_line(pending: Pending, context: LaneContext) -> bytes:
     return _line(pending.row.head.row_key, pending.row.request(context))
 
 
-def _line(row_key: int, request: dict[str, Any]) -> bytes:
+def _line(row_key: int, request: JsonObject) -> bytes:
     item = {"custom_id": str(row_key), "method": "POST", "url": ENDPOINT, "body": request}
     return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
 

@@ -11,7 +11,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +24,11 @@ from jobs.lanes.openai_batch.manifest import Manifest, journaled
 from jobs.lanes.openai_batch.queue import BatchQueue
 from jobs.lanes.openai_batch.results import Outcome, Results
 from jobs.lanes.openai_batch.rows import Pending
+from jobs.lanes.openai_batch.state import FINAL, GONE, BatchState
 from jobs.lanes.openai_batch.tasks import BatchTasks
 from jobs.money.reservations import age_s, nonce_of
 from jobs.storage.store import Store
 
-FINAL = ("completed", "failed", "expired", "cancelled")
-GONE = "gone"
-"""Not one of the provider's: it knows nothing of the batch."""
 POLL_S, POLL_LIMIT_S, POLL_SHARE = 1.0, 60.0, 0.05
 """A batch is asked for again after a twentieth of its age: that much later than it ends are its answers here."""
 BATCH_LIMIT_S = 30 * 3600.0
@@ -123,11 +120,11 @@ class Batches:
             return Outcome()
         return await self.follow(batch)
 
-    async def record(self, batch: Running, created: dict[str, Any]) -> None:
+    async def record(self, batch: Running, created: BatchState) -> None:
         """Note what the provider calls a batch."""
-        if not isinstance(created.get("id"), str):
+        if not created.batch_id:
             raise LaneDown(f"models.{self._context.alias}: {self._endpoint.url} does not speak OpenAI's batch API")
-        batch.batch_id = created["id"]
+        batch.batch_id = created.batch_id
         await asyncio.to_thread(self.manifest.record, batch.name, batch.batch_id)
 
     async def follow(self, batch: Running) -> Outcome:
@@ -139,11 +136,11 @@ class Batches:
                 rows = {row.head.row_key: row for row in await asyncio.to_thread(self.manifest.rows, batch.name)}
             settle = partial(self._settle, batch)
             results = Results(self._context, self._endpoint.key, rows, batch.pending, batch.journaled, settle)
-            if state["status"] == "failed":
+            if state.status == "failed":
                 outcome = results.of_failed(state)
                 self._queue.failed(outcome, batch.tokens, self.waiting_tokens() - batch.tokens)
                 self._lane.count(limited=int(outcome.queue_full))
-            elif state["status"] == GONE:
+            elif state.status == GONE:
                 outcome = results.of_gone()
             else:
                 outcome = await results.of_files(state, self._api)
@@ -153,11 +150,11 @@ class Batches:
             raise LaneDown(outcome.fault)
         return outcome
 
-    async def _end_of(self, batch: Running) -> dict[str, Any]:
+    async def _end_of(self, batch: Running) -> BatchState:
         """The provider's last word on a batch; status GONE where it has none."""
         try:
             state = await self._api.get(batch.batch_id)
-            while state.get("status") not in FINAL:
+            while state.status not in FINAL:
                 runs_s = time.monotonic() - batch.since
                 if runs_s > BATCH_LIMIT_S:
                     raise LaneDown(
@@ -167,7 +164,7 @@ class Batches:
                 await asyncio.sleep(min(POLL_LIMIT_S, max(self._poll_s, POLL_SHARE * runs_s)))
                 state = await self._api.get(batch.batch_id)
         except Gone:
-            return {"status": GONE}
+            return BatchState(batch.batch_id, GONE)
         return state
 
     def _settle(self, batch: Running, answer: Answer) -> None:
