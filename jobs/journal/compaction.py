@@ -1,17 +1,23 @@
-"""Makes few big files of a journal's many small ones, when a run starts.
+"""Merges a journal's many small files into few large ones, when a run starts.
 
-A writer commits a segment every two seconds, so a long run leaves tens of thousands of them, and every reader pays for
-each. A merge takes the segments of each session (dollars are accounted by session) in the order of their buckets, as
-many at a time as MERGED_BYTES holds, and writes their rows, unchanged and sorted by bucket, as one file. Rows of one
-key stay as many as they were: `jobs.journal.settling.one_per_key` is for readers.
+A writer commits a segment every two seconds. A long run leaves tens of thousands of them, and every reader pays for each. A
+merge reads the segments of one session after the other (dollars are accounted by session), in the order of their buckets. It
+fills a file with as many rows as MERGED_BYTES holds, sorted by bucket, and begins the next. Rows are not changed, and none is
+left out: a key that stood there twice still does, and it is the reader who picks one (`jobs.journal.settling.one_per_key`).
 
-Crash-safe, also against a second merge and against readers: 1. merged files are written, and nobody believes in them;
-2. ONE create-if-absent manifest (`jobs.journal.segments`) puts them in the place of the segments; 3. the segments are deleted.
-Dead before 2: nothing happened. Dead after it: the next start deletes the rest. Two merges at once write to different
-files and want the same manifest. What the refused one, or one that died, left behind is deleted once its manifest's
-number is taken, when it can come to nothing any more. Writers may go on meanwhile: their
-new segments are not in the manifest. Cost: everything is read and written once, at some 50 MB/s of table a core; memory
-some 4 x MERGED_BYTES.
+A merge takes three steps, and may die after any of them:
+
+1. It writes the merged files. No manifest names them, so no reader looks at them.
+2. It creates one manifest (`jobs.journal.segments`), which puts the merged files in the place of the segments. Only one process
+   can create the manifest of a number.
+3. It deletes the segments.
+
+Dead before the manifest: the journal reads as before. Dead after it: the next start deletes the rest. Two merges at once write
+files of different names and want the same number; whoever comes second has merged for nothing. Its files, and those of a merge
+that died, are deleted once a manifest has taken their number, for then none can name them any more. Writers may commit
+meanwhile: the manifest does not name their new segments, so they stay.
+
+Cost: every row is read and written once, some 50 MB of table a second and core. Memory: some 4 x MERGED_BYTES.
 """
 
 from __future__ import annotations

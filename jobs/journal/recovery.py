@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.errors import StoreError
 from jobs.journal.local_log import logs, orphan
 from jobs.journal.segments import Segments
-from jobs.journal.writer import Sender, _commit
+from jobs.journal.writer import Sender, commit_segment
 from jobs.storage.store import Store
 
 
@@ -110,7 +110,7 @@ def _recover(store: Store, path: Path, alias: str, segment: str) -> int | None:
             return None
         stands = Segments(store).stands(alias, segment)
         if rows and not stands:
-            _commit(store, alias, segment, rows)
+            commit_segment(store, alias, segment, rows)
         path.unlink(missing_ok=True)
         return 0 if stands else len(rows)
 

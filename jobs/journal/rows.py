@@ -1,8 +1,6 @@
 """The row of the journal: what one prompt came to with one model, as a dataclass and as an Arrow schema.
 
-The journal may hold a key more than once (a failed try, then an answer), and no dollar of it may vanish. `one_per_key`
-is the rule by which several rows of one key become one; `settle` is the same rule over the few columns that decide and
-cost, for all keys of a run at once: O(n log n), 34 bytes a row and 16 more while it sorts.
+The journal may hold a key more than once (a failed try, then an answer); `jobs.journal.settling` says which row counts.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import StoreError
-from jobs.journal.local_log import LocalLog, local_dir
+from jobs.journal.local_log import LocalLog
 from jobs.journal.rows import Answer, answers_table, clean
 from jobs.journal.segments import folder_of, segment_name
 from jobs.storage.store import Store
@@ -34,16 +34,11 @@ class Sender:
     pid: int
 
 
-__all__ = [
-    "Answer",
-    "JournalWriter",
-    "local_dir",
-    "segment_name",
-]
 _COMMIT_ATTEMPTS = 4
 
 
-def _commit(store: Store, alias: str, segment: str, rows: Sequence[Answer]) -> None:
+def commit_segment(store: Store, alias: str, segment: str, rows: Sequence[Answer]) -> None:
+    """Write one log's rows as its segment. Raises StoreError."""
     store.write_table(segment_name(alias, segment, [row.bucket for row in rows]), answers_table(rows))
 
 
@@ -182,7 +177,7 @@ class JournalWriter:
         error = StoreError("")
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
-                _commit(self._store, self._alias, sealed.segment, sealed.rows)
+                commit_segment(self._store, self._alias, sealed.segment, sealed.rows)
             except StoreError as refused:
                 error = refused
             except Exception as failed:  # noqa: BLE001 - a thread has nobody above it: the next append raises this

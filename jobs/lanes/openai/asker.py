@@ -1,8 +1,9 @@
-"""One model's endpoint as one actor sees it: send requests, read replies, settle rows, know when to stop the lane.
+"""One process's view of a model's endpoint: sends requests, settles rows, and knows when nobody should send any more.
 
-A fault that is the lane's (key, model, quota, the same refusal again and again, an endpoint that is gone) stops all
-senders through the governor and leaves rows open; a fault that is the row's is settled as its error. Refusals that
-could be either are held back until it is clear which. `jobs.lanes.openai.exchange` is the way of a single row.
+A failed request is the fault of its row or of the lane. The row's fault is settled: the row is rejected, with an error. The
+lane's fault (the key, the model's name, the quota, an endpoint that is gone) stops all senders through the governor, and leaves
+their rows open. A refusal that could be either is held back. Once the model answers another row it was the row's fault; after
+SAME_REFUSALS of the same kind in a row it is the lane's. `jobs.lanes.openai.exchange` is the way of a single row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""jobs/lanes/openai/endpoint.py: carried here."""
+"""Where an API's requests go: its address, its key, and what it lists before the run.
+
+The key is read from the environment of the process that sends. It is never passed on, shown, or sent after a redirect.
+"""
 
 from __future__ import annotations
 

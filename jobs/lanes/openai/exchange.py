@@ -1,9 +1,13 @@
-"""One row's way through an API: reserve, send, read the reply, try again or settle. Every path books its dollars.
+"""One row's way through an API: reserve its dollars, send it, read the reply, then try again or settle.
 
-Three limits, kept apart: 429 replies are limited by time (`retries.limited_s`) and pause the whole model; all other
-faults by `retries.attempts`; and of those the ones that may have been charged (time-out, cut connection, a reply
-without an answer) by BILLED_ATTEMPTS. Waits grow with full jitter. A request that waits gives up its place in flight
-and is first in line when it comes back.
+Three limits end the tries, each counted for itself:
+
+* replies with status 429: by time (`retries.limited_s`). They also pause all other rows of the model.
+* all other faults together: by number (`retries.attempts`).
+* of those, the ones that may have been charged (a time-out, a cut connection, a reply without an answer): BILLED_ATTEMPTS.
+
+Waits grow, and are drawn at random up to their limit. A row that waits gives up its place in flight; when it comes back, it is
+ahead of rows that have not been sent yet. Whatever happens to a try, what was reserved for it is booked as paid, lost or free.
 """
 
 from __future__ import annotations

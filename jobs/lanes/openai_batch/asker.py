@@ -1,12 +1,15 @@
-"""Rows into batches and back, on one event loop: reserve, upload, create, poll, settle, and come back after any death.
+"""Rows into batches and back: reserve, upload, create, poll, settle. After any death the next process goes on.
 
-Each block's rows become as many files as are needed: up to 50,000 rows and 200 MB, no more than the dollars left can pay
-for in the worst case, no more tokens than the provider's queue takes. Files are cut and sent one at a time, their batches
-run side by side. What a batch did not answer (expired, missing, failed) goes into a next one. Nothing is lost with the
-process: the order of writes (jobs.lanes.openai_batch.manifest) lets the next one find every batch, and a batch's rows
-are journaled in a session of its own, so that settling goes on where it stopped (jobs.lanes.openai_batch.running).
-Memory: some 400 bytes a row that is sent from here, 45 a row of an earlier process's batch, and the answers of the few
-batches that are being read.
+The rows of a block become as many files as they need. A file holds at most 50,000 rows and 200 MB; no more rows than the dollars
+left can pay in the worst case; and no more tokens than the provider's queue has room for. One file is made and sent at a time;
+its batch then runs beside the others. Rows that a batch did not answer (expired, missing, failed) go into a later one.
+
+Nothing is lost with the process. Each step is written down before the next (jobs.lanes.openai_batch.manifest), so that the next
+process finds every batch. Each batch has a session of its own in the journal, which tells how far its settling had come
+(jobs.lanes.openai_batch.running).
+
+All this runs on one event loop. Memory: some 600 bytes a row that is sent from here, 45 bytes a row of an earlier process's
+batch, and the answers of the few batches that are being read.
 """
 
 from __future__ import annotations

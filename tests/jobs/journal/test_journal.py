@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import StoreError
-from jobs.journal import writer as journal
-from jobs.journal.local_log import encode
+from jobs.journal import writer as writer_module
+from jobs.journal.local_log import encode, local_dir
 from jobs.journal.reader import Journal
 from jobs.journal.recovery import recover_orphans
 from jobs.journal.rows import ANSWER_SCHEMA, RANKS, Answer, answers_table, clean
@@ -144,7 +144,8 @@ def test_an_empty_journal_reads_as_empty(places: tuple[str, str]) -> None:
 
 CHILD = """
 import sys
-from jobs.journal.writer import Answer, JournalWriter
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
 store, folder, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 writer = JournalWriter(store, "m", folder, "dead", flush_s=0.02, flush_rows=40)
 print(writer.unique, flush=True)
@@ -271,7 +272,7 @@ def test_merging_keeps_every_dollar(rows: list[tuple[int, str, float, float, int
 def test_a_refused_store_stops_the_writer_and_keeps_the_log(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "_COMMIT_ATTEMPTS", 2)
+    monkeypatch.setattr(writer_module, "_COMMIT_ATTEMPTS", 2)
     Path(places[0]).parent.mkdir(parents=True, exist_ok=True)
     Path(places[0]).write_text("a file where the folder should be")
     writer = JournalWriter(places[0], "m", places[1], "s1", flush_s=0.05)
@@ -318,7 +319,7 @@ def test_a_process_that_cannot_see_itself_loses_no_row(
 def test_only_where_the_store_refuses_too_is_the_row_refused(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "_COMMIT_ATTEMPTS", 2)
+    monkeypatch.setattr(writer_module, "_COMMIT_ATTEMPTS", 2)
     Path(places[0]).write_text("a file where the folder should be")
     writer = JournalWriter(places[0], "m", places[1], "s1", flush_s=60.0)
     os.rmdir(places[1])
@@ -331,7 +332,7 @@ def test_only_where_the_store_refuses_too_is_the_row_refused(
 
 
 def test_the_local_folder_is_private_and_stable() -> None:
-    folder = journal.local_dir("s3://bucket/run/")
-    assert folder == journal.local_dir("s3://bucket/run")
-    assert folder != journal.local_dir("s3://bucket/run2")
+    folder = local_dir("s3://bucket/run/")
+    assert folder == local_dir("s3://bucket/run")
+    assert folder != local_dir("s3://bucket/run2")
     assert os.stat(folder).st_mode & 0o777 == 0o700

@@ -34,7 +34,8 @@ def cluster() -> Iterator[None]:
 
 CHILD = """
 import sys, time
-from jobs.journal.writer import Answer, JournalWriter
+from jobs.journal.rows import Answer
+from jobs.journal.writer import JournalWriter
 writer = JournalWriter(sys.argv[1], "m", sys.argv[2], "s1", flush_s=60)
 for key in range(10):
     writer.append(Answer(key, 0, "answered", b"a" * 16, cost_usd=0.01))
