@@ -238,10 +238,10 @@ def _in_order(read: Callable[[Segment], Piece], segments: Sequence[Segment]) -> 
         for segment in segments:
             while len(ahead) >= READ_AHEAD or n_merged >= MERGED_AHEAD:
                 first, future = ahead.popleft()
-                n_merged -= bool(first.merge)
+                n_merged -= int(first.merge > 0)
                 yield first, future.result()
             ahead.append((segment, pool.submit(read, segment)))
-            n_merged += bool(segment.merge)
+            n_merged += int(segment.merge > 0)
         while ahead:
             first, future = ahead.popleft()
             yield first, future.result()

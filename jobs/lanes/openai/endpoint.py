@@ -50,7 +50,7 @@ def get(url: str, key: str) -> tuple[int, bytes]:
         return 0, str(getattr(reason, "strerror", None) or reason).encode()
 
 
-def _models(raw: bytes) -> dict[str, int | None]:
+def listed_models(raw: bytes) -> dict[str, int | None]:
     """Model names of a /models list, with their context length where the server tells (vLLM does)."""
     try:
         body = json.loads(raw)
@@ -62,7 +62,7 @@ def _models(raw: bytes) -> dict[str, int | None]:
     return {name: length if isinstance(length, int) else None for name, length in lengths.items()}
 
 
-def _is_private(host: str) -> bool:
+def is_private(host: str) -> bool:
     """A host name without a dot, a cluster-internal one, or an address that does not leave the site."""
     try:
         address = ipaddress.ip_address(host)

@@ -30,7 +30,7 @@ from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.faults import clean, read_error
 from jobs.lanes.openai.asker import Asker
-from jobs.lanes.openai.endpoint import Endpoint, _is_private, _models, base_url_of, get, key_of
+from jobs.lanes.openai.endpoint import Endpoint, base_url_of, get, is_private, key_of, listed_models
 from jobs.lanes.openai.exchange import Exchange
 from jobs.lanes.openai.rows import COUNTED, counted_row, progress, rows_of
 from jobs.lanes.openai.slots import Slots
@@ -59,7 +59,7 @@ class OpenAILane:
             return LaneCheck(
                 False, f"models.{alias}: ${model.api_key_env} is not set; export the provider's key under that name"
             )
-        if key and parts.scheme == "http" and not _is_private(str(parts.hostname)):
+        if key and parts.scheme == "http" and not is_private(str(parts.hostname)):
             return LaneCheck(False, f"models.{alias}.base_url: {url} would send the key unencrypted; use https://")
         status, raw = get(f"{url}/models", key)
         error = clean(read_error(raw).message, key)
@@ -75,7 +75,7 @@ class OpenAILane:
             )
         if status >= 500:
             return LaneCheck(False, f"models.{alias}: {url} is not working (HTTP {status}: {error}); try again later")
-        served = _models(raw) if status == 200 else {}
+        served = listed_models(raw) if status == 200 else {}
         if not served:
             return LaneCheck(True, f"{url} answers, but lists no models")
         if name not in served:

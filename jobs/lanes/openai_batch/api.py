@@ -14,9 +14,8 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
@@ -36,6 +35,8 @@ a reply, and a margin for the provider's list."""
 LOOK_S = 1.0
 """Between the first two looks for a batch; each next wait is twice as long."""
 PAGE = 100
+Body = Callable[[], str | aiohttp.FormData]
+"""Makes a request's body, anew for each try: a form is used up when it is sent."""
 ENDPOINT = "/v1/chat/completions"
 MAX_LINE_BYTES = 64 * 2**20
 
@@ -172,7 +173,7 @@ class BatchApi:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._endpoint.key}"} if self._endpoint.key else {}
 
-    def _diagnose(self, status: int, headers: Any, raw: bytes) -> Diagnosis:
+    def _diagnose(self, status: int, headers: Mapping[str, str], raw: bytes) -> Diagnosis:
         error = read_error(raw)
         if status == 404:
             message = (
@@ -182,9 +183,7 @@ class BatchApi:
         name = self._model.model or self._alias
         return diagnose(status, headers, error, self._alias, name, self._model.api_key_env)
 
-    async def _once(
-        self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float
-    ) -> JsonObject | Diagnosis:
+    async def _once(self, method: str, path: str, data: Body | None, timeout_s: float) -> JsonObject | Diagnosis:
         """One exchange: the JSON object, or what to make of it."""
         headers = self._headers() | ({"Content-Type": "application/json"} if path == "/batches" else {})
         try:
@@ -209,7 +208,7 @@ class BatchApi:
             reply = None
         return reply if isinstance(reply, dict) else Diagnosis("retry", "the reply is not a JSON object")
 
-    async def _retried(self, method: str, path: str, data: Callable[[], Any] | None, timeout_s: float) -> JsonObject:
+    async def _retried(self, method: str, path: str, data: Body | None, timeout_s: float) -> JsonObject:
         patience = _Patience(self._model.retries.limited_s)
         while True:
             reply = await self._once(method, path, data, timeout_s)

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from jobs.journal.rows import Answer, Purpose
+from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
-from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import answer_key, build_request
+from jobs.lanes.base import LaneCheck, LaneContext, RowHead
+from jobs.lanes.chat import Completion, Usage, answer_key, build_request
 from routing.pricing import tokens_cost_usd
 
 
@@ -69,19 +69,15 @@ class _Actor:
         request = build_request(
             context.model, context.alias, context.sampling, context.response_format, messages, body=body
         )
-        key, bucket, made_of = row["row_key"], row["bucket"], answer_key(request)
-        purpose: Purpose = "shadow" if row["sample"] else "answer"
+        head = RowHead(row["row_key"], row["bucket"], row["sample"], answer_key(request))
         prompt = messages[-1]["content"]
         if not isinstance(prompt, str):
-            error = f"engine {self.name} answers nothing but text"
-            return Answer(key, bucket, "rejected", made_of, error=error, attempts=0, purpose=purpose)
+            return head.unanswered("rejected", f"engine {self.name} answers nothing but text", attempts=0)
         n = len(prompt.split())
-        return Answer(
-            key, bucket, "answered", made_of, prompt.upper() + "!" * context.model.engine_kwargs.get("shout", 0),
-            finish_reason="stop", prompt_tokens=n, completion_tokens=n, token_source="provider",
-            cost_usd=tokens_cost_usd(context.price, n, n), purpose=purpose,
-        )  # fmt: skip
+        text = prompt.upper() + "!" * context.model.engine_kwargs.get("shout", 0)
+        cost_usd = tokens_cost_usd(context.price, n, n)
+        return head.answered(Completion(text, "stop", Usage(n, n)), cost_usd=cost_usd, latency_s=0.0)
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # Ray Data has no other hook for an actor that has seen its last block
         if hasattr(self, "journal"):
             self.journal.close()
