@@ -127,9 +127,12 @@ class _Model:
         self.wants_logprobs = context.logprobs
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         # Without a GPU in float32: few CPUs add bfloat16 numbers in hardware.
-        defaults = {"dtype": "auto" if self.device == "cuda" else torch.float32, "trust_remote_code": False}
+        defaults: dict[str, object] = {
+            "dtype": "auto" if self.device == "cuda" else torch.float32,
+            "trust_remote_code": False,
+        }
         folder = local_folder(source, weights=True)
-        options: JsonObject = defaults | context.model.engine_kwargs
+        options = defaults | context.model.engine_kwargs
         options.pop("max_model_len", None)  # vLLM's name; `context_tokens` reads it
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         self.model = model.to(self.device).eval()
