@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, overload
@@ -24,11 +24,6 @@ from numpy.typing import NDArray
 from routing.errors import RoutingError
 
 OWN = "job file"
-ASSUMED_COMPLETION_TOKENS = 256
-"""Expected length of an answer while neither a sample nor an earlier run has measured one."""
-ASSUMED_BYTES_PER_TOKEN = 3.6
-"""UTF-8 bytes a prompt token, for expectations only: measured on MMLU-Pro's 12,012 questions with cl100k (1 % to 99 %:
-1.5 to 5.7)."""
 MESSAGE_TOKENS = 8
 """Bound on what a chat format adds to a message; OpenAI's adds 3, and 3 to the whole."""
 
@@ -94,21 +89,6 @@ def _flat_cost_usd(price: Price, prompt: Any, completion: Any, cached: Any) -> N
     per_cached = price.input_usd_per_million if per_cached is None else per_cached
     total = (prompt - cached) * price.input_usd_per_million + cached * per_cached
     return np.asarray((total + completion * price.output_usd_per_million) / 1e6, np.float64)
-
-
-def gpu_cost_usd(wall_s: float, gpus: float, gpu_hour_usd: float) -> float:
-    """Dollars of `gpus` GPUs held for `wall_s` seconds, load and idle included. Raises RoutingError for a negative."""
-    for name, value in (("wall_s", wall_s), ("gpus", gpus), ("gpu_hour_usd", gpu_hour_usd)):
-        if not 0 <= value < math.inf:
-            raise RoutingError(f"{name} must be a finite number, 0 or more, not {value!r}")
-    return wall_s / 3600 * gpus * gpu_hour_usd
-
-
-def choose_price(
-    own: Price | None, provider_model: str, base_url: str | None, on: date, service_tier: str | None = None
-) -> Price | None:
-    """`own` where given, else `default_price`; None where neither knows the model."""
-    return own if own is not None else default_price(provider_model, base_url, on, service_tier)
 
 
 def default_price(provider_model: str, base_url: str | None, on: date, service_tier: str | None = None) -> Price | None:
@@ -182,28 +162,6 @@ def _price(input_rate: Rate, output_rate: Rate, cached_rate: Rate | None, source
     return Price(low[0] or 0.0, low[1] or 0.0, low[2], long_prompt_tokens=min(starts), long_prompt=upper, source=source)
 
 
-def snapshot(prices: Mapping[str, Price | None]) -> dict[str, dict[str, Any] | None]:
-    """JSON-safe prices by model with their source, for the bill; None where no price is known."""
-    return {model: None if price is None else asdict(price) for model, price in prices.items()}
-
-
-def from_snapshot(saved: Mapping[str, dict[str, Any] | None]) -> dict[str, Price | None]:
-    """Inverse of `snapshot`: the prices a run was planned with."""
-    prices: dict[str, Price | None] = {}
-    for model, fields in saved.items():
-        if fields is None:
-            prices[model] = None
-            continue
-        upper = fields["long_prompt"]
-        prices[model] = Price(**{**fields, "long_prompt": None if upper is None else Price(**upper)})
-    return prices
-
-
-def expected_completion_tokens(max_tokens: int | None) -> float:
-    """Assumed tokens of an answer: a marked default, to be replaced by what a sample or an earlier run measured."""
-    return float(ASSUMED_COMPLETION_TOKENS if max_tokens is None else min(max_tokens, ASSUMED_COMPLETION_TOKENS))
-
-
 def prompt_tokens_bound(messages: Sequence[Mapping[str, Any]]) -> int:
     """Most prompt tokens that chat messages can come to: UTF-8 bytes + 8 per message. For reservations.
 
@@ -212,19 +170,6 @@ def prompt_tokens_bound(messages: Sequence[Mapping[str, Any]]) -> int:
     text: its tokens cannot be told from its bytes.
     """
     return sum(_message_bytes(message) for message in messages) + MESSAGE_TOKENS * len(messages)
-
-
-@overload
-def prompt_tokens_estimate(prompt_bytes: float, n_messages: float = 1) -> float: ...
-
-
-@overload
-def prompt_tokens_estimate(prompt_bytes: NDArray[Any], n_messages: NDArray[Any] | float = 1) -> NDArray[np.float64]: ...
-
-
-def prompt_tokens_estimate(prompt_bytes: Any, n_messages: Any = 1) -> Any:
-    """Assumed prompt tokens of texts of so many UTF-8 bytes, scalar or array. For expectations, not reservations."""
-    return prompt_bytes / ASSUMED_BYTES_PER_TOKEN + 4.0 * n_messages
 
 
 def _message_bytes(message: Mapping[str, Any]) -> int:

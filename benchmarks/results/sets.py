@@ -18,7 +18,7 @@ from routing.data.outcomes import Outcomes, concat
 from routing.data.training_data import TrainingData
 from routing.metrics.cascades import ERROR_RATES, cascade, cascade_orders, simulated_judge, sweep
 from routing.metrics.plane import aiq, aiq_published, by_cost, row_mean, single_models
-from routing.metrics.trials import FIGURES, Floats, Statistic, Trial, figures, two_way_bootstrap
+from routing.metrics.trials import FIGURES, Floats, Statistic, Trial, figures_json, measure_trials, two_way_bootstrap
 from routing.routers.registry import create
 
 STRONG, WEAK = "gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -126,7 +126,7 @@ def after_the_weak_answer(folds: Sequence[Fold], table: Outcomes) -> dict[str, A
         right = judge.judge(test.prompts, test.responses)[:, 0]
         strong = create("linear", seed=fold.seed).fit(fold.train).predict(test.prompts)[:, 1]
         trials.append(Trial(fold.test, np.stack([right, strong], axis=1)))
-    return figures(trials, table, pair=True)
+    return dict(figures_json(measure_trials(trials, table, pair=True)))
 
 
 def cascade_rows(folds: Sequence[Fold], table: Outcomes, quick: bool = False) -> list[tuple[str, dict[str, Any]]]:

@@ -25,7 +25,7 @@ from jobs.storage.store import Store
 from routing.data.outcomes import Outcomes, concat
 from routing.data.training_data import TrainingData
 from routing.features.cache import feature_cache
-from routing.metrics.trials import Trial, figures, reference_figures
+from routing.metrics.trials import Trial, figures_json, measure_references, measure_trials
 from routing.routers.baselines.category import category_scores
 
 FORMAT = 1
@@ -121,7 +121,7 @@ def evaluate_set(
     def measure(label: str, trials: list[Trial]) -> dict[str, Any]:
         say(f"{each.name}: {label}, intervals")
         drawn[label] = curves(trials, table, pair)
-        return figures(trials, table, pair, options.n_boot)
+        return dict(figures_json(measure_trials(trials, table, pair, options.n_boot)))
 
     for candidate in candidates:
         trials, facts_of_it = _trials(candidate, folds, table, each.name, say)
@@ -140,7 +140,8 @@ def evaluate_set(
         ]
         found["baselines"]["category mean"] = measure("category mean", trials)
     say(f"{each.name}: Zero router and oracle")
-    found["baselines"] |= reference_figures([fold.test for fold in folds], table, pair, options.n_boot)
+    references = measure_references([fold.test for fold in folds], table, pair, options.n_boot)
+    found["baselines"] |= {name: figures_json(each) for name, each in references.items()}
     return found | {
         "name": each.name,
         "models": list(table.models),

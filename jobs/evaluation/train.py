@@ -31,7 +31,7 @@ from routing.data.preferences import Preferences
 from routing.data.training_data import as_outcomes
 from routing.errors import RoutingError
 from routing.features.cache import feature_cache
-from routing.metrics.trials import CONTRACT, Trial, figures
+from routing.metrics.trials import CONTRACT, Trial, figures_json, measure_trials
 from routing.routers.base import Router
 
 N_BOOT = 1000
@@ -153,7 +153,8 @@ def validate(router: Router, held_out: Any | None) -> tuple[dict[str, Any] | Non
     price = None if table.cost_usd is None else table.cost_usd.mean(axis=0)
     predicted = predict(router, router.name, table.prompts, models)
     rows = np.arange(len(table))
-    found = figures([Trial(rows, predicted, price)], table, pair=len(models) == 2, n_boot=N_BOOT)
+    trial = Trial(rows, predicted, price)
+    found = figures_json(measure_trials([trial], table, pair=len(models) == 2, n_boot=N_BOOT))
     return {name: found[name] for name in (*CONTRACT, "aiq_gain", "best_quality")} | {"rows": len(table)}, []
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from routing.answers.agreement import agreement
+from routing.answers.agreement import agreement_with_earlier
 from routing.answers.features import RESPONSE, extracted_answers, response_features
 from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
@@ -127,7 +127,7 @@ class ResponseJudge(Router):
         order = [self.models_.index(name) for name in self.order or self.models_]
         answers = extracted_answers(responses)
         agree = np.zeros((n, m))
-        agree[:, order] = agreement(answers[:, order], earlier_only=True)
+        agree[:, order] = agreement_with_earlier(answers[:, order])
         form = structure(prompts)
         scores = np.zeros((n, m)) if prompt_scores is None else np.asarray(prompt_scores, np.float64)
         if scores.shape != (n, m):

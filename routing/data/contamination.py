@@ -9,14 +9,12 @@ a paraphrase is near; with hashed n-grams only the same wording is. Legend: n qu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
-from routing.data.outcomes import Outcomes
-from routing.data.preferences import Preferences
 from routing.errors import RoutingError
 from routing.features.base import Features
 
@@ -24,7 +22,6 @@ THRESHOLD = 0.95
 """Cosine from which RouteLLM calls a prompt contaminated (`routellm/evals/find_contaminated.py`)."""
 QUERIES, CORPUS = 512, 16384
 """Rows of a block's two sides: 32 MB of float32 similarities."""
-Table = TypeVar("Table", Outcomes, Preferences)
 
 
 class Nearest(NamedTuple):
@@ -74,25 +71,6 @@ def contaminated(
         raise RoutingError(f"contamination: threshold is {threshold!r}; a cosine is within -1..1")
     # Cosines are rounded: the same text in single precision may come out as 0.9999999.
     result: NDArray[np.bool_] = nearest(training, evaluation, features).similarity >= threshold - 1e-6
-    return result
-
-
-def without_contaminated(
-    data: Table, evaluation: Sequence[str], features: Features, threshold: float = THRESHOLD
-) -> Table:
-    """Training data less its contaminated rows. Raises RoutingError where no row is left."""
-    distinct = list(dict.fromkeys(data.prompts))
-    barred = {
-        prompt
-        for prompt, is_barred in zip(distinct, contaminated(distinct, evaluation, features, threshold), strict=True)
-        if is_barred
-    }
-    result: Table = data.select(np.array([prompt not in barred for prompt in data.prompts], np.bool_))
-    if not len(result):
-        raise RoutingError(
-            f"contamination: all {len(data)} training rows are within cosine {threshold} of an evaluation prompt;"
-            " train on another set"
-        )
     return result
 
 

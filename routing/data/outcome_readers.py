@@ -1,4 +1,4 @@
-"""Readers behind `routing.data.outcome_readers.read_outcomes`: own wide Parquet, RouterBench, RouteLLM; JSON in `outcome_json`.
+"""Reading outcomes: own wide Parquet, RouterBench, RouteLLM; the JSON forms are in `outcome_json`.
 
 Every file becomes an Arrow table (a CSV one of text columns, so that no number is guessed into a prompt), its columns
 tell the format, and one function per format makes `Outcomes` of it. All in memory: RouterBench's 36,497 rows take
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
@@ -31,8 +31,20 @@ from routing.errors import RoutingError
 PARQUET, CSV, PICKLE, JSON = (".parquet",), (".csv",), (".pkl", ".pickle"), (".json", ".jsonl")
 
 
-def read_path(path: str | Path, filesystem: FileSystem | None, drop_contaminated: bool) -> Outcomes:
-    """See `routing.data.outcome_readers.read_outcomes`."""
+def read_outcomes(
+    path: str | Path, filesystem: FileSystem | None = None, *, drop_contaminated: bool = False
+) -> Outcomes:
+    """Read a file, or a folder of files of one format; the columns say which format.
+
+    Own wide Parquet: `id, prompt, dataset`, `<model>|quality` and optional `<model>|cost_usd` and so on. RouterBench
+    (CSV, Parquet, or a pickled pandas table read without executing it): `sample_id, prompt, eval_name, <model>`,
+    `<model>|model_response`, `<model>|total_cost`; its prompts are joined from stringified lists and its split
+    duplicates merged. RouteLLM (CSV): `prompt` and a true/false column per model, optionally `<model>_response`;
+    dataset = file stem. MT-Bench judgements (`.jsonl`, quality = score / 10) and LLMRouter's score lists (`.json`): see
+    `routing.data.outcome_json`. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
+    `eval_prompt`s listed in `contaminated_prompts.jsonl` beside the files, as RouteLLM's evaluation does. Raises
+    RoutingError for a missing or unreadable file, missing or repeated columns, no rows, or quality outside 0..1.
+    """
     fs = filesystem or LocalFileSystem()
     try:
         files = _files(str(path), fs)
@@ -112,17 +124,17 @@ def _table(path: str, fs: FileSystem) -> pa.Table:
         if not data.strip():
             raise RoutingError("the file is empty")
         # One block for the whole file: Arrow refuses rows that straddle blocks, and responses hold line breaks.
-        read = pa.csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1))
-        parse = pa.csv.ParseOptions(newlines_in_values=True)
-        header = pa.csv.open_csv(io.BytesIO(data), read, parse).schema.names
+        read = pa_csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1))
+        parse = pa_csv.ParseOptions(newlines_in_values=True)
+        header = pa_csv.open_csv(io.BytesIO(data), read, parse).schema.names
         # Text stays text ("NA" is a word); an empty cell is unknown, a quoted empty one is empty.
-        convert = pa.csv.ConvertOptions(
+        convert = pa_csv.ConvertOptions(
             column_types={name: pa.string() for name in header},
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         )
-        return pa.csv.read_csv(io.BytesIO(data), read, parse, convert)
+        return pa_csv.read_csv(io.BytesIO(data), read, parse, convert)
     raise RoutingError("unknown kind of file; .parquet, .csv, .pkl, .json and .jsonl are read")
 
 
@@ -289,21 +301,3 @@ def _merge_split_rows(outcomes: Outcomes) -> Outcomes:
         for value in arrays.values():
             value[target, added] = value[row, added]
     return replace(outcomes, **arrays).select(keep)
-
-
-def read_outcomes(
-    path: str | Path, filesystem: FileSystem | None = None, *, drop_contaminated: bool = False
-) -> Outcomes:
-    """Read a file, or a folder of files of one format; the columns say which format.
-
-    Own wide Parquet: `id, prompt, dataset`, `<model>|quality` and optional `<model>|cost_usd` and so on. RouterBench
-    (CSV, Parquet, or a pickled pandas table read without executing it): `sample_id, prompt, eval_name, <model>`,
-    `<model>|model_response`, `<model>|total_cost`; its prompts are joined from stringified lists and its split
-    duplicates merged. RouteLLM (CSV): `prompt` and a true/false column per model, optionally `<model>_response`;
-    dataset = file stem. MT-Bench judgements (`.jsonl`, quality = score / 10) and LLMRouter's score lists (`.json`): see
-    `routing.data.outcome_json`. `filesystem` is where `path` lies (default: local). `drop_contaminated` leaves out the
-    `eval_prompt`s listed in `contaminated_prompts.jsonl` beside the files, as RouteLLM's evaluation does. Raises
-    RoutingError for a missing or unreadable file, missing or repeated columns, no rows, or quality outside 0..1.
-    """
-
-    return read_path(path, filesystem, drop_contaminated)

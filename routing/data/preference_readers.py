@@ -1,4 +1,4 @@
-"""Readers behind `routing.data.preference_readers.read_preferences`: own Parquet, JSON lines, Chatbot Arena. In memory, O(n)."""
+"""Reading battles: own Parquet, JSON lines, Chatbot Arena. In memory, O(n)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ PROMPTS = ("prompt", "turns", "conversation_a")
 WINNERS = {"a": 1.0, "model_a": 1.0, "b": 0.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 
 
-def read_path(path: str | Path, filesystem: FileSystem | None) -> Preferences:
-    """See `routing.data.preference_readers.read_preferences`."""
+def read_preferences(path: str | Path, filesystem: FileSystem | None = None) -> Preferences:
+    """Read a file (.parquet, .jsonl, .json), or a folder of files of one kind.
+
+    Columns: `prompt` (or `turns` / `conversation_a`, whose first user turn is taken, as RouteLLM does), `model_a`,
+    `model_b`, `winner`: a, b or tie; model_a, model_b, tie or tie (bothbad), as the arena writes them; or 1, 0.5, 0.
+    Optional `dataset` (default: the file's stem). Raises RoutingError for a missing or unreadable file, missing
+    columns, no rows, an unknown winner, or a model against itself.
+    """
     fs = filesystem or LocalFileSystem()
     try:
         return concat([_read_file(file, fs) for file in _files(str(path), fs)])
@@ -31,41 +37,20 @@ def read_path(path: str | Path, filesystem: FileSystem | None) -> Preferences:
         raise RoutingError(f"preferences {path}: not readable ({error})") from error
 
 
-def has_preferences(path: str | Path, filesystem: FileSystem | None = None) -> bool:
-    """True where a file, or the first readable one of a folder, has the columns of preferences; no row is checked.
-
-    What a command uses to tell a training set of battles from one of outcomes. Raises RoutingError for a missing path.
-    """
-    fs = filesystem or LocalFileSystem()
-    try:
-        files = _files(str(path), fs, needed=False)
-        if not files:
-            return False
-        if files[0].lower().endswith(PARQUET):
-            names: Iterable[str] = pq.ParquetFile(fs.open_input_file(files[0])).schema_arrow.names
-        else:
-            names = next(iter(_json_rows(files[0], fs)), {})
-    except OSError as error:
-        raise RoutingError(f"preferences {path}: not readable ({error})") from error
-    except (pa.ArrowInvalid, ValueError):
-        return False
-    return set(NEEDED) <= set(names)
-
-
-def _files(path: str, fs: FileSystem, needed: bool = True) -> list[str]:
+def _files(path: str, fs: FileSystem) -> list[str]:
     info = fs.get_file_info(path)
     if info.type == FileType.NotFound:
         raise RoutingError(f"preferences {path}: no such file or folder")
     if info.type == FileType.File:
-        return [path] if needed or path.lower().endswith((*PARQUET, *JSON_LINES, *JSON)) else []
+        return [path]
     found = sorted(item.path for item in fs.get_file_info(FileSelector(path)) if item.type == FileType.File)
     shown = [file for file in found if not PurePosixPath(file).name.startswith((".", "_"))]
     by_kind = [[f for f in shown if f.lower().endswith(kind)] for kind in (PARQUET, JSON_LINES, JSON)]
     kinds = [files for files in by_kind if files]
-    if len(kinds) != 1 and needed:
+    if len(kinds) != 1:
         what = "several kinds of files are mixed in it" if kinds else "no .parquet, .jsonl or .json file in it"
         raise RoutingError(f"preferences {path}: {what}; name one file, or a folder of files of one kind")
-    return kinds[0] if kinds else []
+    return kinds[0]
 
 
 def _read_file(path: str, fs: FileSystem) -> Preferences:
@@ -141,15 +126,3 @@ def _prompt(value: object, number: int) -> str:
     if not isinstance(first, str):
         raise RoutingError(f"the prompt is no text in row {number}; fill it, or leave such rows out")
     return first
-
-
-def read_preferences(path: str | Path, filesystem: FileSystem | None = None) -> Preferences:
-    """Read a file (.parquet, .jsonl, .json), or a folder of files of one kind.
-
-    Columns: `prompt` (or `turns` / `conversation_a`, whose first user turn is taken, as RouteLLM does), `model_a`,
-    `model_b`, `winner`: a, b or tie; model_a, model_b, tie or tie (bothbad), as the arena writes them; or 1, 0.5, 0.
-    Optional `dataset` (default: the file's stem). Raises RoutingError for a missing or unreadable file, missing
-    columns, no rows, an unknown winner, or a model against itself.
-    """
-
-    return read_path(path, filesystem)

@@ -3,7 +3,7 @@
 RouteLLM's training data (arXiv 2406.18665): arena votes, golden labels (both answers compared with a key) and an LLM
 judge's verdicts. `read_preferences` takes files (`routing.data.preference_readers`), `as_preferences` makes golden labels of
 outcomes, `as_outcomes` makes a regressor's table of battles, so that every router fits on either. Model tiers are in
-`routing.data.tiers`, verdicts of a judge in `routing.answers.verdicts`. All functions here are O(n), golden labels O(n m^2).
+`routing.data.tiers`. All functions here are O(n), golden labels O(n m^2).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ that share too few battles to be told apart. Legend: n battles, m models, k tier
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,6 @@ from numpy.typing import NDArray
 from routing.data.preferences import Preferences, relabelled
 from routing.errors import RoutingError
 
-ELO_PER_UNIT = 400 / math.log(10)
-"""Elo points per unit of Bradley-Terry strength: P = 1 / (1 + 10^(-points / 400)) = sigmoid(strength)."""
 RIDGE = 1e-4
 """Penalty in pseudo-battles, 1/2 RIDGE r^2: a model that never lost keeps a finite strength, a measured one moves by
 less than a thousandth. RouteLLM's unpenalised fit stops wherever its solver gives up."""
@@ -83,7 +80,7 @@ def bradley_terry(
 
 
 def ratings(preferences: Preferences, ridge: float = RIDGE) -> dict[str, float]:
-    """Model → Bradley-Terry strength, mean zero; times `ELO_PER_UNIT` gives Elo points.
+    """Model → Bradley-Terry strength, mean zero; times 400 / ln(10) it is in Elo points.
 
     Raises RoutingError for no battles.
     """

@@ -164,17 +164,20 @@ def sweep(
     return CascadeSweep(settings, np.stack([r.quality for r in runs], 1), np.stack([r.cost_usd for r in runs], 1))
 
 
-def cascade_points(
-    judge_scores: ArrayLike,
-    quality: ArrayLike,
-    cost: ArrayLike,
-    orders: Sequence[Sequence[int]] | None = None,
-    thresholds: Sequence[float] | None = None,
-    budgets: Sequence[float] | None = None,
-    weights: ArrayLike | None = None,
-    keep: Keep = "last",
-) -> CostQuality:
-    """`sweep(...).points(weights)`. Its hull picks settings by the rows it is measured on, as RouterBench's does; with
-    many settings and few rows that flatters: choose by `CascadeSweep.best` on training rows to be fair.
+def rerank(reward: ArrayLike, quality: ArrayLike, cost: ArrayLike, models: Sequence[int] | None = None) -> CascadeRun:
+    """Overgenerate and rerank: ask all of `models`, keep the answer of the highest reward, the cheaper model's on ties.
+
+    The dearest policy there is, an upper row of a table; with the true quality as reward it is the oracle's quality at
+    the price of everyone. Raises RoutingError for shapes that do not fit, unknown entries, or no models.
+
+    reward: (n, m), of any reward model.
+    quality, cost: (n, m), cost in dollars.
+    models: indices of those asked; None asks all.
     """
-    return sweep(judge_scores, quality, cost, orders, thresholds, budgets, keep).points(weights)
+    quality, cost, rewards = checked(quality, cost, reward=reward)
+    asked = default_order(cost) if models is None else sorted(models, key=default_order(cost).index)
+    if not asked:
+        raise RoutingError("rerank: no models to ask")
+    choice = np.array(asked)[rewards[:, asked].argmax(axis=1)]
+    n_calls = np.full(len(quality), len(asked), np.intp)
+    return CascadeRun(quality[np.arange(len(quality)), choice], cost[:, asked].sum(axis=1), choice, n_calls)

@@ -65,12 +65,6 @@ def router_curve(
     return RouterCurve(np.concatenate([start, share], -1), np.concatenate([start + base, quality], -1))
 
 
-def pgr_at(score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, share: float) -> float:
-    """Performance gap recovered, (r(router) - r(weak)) / (r(strong) - r(weak)), with `share` of the rows to strong."""
-    curve = router_curve(score, q_weak, q_strong)
-    return float(np.interp(share, curve.share, _pgr(curve)))
-
-
 def apgr(
     score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, weights: ArrayLike | None = None
 ) -> Floats | np.float64:
@@ -132,32 +126,6 @@ def routellm_points(
     return RouterCurve(share[..., ::-1], quality[..., ::-1])
 
 
-def routellm_apgr(
-    score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, n_bins: int = 10, weights: ArrayLike | None = None
-) -> Floats | np.float64:
-    """APGR as RouteLLM's code has it: trapezoid over `routellm_points`, divided by the span of shares they cover.
-
-    A scalar, or (b,) for (b, n) weights.
-    """
-    return routellm_figures(score, q_weak, q_strong, n_bins, weights)["apgr"]
-
-
-def routellm_cpt(
-    score: ArrayLike,
-    q_weak: ArrayLike,
-    q_strong: ArrayLike,
-    recovered: float,
-    n_bins: int = 10,
-    weights: ArrayLike | None = None,
-) -> Floats | np.float64:
-    """CPT as RouteLLM's code has it: `np.interp` over `routellm_points`, whose quality need not be monotone.
-
-    Where it is not, the value may be far from the smallest share that reaches `recovered`; report `cpt` beside it.
-    A scalar, or (b,) for (b, n) weights.
-    """
-    return routellm_figures(score, q_weak, q_strong, n_bins, weights, {"cpt": recovered})["cpt"]
-
-
 def routellm_figures(
     score: ArrayLike,
     q_weak: ArrayLike,
@@ -187,7 +155,7 @@ def bootstrap(
     """Percentile interval of a statistic over rows drawn with replacement.
 
     `fn` maps weights (b, n), how often each row was drawn, to b values: `lambda w: apgr(score, weak, strong, w)`, or
-    `lambda w: w @ quality / n` for a mean. A statistic that wants row numbers goes through `by_rows`. `mean` is the
+    `lambda w: w @ quality / n` for a mean. `mean` is the
     value on the rows themselves. Replicates run in blocks of about 8 MB, which caches hold better than larger ones.
     """
     return bootstrap_all(lambda weights: {"value": fn(weights)}, n, n_boot, seed, level)["value"]
@@ -214,15 +182,6 @@ def bootstrap_all(
     with np.errstate(invalid="ignore"):  # a ratio may be infinite in some replicates
         ends = {name: np.quantile(np.concatenate(parts), [tail, 1 - tail]) for name, parts in values.items()}
     return {name: Interval(mean, *map(float, ends[name])) for name, mean in at_rows.items()}
-
-
-def by_rows(fn: Callable[[NDArray[np.intp]], float]) -> Callable[[Floats], Floats]:
-    """Turn a statistic of row numbers (rows,) into one of weights (b, n), for `bootstrap`; one call per replicate."""
-
-    def of_weights(weights: Floats) -> Floats:
-        return np.array([fn(np.repeat(np.arange(len(row)), row.astype(np.intp))) for row in weights])
-
-    return of_weights
 
 
 def _pgr(curve: RouterCurve) -> Floats:

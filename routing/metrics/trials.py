@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routing.data.outcomes import Outcomes
-from routing.metrics.pair import curve_apgr, curve_cpt, routellm_figures, router_curve
+from routing.metrics.pair import Interval, curve_apgr, curve_cpt, routellm_figures, router_curve
 from routing.metrics.plane import CostQuality, aiq, aiq_published, ndch, single_models
 from routing.metrics.sweep import Sweep, oracle_points, pair_points
 
@@ -41,6 +41,8 @@ GAP_FIGURES = (
 FIGURES = (*GAP_FIGURES, "aiq", "aiq_published", "aiq_gain", "best_quality")
 """calls_vs_random: strong calls of random routing for the same PGR over this router's (the paper's table 6). aiq_gain: AIQ less the
 Zero router's on the same draws. best_quality: every row to the model with the best prediction, whatever it costs."""
+Figures: TypeAlias = dict[str, Interval | None]
+"""By the names in FIGURES; None for one that has no meaning."""
 Statistic = Callable[[Floats], Mapping[str, Floats]]
 """Weights (b, k) of one trial's test rows → (b,) per figure."""
 
@@ -57,33 +59,50 @@ class Trial:
     """(m,) dollars a call that the sweep over budgets expects, from the training rows; None without cost."""
 
 
-def figures(
+def measure_trials(
     trials: Sequence[Trial], table: Outcomes, pair: bool, n_boot: int = N_BOOT, seed: int = 0
-) -> dict[str, Any]:
-    """Each of FIGURES as {"mean", "low", "high"}, or None where it has no meaning.
+) -> Figures:
+    """Each of FIGURES with its interval, None where it has no meaning.
 
-    `table`: every quality known; for a `pair` its columns are weak, strong. Dollars are used where the table and the trials have
-    them. `low` and `high` of GAP_FIGURES are None where the gap between the two models is not beyond chance (its own interval holds
-    0): those figures divide by it.
+    Dollars are used where the table and the trials have them. `low` and `high` of GAP_FIGURES are NaN where the gap between
+    the two models is not beyond chance (its own interval holds 0): those figures divide by it.
+
+    trials: s of them, by one router.
+    table: N rows whose quality is known for every model; of a `pair` the columns are weak, strong.
+    pair: whether GAP_FIGURES are measured.
+    n_boot: replicates of the bootstrap.
+    seed: of its draws: the same for every router, so that their differences are paired.
     """
     statistics = [_statistic(trial, table, pair) for trial in trials]
     means, draws = two_way_bootstrap(statistics, [trial.rows for trial in trials], len(table), n_boot, seed)
     low, high = np.percentile(draws["gap"], [2.5, 97.5]) if pair else (1.0, 1.0)
     beyond_chance = low > 0 or high < 0
-    result: dict[str, Any] = dict.fromkeys(FIGURES)
+    result: Figures = dict.fromkeys(FIGURES)
     for name in FIGURES:
         if name in means and not np.isnan(means[name]):
-            result[name] = {"mean": means[name], "low": None, "high": None}
             drawn = draws[name][~np.isnan(draws[name])]
-            if len(drawn) > n_boot / 2 and (beyond_chance or name not in GAP_FIGURES):
-                result[name] |= dict(zip(("low", "high"), np.percentile(drawn, [2.5, 97.5]).tolist(), strict=True))
+            told = len(drawn) > n_boot / 2 and (beyond_chance or name not in GAP_FIGURES)
+            result[name] = _interval(means[name], drawn if told else drawn[:0])
     return result
+
+
+def figures_json(figures: Figures) -> dict[str, dict[str, float | None] | None]:
+    """{"mean", "low", "high"} per figure, null for an end that is not known."""
+    return {
+        name: figure and {end: None if np.isnan(value) else value for end, value in figure._asdict().items()}
+        for name, figure in figures.items()
+    }
 
 
 def two_way_bootstrap(
     statistics: Sequence[Statistic], rows: Sequence[NDArray[np.intp]], n: int, n_boot: int, seed: int
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """(means over trials, `n_boot` draws of those means) per figure; `rows`: each trial's test rows among the `n` of the table."""
+    """(means over trials, `n_boot` draws of those means (n_boot,)) per figure.
+
+    statistics: one of each trial.
+    rows: each trial's test rows among the `n` of the table.
+    n_boot, seed: replicates, and the seed of their draws.
+    """
     s = len(statistics)
     exact = [statistic(np.ones((1, len(own)))) for statistic, own in zip(statistics, rows, strict=True)]
     means = {name: _mean([float(each[name][0]) for each in exact]) for name in exact[0]}
@@ -170,23 +189,29 @@ def _hulls(
     return lambda weights: [ndch(*sweep.points(row)) for row in weights]
 
 
-def reference_figures(
+def measure_references(
     rows: Sequence[NDArray[np.intp]], table: Outcomes, pair: bool, n_boot: int, seed: int = 0
-) -> dict[str, Any]:
-    """The Zero router and the oracle on the same test rows: {"zero": figures, "oracle": figures}, FIGURES each.
+) -> dict[str, Figures]:
+    """FIGURES of the Zero router ("zero") and of the oracle ("oracle") on the same test rows.
 
     The Zero router has an AIQ alone (its "best_quality" is the best single model's). The oracle knows each row's quality and cost.
+
+    rows: each trial's test rows, positions in `table`.
+    table, pair, n_boot, seed: as in `measure_trials`.
     """
     statistics = [_reference(table.quality[own].astype(np.float64), _cost(table, own), pair) for own in rows]
     means, draws = two_way_bootstrap(statistics, rows, len(table), n_boot, seed)
-    found: dict[str, Any] = {"zero": dict.fromkeys(FIGURES), "oracle": dict.fromkeys(FIGURES)}
+    found: dict[str, Figures] = {"zero": dict.fromkeys(FIGURES), "oracle": dict.fromkeys(FIGURES)}
     for key, mean in means.items():
         which, _, name = key.partition("|")
         if not np.isnan(mean):
-            drawn = draws[key][~np.isnan(draws[key])]
-            low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if len(drawn) else (None, None)
-            found[which][name] = {"mean": mean, "low": low, "high": high}
+            found[which][name] = _interval(mean, draws[key][~np.isnan(draws[key])])
     return found
+
+
+def _interval(mean: float, drawn: Floats) -> Interval:
+    """Ends at 2.5 and 97.5 % of what was drawn, NaN of nothing."""
+    return Interval(mean, *np.percentile(drawn, [2.5, 97.5]).tolist()) if len(drawn) else Interval(mean, np.nan, np.nan)
 
 
 def _cost(table: Outcomes, rows: NDArray[np.intp]) -> Floats | None:

@@ -121,9 +121,8 @@ def assign_folds(row_key: NDArray[np.integer[Any]], sizes: FoldSizes, seed: int 
 def stopping(n: int, lost_usd: float, row_usd: float, n_total: int, exponent: float = 0.5) -> Stopping:
     """The worth of one more row, where `lost_usd` is lost for want of more than `n` rows and falls like n^-exponent.
 
-    lost_usd: dollars over the whole set, `Promise.certainty_usd` for certainty (exponent 1/2), or the distance to the
-    end of a learning curve (`fit_power_law`). best_rows minimises lost_usd * (n/x)^e + row_usd * x. Raises
-    RoutingError for n < 1 or negative dollars.
+    lost_usd: dollars over the whole set, `Promise.certainty_usd` for certainty (exponent 1/2). best_rows
+    minimises lost_usd * (n/x)^e + row_usd * x. Raises RoutingError for n < 1 or negative dollars.
     """
     if n < 1 or lost_usd < 0 or row_usd < 0 or exponent <= 0:
         raise RoutingError(f"pilot: no stopping rule for {n} rows, {lost_usd} dollars lost, {row_usd} dollars a row")
@@ -135,27 +134,6 @@ def stopping(n: int, lost_usd: float, row_usd: float, n_total: int, exponent: fl
     else:
         best = n * (saving / row_usd) ** (1 / (1 + exponent))
     return Stopping(saving, row_usd, min(n_total, round(best)))
-
-
-def fit_power_law(sizes: ArrayLike, losses: ArrayLike) -> tuple[float, float, float]:
-    """(end, scale, exponent) of loss = end + scale * n^-exponent, least squares; exponent in 0.1..1, scale at least 0.
-
-    sizes, losses: (k,), k >= 3 points of a learning curve, for instance cross-validated losses inside the pilot. A grid
-    over the exponent, linear least squares inside. Raises RoutingError for fewer points or sizes below 1.
-    """
-    x, y = np.asarray(sizes, np.float64), np.asarray(losses, np.float64)
-    if len(x) < 3 or len(x) != len(y) or x.min() < 1 or not np.isfinite(y).all():
-        raise RoutingError(f"pilot: a learning curve needs three points or more of at least one row, and has {len(x)}")
-    best = (math.inf, float(y.mean()), 0.0, 0.5)
-    for exponent in np.linspace(0.1, 1.0, 19):
-        falling = x**-exponent
-        centered = falling - falling.mean()
-        scale = max(0.0, float(centered @ y / max(float(centered @ centered), 1e-300)))
-        end = float(y.mean() - scale * falling.mean())
-        error = float(((end + scale * falling - y) ** 2).sum())
-        if error < best[0] - 1e-15:
-            best = (error, end, scale, float(exponent))
-    return best[1:]
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

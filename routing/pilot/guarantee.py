@@ -182,31 +182,6 @@ def quality_margins(
     return Margins(estimate, padded - t * np.sqrt(variance))
 
 
-def kept_share(
-    cuts: CandidateCuts, quality: NDArray[np.floating[Any]], n_steps: int, confidence: float = LEVEL
-) -> float:
-    """The largest share of the gap that the cut after `n_steps` steps can promise, 0..1; 1 for all-strong.
-
-    quality as in `quality_margins`, whose bound is inverted by bisection. For one cut fixed beforehand; after a walk it
-    is the share walked for, or somewhat more.
-    """
-    at = int(np.argmin(np.abs(cuts.n_steps - n_steps)))
-    if at == 0:
-        return 1.0
-    one = CandidateCuts(
-        cuts.n_steps[at : at + 1],
-        cuts.route[at : at + 1],
-        cuts.rows_by_model[at : at + 1],
-        cuts.cost_usd[at : at + 1],
-    )
-    low, high = 0.0, 1.0
-    for _ in range(20):
-        middle = (low + high) / 2
-        kept = quality_margins(one, quality, middle, confidence).lower[0] >= 0
-        low, high = (middle, high) if kept else (low, middle)
-    return low
-
-
 def agreement_margins(
     cuts: CandidateCuts, agrees: NDArray[Any], agreement: float, confidence: float = LEVEL
 ) -> Margins:

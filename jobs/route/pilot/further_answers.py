@@ -24,6 +24,7 @@ from jobs.route.score.scored import read_scored
 from jobs.spec.sections import SAMPLES
 from jobs.storage.keys import digest16
 from jobs.storage.store import Store
+from routing.answers.agreement import agreement_with
 from routing.answers.features import extracted_answers
 
 TEMPERATURE = 0.7
@@ -69,12 +70,3 @@ def read_agreement(
     own = np.empty(len(leaders), object)
     own[:] = list(said)
     return agreement_with(extracted_answers(own), extracted_answers(further))
-
-
-def agreement_with(own: NDArray[np.object_], further: NDArray[np.object_]) -> NDArray[np.float64]:
-    """(k,) share of further answers (k, n) equal to a row's own (k,); both as `extracted_answers` gives them, None for none."""
-    there = further != None  # noqa: E711 - element by element
-    count = there.sum(axis=1)
-    same = (there & (further == own[:, None])).sum(axis=1)
-    result: NDArray[np.float64] = np.where((count > 0) & (own != None), same / np.maximum(count, 1), np.nan)  # noqa: E711
-    return result

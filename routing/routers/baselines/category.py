@@ -66,11 +66,6 @@ class CategoryRouter(TextRouter):
         result: NDArray[np.float32] = self.category_quality_[category]
         return result
 
-    def predict_category(self, categories: Sequence[str]) -> NDArray[np.float32]:
-        """Expected quality (n, m) of rows whose category is known; an unknown one has the overall mean."""
-        self._require_models()
-        return self.category_quality_[_positions(self.categories_, categories)]
-
     def state(self) -> dict[str, NDArray[Any]]:
         own: dict[str, NDArray[Any]] = {
             "categories": np.frombuffer(json.dumps(self.categories_.tolist()).encode(), np.uint8),

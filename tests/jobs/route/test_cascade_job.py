@@ -13,7 +13,7 @@ from jobs.journal.reader import Journal
 from jobs.journal.rows import ANSWER_SCHEMA, Answer, answers_table
 from jobs.lanes.chat import answer_key, mean_and_least, parse_completion
 from jobs.replay.options import ReplayOptions
-from jobs.route.pilot.further_answers import agreement_with, sample_keys
+from jobs.route.pilot.further_answers import sample_keys
 from jobs.route.pipeline import run_job
 from jobs.route.plan.cut import decide
 from jobs.route.plan.estimate import Estimate
@@ -138,12 +138,6 @@ def test_a_cascade_needs_a_sample_with_quality():
     named = models | {"samples": {"engine": "openai"}}
     with pytest.raises(SpecError, match="keeps its further answers under this name"):
         parse_spec(good | {"models": named})
-
-
-def test_agreement_counts_the_answers_that_are_there():
-    own = np.array(["A", "B", None, "C"], object)
-    further = np.array([["A", "A", "B"], ["A", None, "B"], ["A", "A", "A"], [None, None, None]], object)
-    assert np.allclose(agreement_with(own, further), [2 / 3, 0.5, np.nan, np.nan], equal_nan=True)
 
 
 def test_sample_keys_are_stable_and_their_own():

@@ -9,7 +9,7 @@ import pytest
 from shared_files import SHARED
 
 from routing.data.outcomes import Outcomes
-from routing.data.preference_readers import has_preferences, read_preferences
+from routing.data.preference_readers import read_preferences
 from routing.data.preferences import Preferences, concat, relabelled, write_preferences
 from routing.data.training_data import as_outcomes, as_preferences, mix
 from routing.errors import RoutingError
@@ -120,7 +120,6 @@ def test_own_parquet_comes_back_equal(tmp_path):
     write_preferences(THREE, tmp_path / "a.parquet")
     assert read_preferences(tmp_path / "a.parquet").fingerprint() == THREE.fingerprint()
     assert read_preferences(tmp_path).fingerprint() == THREE.fingerprint()  # a folder
-    assert has_preferences(tmp_path)
 
 
 def test_words_numbers_turns_and_arrays(tmp_path):
@@ -189,13 +188,11 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "c.txt").write_text("x")
     with pytest.raises(RoutingError, match="unknown kind"):
         read_preferences(tmp_path / "c.txt")
-    assert not has_preferences(tmp_path / "c.txt")
 
 
 def test_outcomes_are_told_from_preferences(tmp_path):
     path = tmp_path / "o.parquet"
     pq.write_table(pa.table({"id": ["1"], "prompt": ["p"], "dataset": ["d"], "x|quality": [1.0]}), path)
-    assert not has_preferences(path)
     with pytest.raises(RoutingError, match="no column 'model_a'"):
         read_preferences(path)
 
@@ -207,4 +204,3 @@ def test_arena_votes():
     votes = read_preferences(path)
     assert len(votes) == 1135 and len(votes.models) == 29
     assert [(votes.winner == value).sum() for value in (1, 0.5, 0)] == [369, 360, 406]
-    assert has_preferences(path)

@@ -7,9 +7,7 @@ import pytest
 from shared_files import SHARED
 
 import routing.data.contamination as similarity
-from routing.data.contamination import benchmark_similarity, contaminated, nearest, without_contaminated
-from routing.data.outcomes import Outcomes
-from routing.data.preferences import Preferences
+from routing.data.contamination import benchmark_similarity, contaminated, nearest
 from routing.errors import RoutingError
 from routing.features.base import Features
 from routing.features.registry import make_features
@@ -53,10 +51,6 @@ def test_contaminated_rows_go():
     assert contaminated(prompts, evaluation, HASHED).tolist() == [True, False, False, False]
     assert contaminated(prompts, evaluation, HASHED, 0.8).tolist() == [True, False, True, False]
     assert contaminated(evaluation, prompts, HASHED).tolist() == [True, False, False]
-    table = Preferences(prompts, ["x"] * 4, ["y"] * 4, np.ones(4), ["d"] * 4)
-    assert without_contaminated(table, evaluation, HASHED, 0.8).prompts == [prompts[1], ""]
-    rows = Outcomes(list("1234"), prompts, ["d"] * 4, ("x",), np.ones((4, 1), np.float32))
-    assert without_contaminated(rows, evaluation, HASHED).ids == ["2", "3", "4"]
     assert benchmark_similarity(evaluation, evaluation[:2], HASHED) == pytest.approx(1, abs=1e-6)
 
 
@@ -67,8 +61,6 @@ def test_errors():
         benchmark_similarity(["a"], [], HASHED)
     with pytest.raises(RoutingError, match="threshold is 95"):
         contaminated(["a"], ["a"], HASHED, 95)
-    with pytest.raises(RoutingError, match="all 1 training rows"):
-        without_contaminated(Preferences(["a b"], ["x"], ["y"], np.ones(1), ["d"]), ["a b"], HASHED)
     assert nearest([], ["a"], HASHED).row.shape == (0,)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import SHARED
 
-from routing.answers.agreement import agreement
+from routing.answers.agreement import agreement_with, agreement_with_earlier
 from routing.answers.features import RESPONSE, extracted_answers, response_features
 from routing.answers.learned_judge import ResponseJudge
 from routing.data.outcome_readers import read_outcomes
@@ -16,13 +16,12 @@ from routing.metrics.cascades import (
     ERROR_RATES,
     cascade,
     cascade_orders,
-    cascade_points,
     default_order,
+    rerank,
     simulated_judge,
     sweep,
 )
 from routing.metrics.plane import aiq, aiq_published, by_cost, ndch, single_models, zero_router
-from routing.metrics.rerank import rerank, rerank_points
 from routing.metrics.sweep import oracle, oracle_points
 
 ROUTERBENCH = SHARED / "routerbench"
@@ -64,7 +63,7 @@ def test_perfect_judge_is_the_oracle_that_pays_for_its_search():
     np.testing.assert_array_equal(run.quality, best.quality)
     assert (run.cost_usd >= best.cost_usd - 1e-12).all()
     low, high = single_models(quality, cost).cost_usd[[0, -1]]
-    points = cascade_points(simulated_judge(quality, 0), quality, cost, orders=cascade_orders(quality, cost))
+    points = sweep(simulated_judge(quality, 0), quality, cost, orders=cascade_orders(quality, cost)).points()
     zero, ceiling = aiq(zero_router(quality, cost), low, high), aiq(oracle_points(quality, cost), low, high)
     assert zero < aiq(points, low, high) <= ceiling
     assert aiq_published(points, high) < aiq(points, low, high)
@@ -74,7 +73,7 @@ def test_worse_judges_make_worse_cascades():
     quality, cost = binary(n=4000)
     low, high = single_models(quality, cost).cost_usd[[0, -1]]
     figures = [
-        aiq(cascade_points(simulated_judge(quality, rate), quality, cost, thresholds=[0.5]), low, high)
+        aiq(sweep(simulated_judge(quality, rate), quality, cost, thresholds=[0.5]).points(), low, high)
         for rate in ERROR_RATES
     ]
     assert figures == sorted(figures, reverse=True)
@@ -126,17 +125,21 @@ def test_rerank():
     np.testing.assert_allclose(best.cost_usd, cost.sum(axis=1))
     assert rerank(np.zeros_like(quality), quality, cost).model.tolist() == [0] * len(quality)  # ties: the cheapest
     assert set(rerank(quality, quality, cost, models=[3, 1]).model) <= {1, 3}
-    points = rerank_points(quality, quality, cost)
-    assert len(points.cost_usd) == 4
-    assert (np.diff(points.quality) >= 0).all()
+    more = [rerank(quality, quality, cost, models=range(size)).quality.mean() for size in (1, 2, 3, 4)]
+    assert more == sorted(more)
     with pytest.raises(RoutingError, match="no models"):
         rerank(quality, quality, cost, models=[])
 
 
 def test_agreement_by_hand():
     answers = np.array([["A", "B", "A", None], ["x", None, None, "x"]], object)
-    np.testing.assert_allclose(agreement(answers), [[1 / 3, 0, 1 / 3, 0], [1 / 3, 0, 0, 1 / 3]])
-    np.testing.assert_allclose(agreement(answers, earlier_only=True), [[0, 0, 0.5, 0], [0, 0, 0, 1 / 3]])
+    np.testing.assert_allclose(agreement_with_earlier(answers), [[0, 0, 0.5, 0], [0, 0, 0, 1 / 3]])
+
+
+def test_agreement_counts_the_answers_that_are_there():
+    own = np.array(["A", "B", None, "C"], object)
+    further = np.array([["A", "A", "B"], ["A", None, "B"], ["A", "A", "A"], [None, None, None]], object)
+    assert np.allclose(agreement_with(own, further), [2 / 3, 0.5, np.nan, np.nan], equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,7 @@ def test_recorded_rows_show_what_the_paper_found():
     low, high = single_models(quality, cost).cost_usd[[0, -1]]
     zero = aiq(zero_router(quality, cost), low, high)
     figures = {
-        rate: aiq(cascade_points(simulated_judge(quality, rate), quality, cost, thresholds=[0.5]), low, high)
+        rate: aiq(sweep(simulated_judge(quality, rate), quality, cost, thresholds=[0.5]).points(), low, high)
         for rate in ERROR_RATES
     }
     # Cascades with an error of up to .1 beat everything; past .2 they fall below the Zero router.

@@ -15,7 +15,6 @@ from routing.pilot.folds import (
     affordable,
     assign_folds,
     draw,
-    fit_power_law,
     fold_sizes,
     hash_order,
     stopping,
@@ -104,16 +103,6 @@ def test_a_row_pays_until_its_saving_meets_its_price():
     assert stopping(10, 0.0, 0.0, 700).best_rows == 0 and not stopping(10, 0.0, 0.0, 700).pays
     with pytest.raises(RoutingError, match="stopping"):
         stopping(0, 1.0, 1.0, 10)
-
-
-def test_learning_curves_are_found_again():
-    sizes = np.array([50, 100, 200, 400, 800])
-    end, scale, exponent = fit_power_law(sizes, 0.3 + 2.0 * sizes**-0.5)
-    assert (end, scale, exponent) == pytest.approx((0.3, 2.0, 0.5), abs=1e-6)
-    assert fit_power_law(sizes, np.full(5, 0.4))[:2] == pytest.approx((0.4, 0.0))
-    assert fit_power_law(sizes, [1, 2, 3, 4, 5])[1] == 0
-    with pytest.raises(RoutingError, match="three points"):
-        fit_power_law([1, 2], [1, 2])
 
 
 def test_money_ends_a_draw():

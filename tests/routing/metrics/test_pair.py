@@ -14,11 +14,8 @@ from routing.metrics.pair import (
     apgr,
     bootstrap,
     bootstrap_all,
-    by_rows,
     cpt,
-    pgr_at,
-    routellm_apgr,
-    routellm_cpt,
+    routellm_figures,
     routellm_points,
     router_curve,
 )
@@ -33,6 +30,20 @@ rows = st.integers(2, 40).flatmap(
         st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=n, max_size=n),
     )
 )
+
+
+def pgr_at(score, weak, strong, share):
+    curve = router_curve(score, weak, strong)
+    weak, strong = curve.quality[[0, -1]]
+    return (np.interp(share, curve.share, curve.quality) - weak) / (strong - weak)
+
+
+def routellm_apgr(score, weak, strong, weights=None):
+    return routellm_figures(score, weak, strong, weights=weights)["apgr"]
+
+
+def routellm_cpt(score, weak, strong, recovered, weights=None):
+    return routellm_figures(score, weak, strong, weights=weights, recovered={"cpt": recovered})["cpt"]
 
 
 def gap(weak, strong):
@@ -129,7 +140,6 @@ def test_bootstrap_of_a_mean_is_the_normal_interval():
     assert interval.mean == pytest.approx(x.mean())
     assert interval.low == pytest.approx(x.mean() - 1.96 * x.std() / 50, abs=0.01)
     assert interval.high == pytest.approx(x.mean() + 1.96 * x.std() / 50, abs=0.01)
-    assert bootstrap(by_rows(lambda r: float(x[r].mean())), len(x), 2000, seed=1) == pytest.approx(interval)
     assert bootstrap(lambda w: w @ x / len(x), len(x), 2000, seed=1) == interval
 
 

@@ -10,8 +10,6 @@ from shared_files import SHARED
 from routing.data.outcome_readers import read_outcomes
 from routing.data.outcomes import concat, split_by_prompt
 from routing.errors import RoutingError
-from routing.metrics.cost_quality import evaluate_models, evaluate_pair
-from routing.metrics.pair import apgr, cpt
 from routing.metrics.plane import (
     CostQuality,
     aiq,
@@ -182,47 +180,6 @@ def test_weights_are_resampled_rows(table, seed):
     assert aiq(several, 0, 9)[1] == pytest.approx(
         aiq(router_points(predicted, quality, cost, weights, expected_cost=expected), 0, 9)
     )
-
-
-def test_evaluate_pair():
-    rng = np.random.default_rng(0)
-    score = rng.random(600)
-    weak, strong = (rng.random(600) < 0.8 - 0.6 * score).astype(float), (rng.random(600) < 0.9).astype(float)
-    figures = evaluate_pair(score, weak, strong, np.full(600, 1.0), np.full(600, 10.0), n_boot=100)
-    assert figures["apgr"].mean == pytest.approx(apgr(score, weak, strong))
-    assert figures["cpt50"].mean == pytest.approx(cpt(score, weak, strong, 0.5))
-    share = figures["cpt50"].mean
-    assert figures["usd_vs_strong_cpt50"].mean == pytest.approx(10 / (1 + 9 * share))
-    assert figures["usd_vs_random_cpt50"].mean == pytest.approx(5.5 / (1 + 9 * share))
-    assert figures["calls_vs_random_cpt50"].mean == pytest.approx(0.5 / share)
-    assert figures["aiq_gain"].mean == pytest.approx(figures["aiq"].mean - figures["aiq_zero"].mean)
-    assert figures["aiq_zero"].mean == pytest.approx((weak.mean() + strong.mean()) / 2)
-    assert figures["aiq_zero"].mean < figures["aiq"].mean < figures["aiq_oracle"].mean
-    assert all(interval.low <= interval.mean <= interval.high for interval in figures.values())
-    assert figures["aiq_gain"].low > 0
-    unpriced = evaluate_pair(score, weak, strong, n_boot=10)
-    assert set(unpriced) == set(figures)
-    assert unpriced["aiq"] is None and unpriced["usd_vs_random_cpt80"] is None
-
-
-def test_evaluate_models():
-    rng = np.random.default_rng(0)
-    talent = np.array([0.5, 0.7, 0.8])
-    hard = rng.random((400, 1))
-    quality = (rng.random((400, 3)) < talent + 0.3 - 0.6 * hard).astype(float)
-    cost = np.tile([1.0, 3.0, 10.0], (400, 1))
-    figures = evaluate_models(np.clip(talent + 0.3 - 0.6 * hard, 0, 1), quality, cost, n_boot=50)
-    low, high = 1, 10
-    assert figures["aiq_zero"].mean == pytest.approx(aiq(zero_router(quality, cost), low, high))
-    assert figures["aiq"].mean <= figures["aiq_oracle"].mean
-    assert figures["quality_best_single"].mean == quality.mean(0).max()
-    assert figures["quality_oracle"].mean == oracle(quality, cost).quality.mean()
-    exact = evaluate_models(quality, quality, cost, n_boot=10)
-    assert exact["quality"].mean == figures["quality_oracle"].mean
-    assert exact["usd_vs_best_single"].mean > 1
-    unpriced = evaluate_models(quality, quality, n_boot=10)
-    assert set(unpriced) == set(figures)
-    assert unpriced["aiq"] is None
 
 
 def test_refuses_what_it_cannot_measure():
