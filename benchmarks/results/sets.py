@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks.results.tables import markdown
 from jobs.evaluation.folds import Fold
 from jobs.evaluation.sources import OutcomeSet, find_model, known_rows, read_outcome_set
-from routing.answers.learned_judge import ResponseJudge
+from routing.answers.response_judge import ResponseJudge
 from routing.data.outcomes import Outcomes, concat
 from routing.data.training_data import TrainingData
 from routing.metrics.cascades import ERROR_RATES, cascade, cascade_orders, simulated_judge, sweep

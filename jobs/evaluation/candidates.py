@@ -9,7 +9,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from jobs.errors import SpecError
 from jobs.storage.store import Store
 from routing import routers
 from routing.routers.base import Router
-
-OnProgress = Callable[..., None]
+from routing.routers.neural.training import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Candidate:
     trained_on: tuple[str, ...] = ()
     """URIs of the sets an artifact was trained on, as its card names them."""
 
-    def fitted(self, train: Any, seed: int, on_progress: OnProgress | None = None) -> Router:
+    def fitted(self, train: Any, seed: int, on_progress: Progress | None = None) -> Router:
         """A router trained on `train` (Outcomes or Preferences), its own random choices by `seed`; the artifact as it is."""
         if self.artifact is not None:
             return self.artifact

@@ -27,6 +27,7 @@ from routing.data.training_data import TrainingData
 from routing.features.cache import feature_cache
 from routing.metrics.trials import Trial, figures_json, measure_references, measure_trials
 from routing.routers.baselines.category import category_scores
+from routing.routers.neural.training import FitProgress
 
 FORMAT = 1
 
@@ -192,10 +193,9 @@ def _trials(
     return trials, facts | ({"chosen": str(chosen)} if chosen is not None else {})
 
 
-def _progress_text(label: str, report: dict[str, Any]) -> str:
+def _progress_text(label: str, report: FitProgress) -> str:
     """What a router that trains in steps has to say."""
-    loss = f", loss {report['loss']:.4f}" if report.get("loss") is not None else ""
-    return f"{label}: step {report.get('step')} of {report.get('steps')}{loss}"
+    return f"{label}: step {report.step} of {report.steps}, loss {report.loss:.4f}"
 
 
 def _baseline(candidate: Candidate, folds: Sequence[Fold], table: Outcomes) -> list[Trial]:

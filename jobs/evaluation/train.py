@@ -33,6 +33,7 @@ from routing.errors import RoutingError
 from routing.features.cache import feature_cache
 from routing.metrics.trials import CONTRACT, Trial, figures_json, measure_trials
 from routing.routers.base import Router
+from routing.routers.neural.training import FitProgress
 
 N_BOOT = 1000
 LIBRARIES = ("headgate", "numpy", "scikit-learn", "torch", "transformers")
@@ -106,13 +107,11 @@ def run_train(options: TrainOptions, say: Callable[[str], None] = lambda text: N
     return {"router": options.router, "artifact": target.uri, "models": list(router.models_), **metrics}
 
 
-def progress_text(name: str, report: dict[str, Any]) -> str:
+def progress_text(name: str, report: FitProgress) -> str:
     """One line of a router that trains in steps: where it is, its loss, and the loss on held-out rows."""
-    parts = [f"{name}: step {report.get('step')} of {report.get('steps')}"]
-    if report.get("loss") is not None:
-        parts.append(f"loss {report['loss']:.4f}")
-    if report.get("validation_loss") is not None:
-        parts.append(f"held out {report['validation_loss']:.4f}")
+    parts = [f"{name}: step {report.step} of {report.steps}", f"loss {report.loss:.4f}"]
+    if report.validation_loss is not None:
+        parts.append(f"held out {report.validation_loss:.4f}")
     return ", ".join(parts)
 
 

@@ -3,7 +3,7 @@
 A row goes down `order` (cheap to dear): a model is asked, its cost is paid, and its answer stands if the judge scores
 it at least `threshold`; otherwise the next is asked, as long as the row's `budget` pays for it. RouterBench (arXiv
 2403.12031) simulates the judge: the true score, flipped with probability epsilon in ERROR_RATES. A real judge is any
-(n, m) array of scores of the answers: log-probabilities, agreement of samples, or routing/answers/learned_judge.py.
+(n, m) array of scores of the answers: log-probabilities, agreement of samples, or routing/answers/response_judge.py.
 All vectorised over rows: O(n m) a cascade, O(n m s) for a sweep of s settings; 1,000 rows x 11 models x 250 settings 0.4 s.
 Legend: n rows, m models, k points, b bootstrap replicates.
 """

@@ -79,9 +79,8 @@ class Sweep:
         n, m = cost.shape
         ladder = np.lexsort((-predicted, expected), axis=1)
         sorted_axes = [np.take_along_axis(axis, ladder, 1) for axis in (predicted, expected)]
-        ends = np.zeros(n, np.int8), np.full(n, m - 1, np.int8)
-        able = np.ones((n, m), np.bool_)
-        steps = walk_hulls(sorted_axes[0], sorted_axes[1], None, able, ends[0], ends[1], "gain_per_dollar", None)
+        base, last = np.zeros(n, np.int8), np.full(n, m - 1, np.int8)
+        steps = walk_hulls(sorted_axes[0], sorted_axes[1], np.ones((n, m), np.bool_), base, last, "gain_per_dollar")
         taken = np.flatnonzero(steps["rank"] > 0)
         taken = taken[np.argsort(-steps["rank"][taken], kind="stable")]
         self._row = steps["row"][taken]

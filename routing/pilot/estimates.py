@@ -91,58 +91,38 @@ def estimate_run(
     fitting or choosing; known: rows that were. Raises RoutingError where the two share a row.
     """
     n_models = predicted.shape[1]
-    report, known = _askable(report, route, n_models), _askable(known, route, n_models)
-    if len(np.intersect1d(report.rows, known.rows)):
-        raise RoutingError("estimates: a row is both in the report fold and among those used for fitting")
-    # A known row with a failed verdict is not known.
-    known = _take(known, ~np.isnan(known.quality).any(axis=1))
-    rest = route >= 0
-    rest[known.rows] = False
-    n_rest, n_known = int(rest.sum()), len(known.rows)
-    picked = route[report.rows], route[known.rows]
-    values = _picked(report.quality, picked[0]), _picked(known.quality, picked[1])
-    expected = _picked(predicted, np.maximum(route, 0))
-    by_model = np.asarray(predicted, np.float64)
+    rows = _rows_of(route, report, known, n_models, level)
+    picked = route[rows.report.rows], route[rows.known.rows]
+    values = _picked(rows.report.quality, picked[0]), _picked(rows.known.quality, picked[1])
+    weak, strong = rows.quality(0), rows.quality(-1)
     dummies = (route[:, None] == np.arange(1, n_models)).astype(np.float64)
-    right = np.asarray(report.quality, np.float64), np.asarray(known.quality, np.float64)
-
-    def mean(x: Floats, known_x: Floats, variates: Floats | None, bounds: tuple[float, float]) -> Interval | None:
-        ok = np.isfinite(x)
-        part: Interval | None = None
-        if ok.any():
-            if variates is None or not np.isfinite(variates[rest]).all():
-                part = bounded_interval(x[ok], n_rest, level, bounds)
-            else:
-                sampled = variates[report.rows[ok]]
-                part = assisted_interval(x[ok], sampled, variates[rest].mean(axis=0), n_rest, level, bounds)
-            part = _with_failed(part, float(1 - ok.mean()), bounds)
-        return combine_known(part, n_rest, float(known_x.sum()), n_known)
-
-    gaps = report.quality[:, -1] - report.quality[:, 0], known.quality[:, -1] - known.quality[:, 0]
-    gap = mean(gaps[0], gaps[1], None, (-1.0, 1.0))
-    gains = values[0] - report.quality[:, 0], values[1] - known.quality[:, 0]
-    pgr = _pgr(gains, gaps, dummies[report.rows], dummies[rest], n_known, level) if gap else None
-    if gap is None or gap.low <= 0 <= gap.high:
-        pgr = None
+    expected = np.column_stack([dummies, _picked(predicted, np.maximum(route, 0))])
+    gaps = strong[0] - weak[0], strong[1] - weak[1]
+    gap = rows.mean(gaps, None, (-1.0, 1.0))
+    pgr = None
+    if gap is not None and not gap.low <= 0 <= gap.high:
+        pgr = rows.pgr((values[0] - weak[0], values[1] - weak[1]), gaps, dummies)
     strong_share = float((route[route >= 0] == n_models - 1).mean()) if (route >= 0).any() else 0.0
     on_strong = picked[0] == n_models - 1, picked[1] == n_models - 1
-    wasted = gaps[0] <= 0, gaps[1] <= 0
-    missed = report.quality[:, -1] > values[0], known.quality[:, -1] > values[1]
-    told = np.isfinite(report.quality).all(axis=1)
-    n_strong = int((rest & (route == n_models - 1)).sum())
+    missed = strong[0] > values[0], strong[1] > values[1]
+    told = np.isfinite(rows.report.quality).all(axis=1)
+    n_strong = int((rows.rest & (route == n_models - 1)).sum())
+    wrong = (gaps[0] <= 0)[on_strong[0] & told], (gaps[1] <= 0)[on_strong[1]]
+    kept_down = missed[0][~on_strong[0] & told], missed[1][~on_strong[1]]
     return RunEstimates(
-        quality=mean(*values, np.column_stack([dummies, expected]), (0.0, 1.0)),
+        quality=rows.mean(values, expected, (0.0, 1.0)),
         quality_by_model=tuple(
-            mean(right[0][:, j], right[1][:, j], by_model[:, j : j + 1], (0.0, 1.0)) for j in range(n_models)
+            rows.mean(rows.quality(j), np.asarray(predicted[:, j : j + 1], np.float64), (0.0, 1.0))
+            for j in range(n_models)
         ),
         gap=gap,
         pgr=pgr,
         pgr_over_random=_shift(pgr, -strong_share) if n_models == 2 else None,
-        over_routing=_share(wasted[0][on_strong[0] & told], wasted[1][on_strong[1]], n_strong, level),
-        under_routing=_share(missed[0][~on_strong[0] & told], missed[1][~on_strong[1]], n_rest - n_strong, level),
-        n_rows=n_rest + n_known,
-        n_sampled=len(report.rows),
-        n_known=n_known,
+        over_routing=_share(*wrong, n_strong, level),
+        under_routing=_share(*kept_down, rows.n_rest - n_strong, level),
+        n_rows=rows.n_rest + rows.n_known,
+        n_sampled=len(rows.report.rows),
+        n_known=rows.n_known,
         n_failed=int((~told).sum()),
     )
 
@@ -165,24 +145,70 @@ def alternative_usd(
     return _shift(part, paid)
 
 
-def _pgr(
-    gains: tuple[Floats, Floats],
-    gaps: tuple[Floats, Floats],
-    dummies: Floats,
-    rest_dummies: Floats,
-    n_known: int,
-    level: float,
-) -> Interval | None:
-    """Fieller over the rest, the known rows' means added to both sides as constants."""
-    ok = np.isfinite(gains[0]) & np.isfinite(gaps[0])
-    if not ok.any():
-        return None
-    share = len(rest_dummies) / (len(rest_dummies) + n_known)
-    columns = [
-        share * x[ok] + (1 - share) * (k.mean() if n_known else 0.0)
-        for x, k in ((gains[0], gains[1]), (gaps[0], gaps[1]))
-    ]
-    return ratio_interval(columns[0], columns[1], len(rest_dummies), level, dummies[ok], rest_dummies.mean(axis=0))
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows that are known, those that are not, and the sample of the latter; pairs are (of the report fold, of the known)."""
+
+    report: Answered
+    known: Answered
+    rest: NDArray[np.bool_]
+    """(N,) askable rows that are not known."""
+    level: float
+
+    @property
+    def n_rest(self) -> int:
+        return int(self.rest.sum())
+
+    @property
+    def n_known(self) -> int:
+        return len(self.known.rows)
+
+    def quality(self, model: int) -> tuple[Floats, Floats]:
+        """A model's, of the report fold and of the known rows."""
+        report, known = (np.asarray(part.quality[:, model], np.float64) for part in (self.report, self.known))
+        return report, known
+
+    def mean(
+        self, values: tuple[Floats, Floats], variates: Floats | None, bounds: tuple[float, float]
+    ) -> Interval | None:
+        """Of all rows, from values within `bounds`, NaN where they failed; variates: (N, c), of every row."""
+        x, known = values
+        ok = np.isfinite(x)
+        part: Interval | None = None
+        if ok.any():
+            if variates is None or not np.isfinite(variates[self.rest]).all():
+                part = bounded_interval(x[ok], self.n_rest, self.level, bounds)
+            else:
+                target = variates[self.rest].mean(axis=0)
+                sampled = variates[self.report.rows[ok]]
+                part = assisted_interval(x[ok], sampled, target, self.n_rest, self.level, bounds)
+            part = _with_failed(part, float(1 - ok.mean()), bounds)
+        return combine_known(part, self.n_rest, float(known.sum()), self.n_known)
+
+    def pgr(self, gains: tuple[Floats, Floats], gaps: tuple[Floats, Floats], dummies: Floats) -> Interval | None:
+        """Fieller over the rest, the known rows' means added to both sides as constants."""
+        ok = np.isfinite(gains[0]) & np.isfinite(gaps[0])
+        if not ok.any():
+            return None
+        share = self.n_rest / (self.n_rest + self.n_known)
+        above, below = (
+            share * x[ok] + (1 - share) * (known.mean() if self.n_known else 0.0) for x, known in (gains, gaps)
+        )
+        sampled, target = dummies[self.report.rows][ok], dummies[self.rest].mean(axis=0)
+        return ratio_interval(above, below, self.n_rest, self.level, sampled, target)
+
+
+def _rows_of(
+    route: NDArray[np.integer[Any]], report: Answered, known: Answered | None, n_models: int, level: float
+) -> _Rows:
+    report, known = _askable(report, route, n_models), _askable(known, route, n_models)
+    if len(np.intersect1d(report.rows, known.rows)):
+        raise RoutingError("estimates: a row is both in the report fold and among those used for fitting")
+    # A known row with a failed verdict is not known.
+    known = _take(known, ~np.isnan(known.quality).any(axis=1))
+    rest = route >= 0
+    rest[known.rows] = False
+    return _Rows(report, known, rest, level)
 
 
 def _share(seen: NDArray[np.bool_], known: NDArray[np.bool_], n_rest: int, level: float) -> Interval | None:

@@ -28,6 +28,7 @@ from routing.errors import RoutingError
 from routing.features.cache import FeatureCache, active_cache, using
 from routing.features.encoder import MINILM
 from routing.routers.base import Router, read_card
+from routing.routers.registry import create, load
 
 CV_ROWS = 1200
 """Rows of the cross-validation; the candidates' order on these is the order on more."""
@@ -96,8 +97,6 @@ class AutoRouter(Router):
         }
 
     def fit(self, data: TrainingData) -> Self:
-        from routing.routers.registry import create  # the registry imports this module
-
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         candidates = self.candidates()
@@ -158,8 +157,6 @@ class AutoRouter(Router):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read all artifacts. Raises RoutingError where one is missing, damaged, or not of the others."""
-        from routing.routers.registry import load  # the registry imports this module
-
         router = super().load(directory)
         router._adopt([load(Path(directory) / f"chosen-{i}") for i in range(router._count)])
         if _digest(directory, router._count) != router._digest:
@@ -181,8 +178,6 @@ class AutoRouter(Router):
 
     def _compared(self, candidates: Mapping[str, tuple[Member, ...]], outcomes: Outcomes) -> dict[str, Floats]:
         """Candidate → merit per row (see `pair_merit`), out of fold; empty where the rows cannot tell."""
-        from routing.routers.registry import create  # the registry imports this module
-
         numbers: dict[str, int] = {}
         group = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in outcomes.prompts], np.intp)
         place = np.random.default_rng(self.seed).permutation(len(numbers))[group]

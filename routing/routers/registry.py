@@ -1,7 +1,12 @@
-"""routing/routers/registry.py: carried here."""
+"""Routers by name: what a job file's `router:`, a card and the command line call them.
+
+`routing.routers` registers the classes. This file knows none of them, so that those which make others by name (auto,
+calibrated) can use it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +14,14 @@ from routing.errors import RoutingError
 from routing.routers.base import Router, read_card
 
 ROUTERS: dict[str, type[Router]] = {}
-"""Class by registry name."""
+"""Class by registry name, in the order in which names are listed to users."""
 ALIASES = {"sw": "similarity", "matrix_factorization": "mf"}
 """Other names accepted: the ones RouteLLM's papers and tables use."""
+
+
+def register(classes: Iterable[type[Router]]) -> None:
+    """Make classes known by their `name`."""
+    ROUTERS.update({cls.name: cls for cls in classes})
 
 
 def names(needs_training: bool | None = None) -> tuple[str, ...]:

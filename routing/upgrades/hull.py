@@ -8,6 +8,7 @@ Legend: n rows, m models in ladder order (cheapest first).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -36,17 +37,25 @@ def gain_per_dollar(gain: NDArray[Any], cost_usd: NDArray[Any]) -> NDArray[np.fl
 def walk_hulls(
     quality: NDArray[np.floating[Any]],
     cost_usd: NDArray[np.float64],
-    weight: NDArray[np.integer[Any]] | None,
     able: NDArray[np.bool_],
     base: NDArray[np.int8],
     last: NDArray[np.int8],
     rank_by: RankBy,
-    raw_score: NDArray[np.floating[Any]] | None,
+    *,
+    weight: NDArray[np.integer[Any]] | None = None,
+    raw_score: NDArray[np.floating[Any]] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Columns of all steps, unsorted, as `Steps` names them, and `order_cost`, `order_raw`: what the cut sorts by.
 
-    able: (n, m) feasible models. base, last: (n,) first and last feasible model, -1 where none is. The rest as in
-    `routing.upgrades.steps.build_steps`. Rank and raw score fall, and order_cost grows, from each step of a row to the next.
+    Rank and raw score fall, and order_cost grows, from each step of a row to the next.
+
+    quality: (n, m) expected, 0..1.
+    cost_usd: (n, m) expected dollars of one call.
+    able: (n, m) feasible models.
+    base, last: (n,) first and last feasible model, -1 where none is.
+    rank_by: what a step's rank is, see `routing.upgrades.cut`.
+    weight: (n,) rows in the group; None counts each as 1.
+    raw_score: (n, m) quality before calibration, which orders ties; None leaves `order_raw` out.
     """
     n, m = quality.shape
     row_type: Any = np.int32 if n < 2**31 else np.int64
@@ -61,13 +70,6 @@ def walk_hulls(
         to: NDArray[np.int8] = last[rows] if m == 2 else _next_on_hull(here, rows, quality, cost_usd, able, last)
         gain = quality[rows, to].astype(np.float64) - quality[rows, here]
         cost = cost_usd[rows, to] - cost_usd[rows, here]
-        score = ((1 + gain) / 2).astype(np.float32)
-        if rank_by == "score":
-            rank = score.astype(np.float64)
-        elif rank_by == "gain":
-            rank = gain.astype(np.float32).astype(np.float64)
-        else:
-            rank = gain_per_dollar(gain if weight is None else gain * weight[rows], cost)
         chunk = {
             "row": rows,
             "from_model": np.full(len(rows), here, np.int8),
@@ -75,10 +77,10 @@ def walk_hulls(
             "step_no": step_no[rows],
             "gain": gain.astype(np.float32),
             "cost_usd": cost,
-            "score": score,
-            "rank": rank,
+            "score": ((1 + gain) / 2).astype(np.float32),
             "order_cost": cost,
         }
+        chunk["rank"] = _rank(rank_by, chunk, gain, weight)
         if raw_score is not None:
             chunk["order_raw"] = (raw_score[rows, to] - raw_score[rows, here]).astype(np.float32)
         if floor_cost is not None:
@@ -91,6 +93,19 @@ def walk_hulls(
     if len(chunks) == 1:
         return chunks[0]
     return {name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in list(chunks[0])}
+
+
+def _rank(
+    rank_by: RankBy,
+    chunk: Mapping[str, NDArray[Any]],
+    gain: NDArray[np.float64],
+    weight: NDArray[np.integer[Any]] | None,
+) -> NDArray[np.float64]:
+    """What steps are sorted by; score and gain in the single precision that they are kept in."""
+    if rank_by == "gain_per_dollar":
+        return gain_per_dollar(gain if weight is None else gain * weight[chunk["row"]], chunk["cost_usd"])
+    rank: NDArray[np.float64] = chunk[rank_by].astype(np.float64)
+    return rank
 
 
 def _next_on_hull(

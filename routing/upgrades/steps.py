@@ -91,12 +91,12 @@ def build_steps(
     those under the hull are skipped. Raises RoutingError for shapes that do not fit, a quality or cost that is not
     finite, a negative cost, a weight below 1.
     """
-    n, m = _check(quality, cost_usd, row_key, weight, feasible, rank_by, raw_score)
+    n, m = _check(quality, cost_usd, row_key, rank_by, weight=weight, feasible=feasible, raw_score=raw_score)
     able = np.ones((n, m), np.bool_) if feasible is None else feasible
     any_able = able.any(axis=1)
     base = np.where(any_able, able.argmax(axis=1), -1).astype(np.int8)
     last = np.where(any_able, m - 1 - able[:, ::-1].argmax(axis=1), -1).astype(np.int8)
-    columns = walk_hulls(quality, cost_usd, weight, able, base, last, rank_by, raw_score)
+    columns = walk_hulls(quality, cost_usd, able, base, last, rank_by, weight=weight, raw_score=raw_score)
     keys = [-columns["rank"], columns.pop("order_cost"), row_key[columns["row"]], columns["step_no"]]
     if raw_score is not None:
         keys.insert(1, -columns.pop("order_raw"))
@@ -162,9 +162,10 @@ def _check(
     quality: NDArray[Any],
     cost_usd: NDArray[Any],
     row_key: NDArray[Any],
+    rank_by: str,
+    *,
     weight: NDArray[Any] | None,
     feasible: NDArray[Any] | None,
-    rank_by: str,
     raw_score: NDArray[Any] | None,
 ) -> tuple[int, int]:
     """(n, m), or RoutingError for what would make a wrong plan without a word."""

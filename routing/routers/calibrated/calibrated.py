@@ -29,6 +29,7 @@ from routing.routers.auto import AutoRouter
 from routing.routers.base import Router, read_card
 from routing.routers.calibrated.calibration import METHODS, Calibration, fit_calibration
 from routing.routers.calibrated.heads import TRUSTED, UNMATCHED, Blend, clear_winner, criterion, fit_ridge, held_out
+from routing.routers.registry import create, load
 from routing.routers.text.base import TextRouter
 
 HEADS = ("none", *METHODS, "ridge", "blend")
@@ -84,8 +85,6 @@ class CalibratedRouter(TextRouter):
         self._base_digest = b""
 
     def fit(self, data: TrainingData) -> Self:
-        from routing.routers.registry import create  # the registry imports this module
-
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         base = create(self.base, **self.base_hyperparameters)
@@ -152,8 +151,6 @@ class CalibratedRouter(TextRouter):
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Read all artifacts. Raises RoutingError where one is missing, damaged, or not of the others."""
-        from routing.routers.registry import load  # the registry imports this module
-
         router = super().load(directory)
         router.base_ = load(Path(directory) / "base")
         if router.head_ == "blend":

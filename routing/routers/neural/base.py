@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from routing.errors import RoutingError
 from routing.features.encoder import micro_batches
 from routing.routers.base import Router, read_card
-from routing.routers.neural.training import Progress, Recipe, choose_device, hold_out, train
-from routing.text import whole
+from routing.routers.neural.training import Progress, Recipe, TrainingRows, choose_device, hold_out, train
 
 FOLDER = "model"
 """The Hugging Face folder inside an artifact."""
@@ -113,7 +112,7 @@ class NeuralRouter(Router):
             self.steps, self.batch_size, self.learning_rate, self.weight_decay, self.tokens_per_batch, self.seed
         )
         try:
-            train(module, row_losses, lengths, training, validation, recipe, self.on_progress)
+            train(module, TrainingRows(row_losses, lengths, training, validation), recipe, self.on_progress)
         except BaseException:
             self._model = None  # half-trained weights must not predict
             raise
@@ -197,11 +196,6 @@ def _loading(source: str) -> Iterator[None]:
 def place(model: Any) -> Any:
     """The model on its device, in evaluation mode."""
     return model.to(choose_device()).eval()
-
-
-def clean(prompts: Sequence[str]) -> list[str]:
-    """Prompts as tokenizers take them: a lone surrogate (half an emoji from a cut JSON escape) becomes "?"."""
-    return [whole(prompt) for prompt in prompts]
 
 
 def autocast(device: Any) -> Any:

@@ -20,8 +20,9 @@ from routing.data.preferences import Preferences
 from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
 from routing.routers.base import check_models
-from routing.routers.neural.base import NeuralRouter, autocast, clean, pretrained_model, pretrained_tokenizer
+from routing.routers.neural.base import NeuralRouter, autocast, pretrained_model, pretrained_tokenizer
 from routing.routers.neural.training import seeded
+from routing.text import whole
 
 POOLINGS = ("mean", "cls", "classifier")
 BATTLE_LABELS = 3
@@ -52,7 +53,15 @@ class BertRouter(NeuralRouter):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, max_length, steps, batch_size, learning_rate, weight_decay, tokens_per_batch, validation_share, seed
+            source=source,
+            max_length=max_length,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            tokens_per_batch=tokens_per_batch,
+            validation_share=validation_share,
+            seed=seed,
         )
         if pooling not in POOLINGS:
             raise RoutingError(f"router 'bert': pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
@@ -180,7 +189,9 @@ class BertRouter(NeuralRouter):
     def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids per prompt, the end cut off at `max_length` or at what the encoder takes, whichever is less."""
         limit = min(self.max_length, self._tokenizer.model_max_length, _positions(self._model))
-        encoded = self._tokenizer(clean(prompts), truncation=True, max_length=limit, padding=False)
+        encoded = self._tokenizer(
+            [whole(prompt) for prompt in prompts], truncation=True, max_length=limit, padding=False
+        )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 

@@ -26,8 +26,9 @@ from routing.data.preferences import Preferences
 from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
 from routing.routers.base import check_models
-from routing.routers.neural.base import NeuralRouter, autocast, clean, place, pretrained_model, pretrained_tokenizer
+from routing.routers.neural.base import NeuralRouter, autocast, place, pretrained_model, pretrained_tokenizer
 from routing.routers.neural.training import choose_device, seeded
+from routing.text import whole
 
 INSTRUCTION = (
     "How well would a language model answer the request below? Rate its answer from 1 (wrong or useless) to 5 (right"
@@ -67,7 +68,15 @@ class CausalRouter(NeuralRouter):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, max_length, steps, batch_size, learning_rate, weight_decay, tokens_per_batch, validation_share, seed
+            source=source,
+            max_length=max_length,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            tokens_per_batch=tokens_per_batch,
+            validation_share=validation_share,
+            seed=seed,
         )
         if instruction.count("{prompt}") != 1:
             raise RoutingError("router 'causal': instruction must hold {prompt} exactly once")
@@ -226,7 +235,8 @@ class CausalRouter(NeuralRouter):
             )
             frames[model] = self._start_ids() + first, last
         # A prompt is text: what looks like a control token or a label in it is spelled out.
-        texts = self._tokenizer(clean(prompts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        clean = [whole(prompt) for prompt in prompts]
+        texts = self._tokenizer(clean, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         rows = []
         for text, model in zip(texts, models, strict=True):
             first, last = frames[model]

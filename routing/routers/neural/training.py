@@ -30,9 +30,6 @@ VALIDATION_ROWS = 256
 """At most so many rows are held out: ten passes over them cost 3 % of 2,000 steps of 16 rows."""
 FEWEST_PROMPTS = 20
 """Below so many different prompts nothing is held out."""
-Progress: TypeAlias = Callable[[dict[str, Any]], None]
-"""Takes {"step", "steps", "loss" (mean since the last report), "validation_loss" (null without held-out rows),
-"learning_rate"}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,42 @@ class Recipe:
     tokens_per_batch: int
     """Padded tokens of one forward and backward pass."""
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FitProgress:
+    """How far a fine-tuning has come."""
+
+    step: int
+    """1 to `steps`."""
+    steps: int
+    loss: float
+    """Mean over the steps since the last report."""
+    validation_loss: float | None
+    """None without held-out rows."""
+    learning_rate: float
+    """Of this step."""
+
+
+Progress: TypeAlias = Callable[[FitProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """What a model is fine-tuned on, N rows."""
+
+    row_losses: Callable[[NDArray[np.intp]], Any]
+    """Row numbers (b,) → one differentiable loss per row, a tensor (b,)."""
+    lengths: Sequence[int]
+    """N, tokens of every row."""
+    training: NDArray[np.intp]
+    """Row numbers that are learnt from."""
+    validation: NDArray[np.intp]
+    """Row numbers held out; may be none."""
+
+    def parts(self, rows: NDArray[np.intp], budget: int) -> Iterator[NDArray[np.intp]]:
+        """`rows` in micro-batches of at most `budget` padded tokens."""
+        return (rows[part] for part in micro_batches([self.lengths[row] for row in rows], budget))
 
 
 def choose_device() -> str:
@@ -86,20 +119,16 @@ def hold_out(prompts: Sequence[str], share: float, seed: int) -> tuple[NDArray[n
     return np.sort(training), np.sort(validation)[:VALIDATION_ROWS]
 
 
-def train(
-    model: Any,
-    row_losses: Callable[[NDArray[np.intp]], Any],
-    lengths: Sequence[int],
-    training: NDArray[np.intp],
-    validation: NDArray[np.intp],
-    recipe: Recipe,
-    on_progress: Progress | None = None,
-) -> None:
+def train(model: Any, data: TrainingRows, recipe: Recipe, on_progress: Progress | None = None) -> None:
     """Fine-tune the parameters of `model` that require gradients; leaves it in evaluation mode.
 
-    `row_losses(rows)`: one differentiable loss per row, shape (len(rows),). `lengths`: tokens of every row. Random
-    numbers of dropout are torch's (see `seeded`); batches are drawn from `recipe.seed`. Raises RoutingError where the
-    loss is not finite or the GPU's memory is too small.
+    Random numbers of dropout are torch's (see `seeded`); batches are drawn from `recipe.seed`. Raises RoutingError where
+    the loss is not finite or the GPU's memory is too small.
+
+    model: a torch module on its device.
+    data: the rows, and the losses of `model` on them.
+    recipe: see `Recipe`.
+    on_progress: called `REPORTS` times, after the last step too.
     """
     import torch
     from transformers import get_linear_schedule_with_warmup
@@ -118,17 +147,8 @@ def train(
     report_at = {round(recipe.steps * (i + 1) / REPORTS) for i in range(REPORTS)}
     losses: list[float] = []
     model.train()
-    for step, rows in enumerate(_batches(training, recipe), start=1):
-        total = 0.0
-        try:
-            for part in micro_batches([lengths[row] for row in rows], recipe.tokens_per_batch):
-                loss = row_losses(rows[part]).sum() / len(rows)
-                loss.backward()
-                total += loss.item()
-        except torch.OutOfMemoryError as error:
-            raise RoutingError(
-                f"training: no memory for {recipe.tokens_per_batch} tokens at once; lower tokens_per_batch or max_length"
-            ) from error
+    for step, rows in enumerate(_batches(data.training, recipe), start=1):
+        total = _backward(data, rows, recipe.tokens_per_batch)
         if not math.isfinite(total):
             raise RoutingError(f"training: the loss is {total} at step {step}; lower learning_rate")
         torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
@@ -138,17 +158,27 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         losses.append(total)
         if on_progress is not None and step in report_at:
-            on_progress(
-                {
-                    "step": step,
-                    "steps": recipe.steps,
-                    "loss": float(np.mean(losses)),
-                    "validation_loss": _mean_loss(model, row_losses, lengths, validation, recipe.tokens_per_batch),
-                    "learning_rate": rate,
-                }
-            )
+            held_out = _validation_loss(model, data, recipe.tokens_per_batch)
+            on_progress(FitProgress(step, recipe.steps, float(np.mean(losses)), held_out, rate))
             losses = []
     model.eval()
+
+
+def _backward(data: TrainingRows, rows: NDArray[np.intp], budget: int) -> float:
+    """Add the gradients of the mean loss of `rows`, micro-batch by micro-batch; that loss."""
+    import torch
+
+    total = 0.0
+    try:
+        for part in data.parts(rows, budget):
+            loss = data.row_losses(part).sum() / len(rows)
+            loss.backward()
+            total += loss.item()
+    except torch.OutOfMemoryError as error:
+        raise RoutingError(
+            f"training: no memory for {budget} tokens at once; lower tokens_per_batch or max_length"
+        ) from error
+    return total
 
 
 def _batches(rows: NDArray[np.intp], recipe: Recipe) -> Iterator[NDArray[np.intp]]:
@@ -163,22 +193,14 @@ def _batches(rows: NDArray[np.intp], recipe: Recipe) -> Iterator[NDArray[np.intp
         left -= len(starts)
 
 
-def _mean_loss(
-    model: Any,
-    row_losses: Callable[[NDArray[np.intp]], Any],
-    lengths: Sequence[int],
-    rows: NDArray[np.intp],
-    budget: int,
-) -> float | None:
-    """Mean loss of `rows` without dropout, or None without rows."""
+def _validation_loss(model: Any, data: TrainingRows, budget: int) -> float | None:
+    """Mean loss of the held-out rows without dropout, or None without such rows."""
     import torch
 
-    if not len(rows):
+    if not len(data.validation):
         return None
     model.eval()
     with torch.no_grad():
-        total = sum(
-            row_losses(rows[part]).sum().item() for part in micro_batches([lengths[row] for row in rows], budget)
-        )
+        total = sum(data.row_losses(part).sum().item() for part in data.parts(data.validation, budget))
     model.train()
-    return float(total / len(rows))
+    return float(total / len(data.validation))

@@ -8,7 +8,7 @@ from shared_files import SHARED
 
 from routing.answers.agreement import agreement_with, agreement_with_earlier
 from routing.answers.features import RESPONSE, extracted_answers, response_features
-from routing.answers.learned_judge import ResponseJudge
+from routing.answers.response_judge import ResponseJudge
 from routing.data.outcome_readers import read_outcomes
 from routing.data.outcomes import Outcomes, concat
 from routing.errors import RoutingError

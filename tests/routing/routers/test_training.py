@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.training_cost import build, cost_table, forward_flops, training_cost, training_costs
 from routing.errors import RoutingError
 from routing.features.encoder import micro_batches
-from routing.routers.neural.training import VALIDATION_ROWS, Recipe, hold_out, seeded, train
+from routing.routers.neural.training import VALIDATION_ROWS, Recipe, TrainingRows, hold_out, seeded, train
 
 
 @given(st.lists(st.integers(0, 300), max_size=200), st.integers(1, 2000))
@@ -57,7 +57,7 @@ def test_micro_batches_do_not_change_the_gradients():
             start = model.weight.detach().clone()
             recipe = Recipe(20, 8, 0.2, 0.0, budget, seed=1)
             losses = lambda rows, model=model: (model(x[rows])[:, 0] - y[rows]) ** 2  # noqa: E731
-            train(model, losses, lengths, np.arange(40), np.arange(0), recipe)
+            train(model, TrainingRows(losses, lengths, np.arange(40), np.arange(0)), recipe)
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
     target = torch.tensor([1.0, -2.0, 0.5])
