@@ -16,7 +16,7 @@ Legend: n rows, N pilot rows, m models in ladder order (the weak one first), k w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -63,12 +63,20 @@ class Evidence:
     def select(self, rows: NDArray[Any]) -> Evidence:
         """The rows at these positions."""
         index = np.arange(len(self))[rows]
-        taken: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            is_list = value is not None and not isinstance(value, np.ndarray)
-            taken[field.name] = [value[i] for i in index] if is_list else value if value is None else value[index]
-        return Evidence(**taken)
+
+        def part(array: NDArray[np.floating[Any]] | None) -> NDArray[np.floating[Any]] | None:
+            return None if array is None else array[index]
+
+        reasons = self.finish_reasons
+        return Evidence(
+            prompts=[self.prompts[i] for i in index],
+            responses=[self.responses[i] for i in index],
+            scores=self.scores[index],
+            finish_reasons=None if reasons is None else [reasons[i] for i in index],
+            log_probabilities=part(self.log_probabilities),
+            agreement=part(self.agreement),
+            marks=part(self.marks),
+        )
 
 
 class AnswerHead:

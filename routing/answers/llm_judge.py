@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,8 +29,9 @@ MAX_CHARS = 20_000
 MAX_OBJECTS = 50
 """Braces looked at, the last ones of the text."""
 Message = dict[str, str]
+JsonSchema: TypeAlias = dict[str, Any]
 Floats = NDArray[np.float64]
-RATING_SCHEMA: dict[str, Any] = {
+RATING_SCHEMA: JsonSchema = {
     "type": "object",
     "properties": {
         "reason": {"type": "string", "description": "One or two sentences."},
@@ -40,7 +41,7 @@ RATING_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """For `response_format`; the reason first, so that the rating follows from it."""
-PAIRWISE_SCHEMA: dict[str, Any] = {
+PAIRWISE_SCHEMA: JsonSchema = {
     "type": "object",
     "properties": {
         "reason": {"type": "string", "description": "One or two sentences."},
@@ -145,8 +146,8 @@ def parse_winner(text: str | None) -> float:
     return _side(tail.strip().strip("*\"'`.()[] "))
 
 
-def _on_scale(value: Any, scale: Any = None) -> float:
-    if isinstance(value, bool) or (scale not in (None, "", "10")):
+def _on_scale(value: object, scale: str | None = None) -> float:
+    if not isinstance(value, str | int | float) or isinstance(value, bool) or scale not in (None, "", "10"):
         return math.nan
     try:
         number = float(value)
@@ -155,18 +156,18 @@ def _on_scale(value: Any, scale: Any = None) -> float:
     return number if 1 <= number <= 10 else math.nan
 
 
-def _side(value: Any) -> float:
+def _side(value: object) -> float:
     word = " ".join(str(value).lower().split()) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     # Arena-Hard's scale: A>>B, A>B, A=B, B>A.
     word = word.partition(">")[0].strip()
     return 1.0 if word in _A else 0.0 if word in _B else 0.5 if word in _EVEN else math.nan
 
 
-def _json_values(text: str, names: Sequence[str]) -> Iterator[Any]:
+def _json_values(text: str, names: Sequence[str]) -> Iterator[object]:
     """The first of `names` in each JSON object of the text, the last object first. Objects may stand in other text."""
     decoder = json.JSONDecoder()
     starts = [found.start() for found in re.finditer(r"\{", text)][-MAX_OBJECTS:]
-    objects: list[dict[str, Any]] = []
+    objects: list[dict[str, object]] = []
     end = 0
     for start in starts:
         if start < end:

@@ -146,7 +146,7 @@ def _own(table: pa.Table) -> Outcomes:
         model, _, suffix = name.rpartition("|")
         if suffix in suffixes and model and model not in models:
             raise RoutingError(f"column {name!r} without {model + '|quality'!r}; add it or leave the model out")
-    optional: dict[str, Any] = {}
+    optional: dict[str, NDArray[Any]] = {}
     for suffix, field in suffixes.items():
         columns = [f"{model}|{suffix}" for model in models]
         if any(column in names for column in columns):
@@ -156,36 +156,36 @@ def _own(table: pa.Table) -> Outcomes:
             optional[field] = np.stack([read(values, name) for values, name in zip(chosen, columns, strict=True)], 1)
     if "prompt_tokens" in names:
         shared = _floats(table["prompt_tokens"], "prompt_tokens")[:, None].repeat(len(models), 1)
-        own = optional.get("prompt_tokens")
-        optional["prompt_tokens"] = shared if own is None else np.where(np.isnan(own), shared, own)
-    return Outcomes(
+        each = optional.get("prompt_tokens")
+        optional["prompt_tokens"] = shared if each is None else np.where(np.isnan(each), shared, each)
+    own = Outcomes(
         ids=_text(table, "id"),
         prompts=_text(table, "prompt"),
         datasets=_text(table, "dataset"),
         models=models,
         quality=_quality(table, models, "|quality"),
-        **optional,
     )
+    return own.with_arrays(optional)
 
 
 def _routerbench(table: pa.Table) -> Outcomes:
     names = table.column_names
     found = [name.rpartition("|")[0] for name in names if name.endswith(("|model_response", "|total_cost"))]
     models = tuple(sorted(dict.fromkeys(found), key=lambda model: names.index(model) if model in names else -1))
-    optional: dict[str, Any] = {}
+    optional: dict[str, NDArray[Any]] = {}
     if all(f"{model}|total_cost" in names for model in models):
         optional["cost_usd"] = np.stack([_floats(table[f"{m}|total_cost"], f"{m}|total_cost") for m in models], 1)
     if all(f"{model}|model_response" in names for model in models):
         texts = [_strings(table[f"{model}|model_response"], model) for model in models]
         optional["responses"] = np.stack([np.array([_unlisted(t) for t in column], object) for column in texts], 1)
-    return Outcomes(
+    plain = Outcomes(
         ids=_text(table, "sample_id"),
         prompts=[_unlisted(prompt) or "" for prompt in _text(table, "prompt")],
         datasets=_text(table, "eval_name"),
         models=models,
         quality=_quality(table, models, ""),
-        **optional,
     )
+    return plain.with_arrays(optional)
 
 
 def _routellm(table: pa.Table, stem: str) -> Outcomes:

@@ -9,7 +9,7 @@ functions here are O(n m).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,8 @@ class Outcomes:
         """The rows at these positions (or where a boolean mask is true), in that order."""
         index = np.arange(len(self))[rows]
         arrays = {name: value[index] for name in ("quality", *OPTIONAL) if (value := getattr(self, name)) is not None}
-        texts: dict[str, Any] = {
-            name: [getattr(self, name)[i] for i in index] for name in ("ids", "prompts", "datasets")
-        }
-        return replace(self, **texts, **arrays)
+        ids, prompts, datasets = ([column[i] for i in index] for column in (self.ids, self.prompts, self.datasets))
+        return replace(self, ids=ids, prompts=prompts, datasets=datasets, **arrays)
 
     def with_models(self, names: Sequence[str]) -> Outcomes:
         """These models only, in this order. Raises RoutingError for a model the table lacks, or one named twice."""
@@ -79,6 +77,11 @@ class Outcomes:
             name: value[:, columns] for name in ("quality", *OPTIONAL) if (value := getattr(self, name)) is not None
         }
         return replace(self, models=tuple(names), **arrays)
+
+    def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> Outcomes:
+        """The same rows with these (n, m) arrays, by field name ("quality", or one of OPTIONAL)."""
+        changes: Any = dict(arrays)
+        return replace(self, **changes)
 
     def known(self) -> NDArray[np.bool_]:
         """(n,): rows whose quality is known for every model; `with_models` first for a pair."""
@@ -121,7 +124,7 @@ def write_outcomes(outcomes: Outcomes, path: str | Path, filesystem: FileSystem 
         raise RoutingError(
             f"outcomes: model name {barred[0]!r} holds '|', which separates names in the table; rename it"
         )
-    columns: dict[str, Any] = {
+    columns: dict[str, pa.Array] = {
         "id": pa.array(outcomes.ids, pa.string()),
         "prompt": pa.array(outcomes.prompts, pa.string()),
         "dataset": pa.array(outcomes.datasets, pa.string()),
@@ -151,20 +154,24 @@ def concat(tables: Sequence[Outcomes]) -> Outcomes:
     models = tuple(dict.fromkeys(model for table in tables for model in table.models))
     columns = [[models.index(model) for model in table.models] for table in tables]
     starts = np.cumsum([0, *map(len, tables)])
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name in ("quality", *OPTIONAL):
         parts = [getattr(table, name) for table in tables]
         first = next((part for part in parts if part is not None), None)
         if first is not None:
-            whole = np.full((starts[-1], len(models)), None if name == "responses" else np.nan, first.dtype)
+            joined = np.full((starts[-1], len(models)), None if name == "responses" else np.nan, first.dtype)
             for part, start, stop, names in zip(parts, starts, starts[1:], columns, strict=False):
                 if part is not None:
-                    whole[start:stop, names] = part
-            arrays[name] = whole
-    texts: dict[str, Any] = {
-        name: [text for table in tables for text in getattr(table, name)] for name in ("ids", "prompts", "datasets")
-    }
-    return Outcomes(models=models, **texts, **arrays)
+                    joined[start:stop, names] = part
+            arrays[name] = joined
+    base = Outcomes(
+        ids=[text for table in tables for text in table.ids],
+        prompts=[text for table in tables for text in table.prompts],
+        datasets=[name for table in tables for name in table.datasets],
+        models=models,
+        quality=arrays.pop("quality"),
+    )
+    return base.with_arrays(arrays)
 
 
 def split_by_prompt(

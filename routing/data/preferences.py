@@ -49,9 +49,9 @@ class Preferences:
     def select(self, rows: NDArray[Any]) -> Preferences:
         """The battles at these positions (or where a boolean mask is true), in that order."""
         index = np.arange(len(self))[rows]
-        names = ("prompts", "model_a", "model_b", "datasets")
-        texts: dict[str, Any] = {name: [getattr(self, name)[i] for i in index] for name in names}
-        return Preferences(winner=self.winner[index], **texts)
+        columns = (self.prompts, self.model_a, self.model_b, self.datasets)
+        prompts, model_a, model_b, datasets = ([column[i] for i in index] for column in columns)
+        return Preferences(prompts, model_a, model_b, self.winner[index], datasets)
 
     def between(self, models: Sequence[str]) -> Preferences:
         """The battles in which both sides are among `models`. Raises RoutingError where there is none."""
@@ -101,9 +101,13 @@ def concat(tables: Sequence[Preferences]) -> Preferences:
     """The battles of all tables, in order."""
     if not tables:
         raise RoutingError("preferences: no table to join")
-    names = ("prompts", "model_a", "model_b", "datasets")
-    texts: dict[str, Any] = {name: [text for table in tables for text in getattr(table, name)] for name in names}
-    return Preferences(winner=np.concatenate([table.winner for table in tables]), **texts)
+    return Preferences(
+        prompts=[text for table in tables for text in table.prompts],
+        model_a=[name for table in tables for name in table.model_a],
+        model_b=[name for table in tables for name in table.model_b],
+        winner=np.concatenate([table.winner for table in tables]),
+        datasets=[name for table in tables for name in table.datasets],
+    )
 
 
 def relabelled(preferences: Preferences, names: dict[str, str]) -> Preferences:

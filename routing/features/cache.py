@@ -88,7 +88,7 @@ class _CachedFeatures(Features):
         result: NDArray[np.float32] = self._cache.form.rows(prompts)
         return result
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, object]:
         return self._features.spec()
 
     def __reduce__(self) -> Any:

@@ -42,7 +42,7 @@ class SentenceEncoder(Features):
         self.source, self.max_length, self.tokens_per_batch = source, max_length, tokens_per_batch
         self._loaded: tuple[Any, Any, str, int] | None = None
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, object]:
         arguments = {"source": self.source, "max_length": self.max_length, "tokens_per_batch": self.tokens_per_batch}
         return {"kind": self.kind, **arguments}
 
@@ -83,7 +83,7 @@ class SentenceEncoder(Features):
             self._loaded = tokenizer, model.to(device), device, min(self.max_length or own, own)
         return self._loaded
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Actors get the description and load the weights themselves.
         return {**self.__dict__, "_loaded": None}
 

@@ -10,7 +10,6 @@ features. Row i of a result depends on prompt i alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -69,5 +68,5 @@ class HashedTextFeatures(Features):
         counts.sum_duplicates()
         return normalize(counts, copy=False)
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, object]:
         return {"kind": self.kind, "n_features": self.n_features, "characters": self.characters}

@@ -44,7 +44,7 @@ class NeighbourIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_small": None}
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> Neighbours:

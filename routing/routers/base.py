@@ -80,7 +80,7 @@ class Router(ABC):
         if arrays:
             raise ValueError(f"unexpected arrays {', '.join(sorted(arrays))}")
 
-    def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
+    def save(self, directory: str | Path, metrics: Mapping[str, object] | None = None) -> None:
         """Write the artifact: weights, and `router.json` (class, version, models, fingerprint, metrics and so on)."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class Router(ABC):
             "completion_tokens": dict(self.completion_tokens_),
             "form": {name: dict(figures) for name, figures in self.prompt_form_.items()},
             "weights_sha256": hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest(),
-            "metrics": metrics or {},
+            "metrics": dict(metrics or {}),
         }
         (path / "router.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 

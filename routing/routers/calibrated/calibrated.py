@@ -133,7 +133,7 @@ class CalibratedRouter(TextRouter):
         result: NDArray[np.float32] = np.clip(fitted, 0, 1).astype(np.float32)
         return result
 
-    def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
+    def save(self, directory: str | Path, metrics: Mapping[str, object] | None = None) -> None:
         """Write the base router's artifact into `base`, and the head's into `pilot` where it is a router; this one seals them
         by their digests."""
         self._require_models()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +71,7 @@ class NeuralRouter(Router):
     def _open(self, source: str, **options: Any) -> None:
         """Set `_tokenizer` and `_model` (on its device, in evaluation mode) from a hub id or folder."""
 
-    def save(self, directory: str | Path, metrics: dict[str, Any] | None = None) -> None:
+    def save(self, directory: str | Path, metrics: Mapping[str, object] | None = None) -> None:
         self._require_models()
         folder = Path(directory) / FOLDER
         shutil.rmtree(folder, ignore_errors=True)  # an earlier model may have had more files
