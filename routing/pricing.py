@@ -69,10 +69,12 @@ def tokens_cost_usd(
 
 
 def tokens_cost_usd(price: Price, prompt_tokens: Any, completion_tokens: Any, cached_tokens: Any = 0) -> Any:
-    """Dollars of calls with these token counts, scalars or arrays of one shape.
+    """Dollars of calls with these token counts, scalars or arrays of one shape. Not known (NaN) in, not known out.
 
-    cached_tokens count inside prompt_tokens; a provider that reports them beside (Anthropic) is for the lane to add
-    up. Not known (NaN) in, not known out.
+    price: per token; GPU time is not in it.
+    prompt_tokens: of each call; past `long_prompt_tokens` all of its tokens cost `long_prompt`.
+    completion_tokens: of each call, reasoning included.
+    cached_tokens: counted inside prompt_tokens; a provider that reports them beside (Anthropic) is for the lane to add up.
     """
     prompt, completion = np.asarray(prompt_tokens, np.float64), np.asarray(completion_tokens, np.float64)
     cached = np.minimum(np.asarray(cached_tokens, np.float64), prompt)
@@ -92,11 +94,15 @@ def _flat_cost_usd(price: Price, prompt: Any, completion: Any, cached: Any) -> N
 
 
 def default_price(provider_model: str, base_url: str | None, on: date, service_tier: str | None = None) -> Price | None:
-    """The provider's list price on day `on`, None where the package knows no such model.
+    """The provider's list price on a day, None where the package knows no such model.
 
-    The provider is the one whose API `base_url` belongs to; of any other address (a gateway, a replay server) and of
-    none, the one the model's name points to: `openai/gpt-4o` or `gpt-4o`. Prices that change with the hour are those
-    of noon UTC. service_tier: `batch`, `flex`, `priority`, where the provider has such rates.
+    The provider is the one whose API `base_url` belongs to; of any other address (a gateway, a replay server) and of none, the
+    one the model's name points to: `openai/gpt-4o` or `gpt-4o`. Prices that change with the hour are those of noon UTC.
+
+    provider_model: the model's name at its provider.
+    base_url: of the API it is asked at; None for the provider's own.
+    on: the day.
+    service_tier: `batch`, `flex`, `priority`, where the provider has such rates; None for the standard one.
     """
     noon = datetime(on.year, on.month, on.day, 12, tzinfo=UTC)
     tier = {"processing" if service_tier == "batch" else "service_tier": service_tier} if service_tier else None
@@ -122,7 +128,11 @@ def default_price(provider_model: str, base_url: str | None, on: date, service_t
 
 
 def tier_price(provider_model: str, base_url: str | None, on: date, tier: str) -> Price | None:
-    """The list price in a cheaper tier (`batch`, `flex`); None where the package has no rate of that tier's own."""
+    """The list price in a cheaper tier; None where the package has no rate of that tier's own.
+
+    provider_model, base_url, on: as in `default_price`.
+    tier: `batch` or `flex`.
+    """
     standard = default_price(provider_model, base_url, on)
     found = default_price(provider_model, base_url, on, tier)
     return None if found is None or found == standard else found

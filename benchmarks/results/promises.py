@@ -23,7 +23,8 @@ from scipy import special
 
 from routing.data.outcome_readers import read_outcomes
 from routing.pilot.guarantee import CandidateCuts, agreement_margins, candidate_cuts, quality_margins, walk
-from routing.pilot.intervals import assisted_ends, bounded_ends, proportion_interval, ratio_ends
+from routing.pilot.intervals import assisted_ends, bounded_ends, ratio_ends
+from routing.pilot.proportions import proportion_interval
 from routing.routers.registry import create
 from routing.upgrades.steps import build_steps
 

@@ -86,9 +86,12 @@ def response_features(
 ) -> NDArray[np.float32]:
     """(n, len(RESPONSE)): counts as log(1 + count), shares and flags as they are, all of order one.
 
-    responses: None or "" is an empty answer. finish_reasons: "length" is a cut answer. log_probabilities: (n, 2), mean
-    and lowest log-probability of the answer's tokens, NaN where unknown. Row i depends on answer i alone. Raises
-    RoutingError where lengths differ.
+    Row i depends on answer i alone. Raises RoutingError where lengths differ.
+
+    prompts: n texts.
+    responses: n texts; None or "" is an empty answer.
+    finish_reasons: n as the provider gave them, "length" is a cut answer; None where none is known.
+    log_probabilities: (n, 2) mean and lowest log-probability of the answer's tokens, NaN where unknown.
     """
     n = len(prompts)
     reasons = [None] * n if finish_reasons is None else finish_reasons

@@ -69,13 +69,22 @@ _PAIRWISE_FORM = (
 
 
 def rating_prompt(question: str, answer: str, reference: str | None = None) -> list[Message]:
-    """Messages that ask for one rating, 1-10. `reference`: the gold answer, where there is one."""
+    """Messages that ask for one rating, 1-10 (MT-Bench's single-answer grading, arXiv 2306.05685).
+
+    question, answer: texts, untrusted: they stand between marks that they cannot know.
+    reference: the gold answer, where there is one.
+    """
     parts = {"QUESTION": question, "ANSWER": answer}
     return _prompt(parts, reference, _RULES.format(order=""), _RATING_FORM)
 
 
 def pairwise_prompt(question: str, answer_a: str, answer_b: str, reference: str | None = None) -> list[Message]:
-    """Messages that ask which of two answers is better; ask again with the two exchanged (`combine_orders`)."""
+    """Messages that ask which of two answers is better; ask again with the two exchanged (`combine_orders`).
+
+    question: the prompt that both answer.
+    answer_a, answer_b: texts, untrusted: they stand between marks that they cannot know.
+    reference: the gold answer, where there is one.
+    """
     parts = {"QUESTION": question, "ANSWER A": answer_a, "ANSWER B": answer_b}
     return _prompt(parts, reference, _RULES.format(order=_ORDER), _PAIRWISE_FORM)
 

@@ -39,7 +39,12 @@ MAX_DIGITS = 100
 
 
 def match(kind: str, answer: str, gold: str, allow_code: bool = False) -> float:
-    """`make_matcher(kind, allow_code)(answer, gold)`."""
+    """`make_matcher(kind, allow_code)(answer, gold)`, for a single comparison.
+
+    kind: as `quality.gold.match` names it.
+    answer, gold: texts.
+    allow_code: whether `python:` may run the user's own function.
+    """
     return make_matcher(kind, allow_code)(answer, gold)
 
 
@@ -209,6 +214,9 @@ def _multiple_choice(answer: str, gold: str) -> float:
 
 
 def chosen_letter(answer: str) -> str | None:
+    """The option that an answer commits to, "A" to "Z", or None: a lone letter, a mark ("the answer is B", \\boxed{B}), a
+    single line that starts with one, the last "(B)". The last of a kind counts.
+    """
     plain = answer.replace("*", "").replace("\\(", "").replace("\\)", "")
     alone = _normal(plain)
     if len(alone) == 1 and "a" <= alone <= "z":

@@ -31,8 +31,10 @@ N_FEATURES = len(RESPONSE) + len(STRUCTURE) + 3
 class ResponseJudge(Router):
     """Per-model P(answer is right); a `Router` for its artifact only: what it knows before an answer is a base rate.
 
-    order: model names in the order a cascade asks them (agreement looks back along it); by default the order of the
-    outcomes' columns.
+    order: model names in the order a cascade asks them (agreement looks back along it); default None, that of the outcomes'
+        columns.
+    n_folds: default 5, at least 2; of the cross-validation that chooses the penalty, over prompts.
+    seed: default 0; of the folds.
     """
 
     name: ClassVar[str] = "response_judge"
@@ -44,10 +46,12 @@ class ResponseJudge(Router):
         self.n_folds, self.seed = n_folds, seed
 
     def fit(self, data: TrainingData, prompt_scores: NDArray[np.floating[Any]] | None = None) -> Self:
-        """Learn from recorded answers. prompt_scores: (n, m) the prompt router's predictions for rows it was not
-        trained on (out of fold), or the judge learns to trust it too far; None where there is none.
+        """Learn from recorded answers. Raises RoutingError without responses, or for an `order` that is not the outcomes'
+        models.
 
-        Raises RoutingError without responses, or for an `order` that is not the outcomes' models.
+        data: outcomes with responses.
+        prompt_scores: (n, m) the prompt router's predictions for rows it was not trained on (out of fold), or the judge learns
+            to trust it too far; None where there is none.
         """
         outcomes = as_outcomes(data)
         self.mean_quality_ = self._start_fit(outcomes).astype(np.float32)
@@ -103,6 +107,7 @@ class ResponseJudge(Router):
         return np.tile(self.mean_quality_, (len(prompts), 1))
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`center`, `scale` and `weights` (m, N_FEATURES), `intercept` and `mean_quality` (m,), `with_scores` (1,)."""
         self._require_models()
         return {
             "center": self.center_,
@@ -114,6 +119,7 @@ class ResponseJudge(Router):
         }
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         shape = len(self.models_), N_FEATURES
         self.center_, self.scale_, self.weights_ = (arrays[k].reshape(shape) for k in ("center", "scale", "weights"))
         self.intercept_, self.mean_quality_ = (arrays[k].reshape(shape[0]) for k in ("intercept", "mean_quality"))

@@ -64,8 +64,13 @@ def contaminated(
 ) -> NDArray[np.bool_]:
     """(n,): training prompts with a cosine of at least `threshold` to an evaluation prompt.
 
-    Turned round (`contaminated(evaluation, training, …)`) it marks the evaluation prompts that RouteLLM's evaluation
-    leaves out.
+    Turned round (`contaminated(evaluation, training, …)`) it marks the evaluation prompts that RouteLLM's evaluation leaves
+    out. Raises RoutingError for a threshold that is no cosine, or no evaluation prompt.
+
+    training: n prompts.
+    evaluation: prompts they are compared with.
+    features: what both are made vectors by, hashed n-grams or an encoder.
+    threshold: a cosine, RouteLLM's .95 by default.
     """
     if not -1 <= threshold <= 1:
         raise RoutingError(f"contamination: threshold is {threshold!r}; a cosine is within -1..1")

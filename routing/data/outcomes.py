@@ -179,8 +179,13 @@ def split_by_prompt(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row numbers (train, test), each ascending: a random split in which equal prompts are always on the same side.
 
-    Give `train_rows`, or `fraction` of all rows. Train has as many rows as fit without cutting a group of equal prompts
-    apart, never more. Raises RoutingError where a side would be empty.
+    Train has as many rows as fit without cutting a group of equal prompts apart, never more. Raises RoutingError where a side
+    would be empty, or unless one of train_rows and fraction is given.
+
+    outcomes: n rows.
+    train_rows: rows of train.
+    fraction: the same as a share of all rows.
+    seed: of the order in which groups of equal prompts are taken.
     """
     if (train_rows is None) == (fraction is None):
         raise RoutingError("split: give train_rows or fraction, one of the two")

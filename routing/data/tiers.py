@@ -140,10 +140,13 @@ class Tiers:
         weak: Sequence[int] = (2,),
         names: tuple[str, str] = ("weak", "strong"),
     ) -> Preferences:
-        """Battles between a model of the `strong` tiers and one of the `weak` tiers, renamed to `names` (weak, strong).
+        """Battles between a model of the strong tiers and one of the weak tiers, renamed; the defaults are RouteLLM's.
 
-        RouteLLM's defaults: the first two tiers against the third. Raises RoutingError where tiers overlap or do not
-        exist, or no battle is left.
+        Raises RoutingError where tiers overlap or do not exist, or no battle is left.
+
+        preferences: battles of the models in `groups`, and of others, which are dropped.
+        strong, weak: numbers of tiers, 0 the strongest.
+        names: of the two classes, (weak, strong).
         """
         if set(strong) & set(weak) or not strong or not weak or {*strong, *weak} - set(range(len(self.groups))):
             raise RoutingError(

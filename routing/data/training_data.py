@@ -1,4 +1,8 @@
-"""routing/data/training_data.py: carried here."""
+"""What every router fits on, outcomes or battles, and the way from one to the other.
+
+`as_preferences` makes golden labels of outcomes (RouteLLM, arXiv 2406.18665), `as_outcomes` makes a regressor's rows of
+battles, `mix` joins training sets with weights. O(n m^2) for golden labels, else O(n). Legend: n rows, m models.
+"""
 
 from __future__ import annotations
 

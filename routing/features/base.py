@@ -1,4 +1,7 @@
-"""routing/features/base.py: carried here."""
+"""What features are: a map from prompts to vectors that a JSON spec describes, so that an artifact can make it again.
+
+Legend: n prompts, d features. Row i of a result depends on prompt i alone: what makes caching and batching exact.
+"""
 
 from __future__ import annotations
 

@@ -109,6 +109,7 @@ class FeatureCache:
         self.tables: dict[str, _Rows] = {}
 
     def table(self, features: Features) -> _Rows:
+        """The rows of these features, made on first use, or read from the folder where an earlier process kept them."""
         key = json.dumps(features.spec(), sort_keys=True)
         if key not in self.tables:
             file = None if self.folder is None or features.sparse else self.folder / f"{_digest(key)}.safetensors"

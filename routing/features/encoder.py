@@ -29,9 +29,11 @@ MINILM = "minilm"
 class SentenceEncoder(Features):
     """Mean-pooled, unit-length states of a transformer encoder. Batched = single to 1e-5 in float32.
 
-    `source`: hub id, folder, or "minilm". `max_length`: tokens kept of a prompt; None takes the encoder's own limit,
-    at most 512. `tokens_per_batch`: padded tokens of one forward pass. Weights load on first use, onto a GPU where
-    there is one.
+    Weights load on first use, onto a GPU where there is one.
+
+    source: default "minilm"; hub id, folder, or "minilm".
+    max_length: default None, the encoder's own limit, at most 512; tokens kept of a prompt, at least 2.
+    tokens_per_batch: default 8192; padded tokens of one forward pass.
     """
 
     kind, sparse = "encoder", False
@@ -43,6 +45,7 @@ class SentenceEncoder(Features):
         self._loaded: tuple[Any, Any, str, int] | None = None
 
     def spec(self) -> dict[str, object]:
+        """`kind`, `source`, `max_length`, `tokens_per_batch`."""
         arguments = {"source": self.source, "max_length": self.max_length, "tokens_per_batch": self.tokens_per_batch}
         return {"kind": self.kind, **arguments}
 

@@ -20,9 +20,12 @@ from routing.text import whole
 
 
 class HashedTextFeatures(Features):
-    """Word 1-2-grams and character 3-5-grams, each hashed into `n_features` signed buckets and scaled to unit length.
+    """Word 1-2-grams and character 3-5-grams, each hashed into signed buckets and scaled to unit length.
 
-    Stateless: no vocabulary to learn or store. d = 2 * n_features (n_features where `characters` is False).
+    Stateless: no vocabulary to learn or store. d = 2 * n_features (n_features without characters).
+
+    n_features: default 16,384, at least 2; buckets of each kind.
+    characters: default True; whether character n-grams are made beside those of words.
     """
 
     kind, sparse = "hashed", True
@@ -42,6 +45,7 @@ class HashedTextFeatures(Features):
         )
 
     def transform(self, prompts: Sequence[str]) -> sp.csr_matrix:
+        """(n, d) float32, CSR; lone surrogates read as "?". Row i depends on prompt i alone."""
         if not len(prompts):
             return sp.csr_matrix((0, self.n_features * (1 + self.characters)), dtype=np.float32)
         # The hash takes UTF-8 bytes; a lone surrogate (half an emoji from a cut JSON escape) has none and becomes "?".
@@ -69,4 +73,5 @@ class HashedTextFeatures(Features):
         return normalize(counts, copy=False)
 
     def spec(self) -> dict[str, object]:
+        """`kind`, `n_features`, `characters`."""
         return {"kind": self.kind, "n_features": self.n_features, "characters": self.characters}

@@ -1,4 +1,4 @@
-"""routing/features/registry.py: carried here."""
+"""Features by the `kind` of their spec; a new kind is a file beside this one and a line below."""
 
 from __future__ import annotations
 

@@ -28,7 +28,13 @@ FIT_ROWS = 3000
 
 
 class TextSpace:
-    """Prompts to dense vectors of k + s dimensions (an encoder's width in place of k)."""
+    """Prompts to dense vectors of k + s dimensions (an encoder's width in place of k).
+
+    features: JSON spec, see `routing.features.registry.make_features`.
+    n_components: k at most, at least 1; fewer where there are fewer rows.
+    structure_weight: standard deviation of a structure count over the training prompts, at least 0.
+    seed: of the rows that the projection is learnt on, and of its start.
+    """
 
     def __init__(self, features: Mapping[str, Any], n_components: int, structure_weight: float, seed: int) -> None:
         if n_components < 1 or structure_weight < 0:

@@ -61,14 +61,17 @@ def cascade(
     expected_cost: ArrayLike | None = None,
     keep: Keep = "last",
 ) -> CascadeRun:
-    """Run one cascade over n rows; judge_scores, quality, cost: (n, m).
+    """Run one cascade over n rows. Raises RoutingError for shapes that do not fit, or an order that names a model twice or not
+    at all.
 
-    order: model indices, first asked first; by default all, cheapest mean first. threshold: one, or (m,) one a model;
-    -inf accepts every answer, +inf none. budget: dollars a row; the first model is always asked, another only where
-    what was spent and the price of its call fit. That price is `expected_cost` ((m,) or (n, m)), by default the
-    recorded cost, as in RouterBench's code; a live cascade only knows an estimate. keep: which answer stands where none
-    was accepted, the `last` (RouterBench) or the `best` by the judge. Raises RoutingError for an order that names a
-    model twice or not at all.
+    judge_scores: (n, m) of each model's answer.
+    quality, cost: (n, m) of each model's answer, cost in dollars.
+    order: model indices, first asked first; None is all, cheapest mean first.
+    threshold: one, or (m,) one a model; -inf accepts every answer, +inf none.
+    budget: dollars a row; the first model is always asked, another only where what was spent and the price of its call fit.
+    expected_cost: (m,) or (n, m), that price; None is the recorded cost, as in RouterBench's code; a live cascade only knows an
+        estimate.
+    keep: which answer stands where none was accepted, the "last" (RouterBench) or the "best" by the judge.
     """
     quality, cost, scores = checked(quality, cost, judge_scores=judge_scores)
     n, m = quality.shape
@@ -146,10 +149,13 @@ def sweep(
     budgets: Sequence[float] | None = None,
     keep: Keep = "last",
 ) -> CascadeSweep:
-    """Every combination of orders (default: all models, cheap to dear), thresholds and budgets.
+    """Every combination of orders, thresholds and budgets, as RouterBench sweeps them. O(n m) each.
 
-    thresholds: by default 15 quantiles of the judge's scores, and -inf. budgets: by default none and 8 between the
-    cheapest and the dearest mean cost, in equal ratios.
+    judge_scores, quality, cost: (n, m) as in `cascade`.
+    orders: lists of model indices; None is all models, cheap to dear.
+    thresholds: None is -inf and 15 quantiles of the judge's scores.
+    budgets: dollars a row; None is no limit and 8 between the cheapest and the dearest mean cost, in equal ratios.
+    keep: as in `cascade`.
     """
     quality, cost, scores = checked(quality, cost, judge_scores=judge_scores)
     if orders is None:

@@ -44,11 +44,12 @@ class Interval(NamedTuple):
 def router_curve(
     score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, weights: ArrayLike | None = None
 ) -> RouterCurve:
-    """The exact cost-quality curve of a router, ties averaged over their orders.
-
-    `score`, `q_weak`, `q_strong`: (n,); higher scores go to the strong model first. `weights`: (n,) or (b, n), how
-    often each row counts (bootstrap); a leading b appears in the result. Raises RoutingError for no rows, unequal
+    """The exact cost-quality curve of a router, ties averaged over their orders. Raises RoutingError for no rows, unequal
     lengths or NaN.
+
+    score: (n,); higher scores go to the strong model first.
+    q_weak, q_strong: (n,) quality of the two models' answers.
+    weights: (n,) or (b, n), how often each row counts (bootstrap); a leading b appears in the result.
     """
     score, weak, strong = _checked(score, q_weak, q_strong)
     count = np.ones(len(score)) if weights is None else np.asarray(weights, np.float64)
@@ -68,17 +69,26 @@ def router_curve(
 def apgr(
     score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, weights: ArrayLike | None = None
 ) -> Floats | np.float64:
-    """Average PGR, the exact integral of PGR over c in [0, 1]; a scalar, or (b,) for (b, n) weights. Random: 0.5."""
+    """Average PGR, the exact integral of PGR over c in [0, 1]; a scalar, or (b,). Random routing has 0.5; NaN without a gap.
+
+    score: (n,); higher scores go to the strong model first.
+    q_weak, q_strong: (n,) quality of the two models' answers.
+    weights: (n,) or (b, n), how often each row counts (bootstrap); a leading b appears in the result.
+    """
     return curve_apgr(router_curve(score, q_weak, q_strong, weights))
 
 
 def cpt(
     score: ArrayLike, q_weak: ArrayLike, q_strong: ArrayLike, recovered: float, weights: ArrayLike | None = None
 ) -> Floats | np.float64:
-    """Call-performance threshold: the smallest share of strong calls whose PGR reaches `recovered` (0.5 for CPT(50 %)).
+    """Call-performance threshold: the smallest share of strong calls whose PGR reaches `recovered`; a scalar, or (b,).
 
-    Linear inside a block of ties, as its average is. A scalar, or (b,) for (b, n) weights; NaN where no share reaches
-    it (`recovered` > 1 or no gap).
+    Linear inside a block of ties, as its average is. NaN where no share reaches it (`recovered` > 1 or no gap).
+
+    score: (n,); higher scores go to the strong model first.
+    q_weak, q_strong: (n,) quality of the two models' answers.
+    recovered: share of the gap, 0.5 for CPT(50 %).
+    weights: (n,) or (b, n), how often each row counts (bootstrap); a leading b appears in the result.
     """
     return curve_cpt(router_curve(score, q_weak, q_strong, weights), recovered)
 
@@ -109,7 +119,11 @@ def routellm_points(
     """(share, quality) at the `n_bins` + 1 quantile edges of the scores, by share, as RouteLLM's evaluator draws them.
 
     Each edge is a threshold (score >= edge; > for the last one), so ties move together and edges may coincide.
-    `weights`: (n,) or (b, n) whole numbers, how often each row counts; a leading b appears in the result.
+
+    score: (n,); higher scores go to the strong model first.
+    q_weak, q_strong: (n,) quality of the two models' answers.
+    n_bins: 10 there: deciles.
+    weights: (n,) or (b, n) whole numbers, how often each row counts; a leading b appears in the result.
     """
     score, weak, strong = _checked(score, q_weak, q_strong)
     order = np.argsort(score, kind="stable")
@@ -134,7 +148,18 @@ def routellm_figures(
     weights: ArrayLike | None = None,
     recovered: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Floats | np.float64]:
-    """`apgr`, and a CPT for every name in `recovered`, from one pass over `routellm_points`."""
+    """APGR and CPTs as RouteLLM's code has them, from one pass over `routellm_points`: a scalar, or (b,), by name.
+
+    `apgr` is the trapezoid over the points, divided by the span of shares they cover. A CPT is `np.interp` over points whose
+    quality need not be monotone: where it is not, it may be far from the smallest share that reaches `recovered`; report `cpt`
+    beside it. NaN without a gap.
+
+    score: (n,); higher scores go to the strong model first.
+    q_weak, q_strong: (n,) quality of the two models' answers.
+    n_bins: as in `routellm_points`.
+    weights: (n,) or (b, n) whole numbers, how often each row counts.
+    recovered: name of a CPT in the result → share of the gap.
+    """
     curve = routellm_points(score, q_weak, q_strong, n_bins, weights)
     weak, gap = _ends(q_weak, q_strong, weights)
     area = np.trapezoid(curve.quality - weak[..., None], curve.share, axis=-1)
@@ -152,11 +177,16 @@ def routellm_figures(
 def bootstrap(
     fn: Callable[[Floats], ArrayLike], n: int, n_boot: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of a statistic over rows drawn with replacement.
+    """Percentile interval of a statistic over rows drawn with replacement; `mean` is its value on the rows themselves.
 
-    `fn` maps weights (b, n), how often each row was drawn, to b values: `lambda w: apgr(score, weak, strong, w)`, or
-    `lambda w: w @ quality / n` for a mean. `mean` is the
-    value on the rows themselves. Replicates run in blocks of about 8 MB, which caches hold better than larger ones.
+    Raises RoutingError for no rows.
+
+    fn: weights (b, n), how often each row was drawn, → b values: `lambda w: apgr(score, weak, strong, w)`, or `lambda w: w @
+        quality / n` for a mean.
+    n: rows that are drawn, with replacement; at least 1.
+    n_boot: replicates, in blocks of about 8 MB, which caches hold better than larger ones.
+    seed: of the draws.
+    level: of the percentile interval.
     """
     return bootstrap_all(lambda weights: {"value": fn(weights)}, n, n_boot, seed, level)["value"]
 
@@ -164,7 +194,14 @@ def bootstrap(
 def bootstrap_all(
     fn: Callable[[Floats], Mapping[str, ArrayLike]], n: int, n_boot: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, Interval]:
-    """`bootstrap` of several figures over the same draws; `fn` gives b values per name."""
+    """`bootstrap` of several figures over the same draws.
+
+    fn: weights (b, n) → b values per name.
+    n: rows that are drawn, with replacement; at least 1.
+    n_boot: replicates, in blocks of about 8 MB, which caches hold better than larger ones.
+    seed: of the draws.
+    level: of the percentile interval.
+    """
     if n < 1:
         raise RoutingError("bootstrap: no rows to draw from")
     rng = np.random.default_rng(seed)

@@ -60,9 +60,12 @@ def choose(predicted: ArrayLike, expected_cost: ArrayLike, willingness: float) -
 class Sweep:
     """A router's steps in the order in which growing willingness takes them; `points` sums them for any weights.
 
-    predicted: (n, m) quality as the router expects it. quality, cost: (n, m) what happened. expected_cost: what the
-    router expects to pay, (m,) or (n, m); by default each model's mean over these rows. Give the training rows' means
-    where there are any, or the sweep knows the mean prices of the test. Rows of equal step slopes move together.
+    Rows of equal step slopes move together. Raises RoutingError for shapes that do not fit or unknown entries.
+
+    predicted: (n, m) quality as the router expects it.
+    quality, cost: (n, m) what happened, cost in dollars.
+    expected_cost: (m,) or (n, m) what the router expects to pay; None is each model's mean over these rows. Give the training
+        rows' means where there are any, or the sweep knows the mean prices of the test.
     """
 
     def __init__(
@@ -114,9 +117,11 @@ def router_points(
     willingness: ArrayLike | None = None,
     expected_cost: ArrayLike | None = None,
 ) -> CostQuality:
-    """All points a router reaches as the willingness to pay grows from 0 (the cheapest model) without end; see `Sweep`.
+    """All points a router reaches as the willingness to pay grows from 0 (the cheapest model) without end: (k,), or (b, k).
 
-    weights: (n,), or (b, n) for points (b, k). `willingness`: only at these values, as RouterBench's code does.
+    predicted, quality, cost, expected_cost: as in `Sweep`.
+    weights: (n,) or (b, n), how often each row counts.
+    willingness: dollars per unit of quality; only at these values, as RouterBench's code does; None is at all.
     """
     sweep = Sweep(predicted, quality, cost, expected_cost)
     if weights is None or np.ndim(weights) == 1:
@@ -138,6 +143,12 @@ def pair_points(
     cost_strong: ArrayLike,
     weights: ArrayLike | None = None,
 ) -> CostQuality:
-    """Points of a pair's router: every prefix of the rows by score goes to the strong model, ties averaged."""
+    """Points of a pair's router: every prefix of the rows by score goes to the strong model, ties averaged; (k,), or (b, k).
+
+    score: (n,); higher scores go to the strong model first.
+    q_weak, q_strong: (n,) quality.
+    cost_weak, cost_strong: (n,) dollars.
+    weights: (n,) or (b, n), how often each row counts.
+    """
     dollars = router_curve(score, cost_weak, cost_strong, weights)
     return by_cost(dollars.quality, router_curve(score, q_weak, q_strong, weights).quality)

@@ -31,10 +31,10 @@ from routing.pilot.intervals import (
     assisted_interval,
     bounded_interval,
     combine_known,
-    proportion_interval,
     ratio_interval,
     total_interval,
 )
+from routing.pilot.proportions import proportion_interval
 
 Floats = NDArray[np.float64]
 
@@ -84,11 +84,13 @@ def estimate_run(
     known: Answered | None = None,
     level: float = LEVEL,
 ) -> RunEstimates:
-    """Estimates for the run.
+    """Estimates for the run. Raises RoutingError where report and known share a row.
 
     route: (N,) ladder index the policy sends each row to, -1 for rows that cannot be asked (left out everywhere).
-    predicted: (N, m) the router's expected quality; it only makes intervals narrower. report: rows not used for
-    fitting or choosing; known: rows that were. Raises RoutingError where the two share a row.
+    predicted: (N, m) the router's expected quality; it only makes intervals narrower.
+    report: rows not used for fitting or choosing.
+    known: rows that were; None for none.
+    level: of the intervals.
     """
     n_models = predicted.shape[1]
     rows = _rows_of(route, report, known, n_models, level)
@@ -132,9 +134,13 @@ def alternative_usd(
 ) -> Interval | None:
     """Dollars had one model answered every row: exact where it did, a ratio estimate from the sample where not.
 
-    expected_usd: (N,) the plan's dollars of each row on that model. paid_usd: (N,) what it really cost, NaN where it was
-    not asked. routed: (N,) rows the policy sent to it. sampled: (N,) rows of the sample, asked of every model. None
-    where fewer than two sampled rows were routed elsewhere and some rows were.
+    None where fewer than two sampled rows were routed elsewhere and some rows were.
+
+    expected_usd: (N,) the plan's dollars of each row on that model.
+    paid_usd: (N,) what it really cost, NaN where it was not asked.
+    routed: (N,) rows the policy sent to it.
+    sampled: (N,) rows of the sample, asked of every model.
+    level: of the interval.
     """
     rest = ~routed
     paid = float(np.nansum(paid_usd[routed]))

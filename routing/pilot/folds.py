@@ -119,10 +119,15 @@ def assign_folds(row_key: NDArray[np.integer[Any]], sizes: FoldSizes, seed: int 
 
 
 def stopping(n: int, lost_usd: float, row_usd: float, n_total: int, exponent: float = 0.5) -> Stopping:
-    """The worth of one more row, where `lost_usd` is lost for want of more than `n` rows and falls like n^-exponent.
+    """The worth of one more row, where dollars are lost for want of more than `n` rows, and the loss falls like n^-exponent.
 
-    lost_usd: dollars over the whole set, `Promise.certainty_usd` for certainty (exponent 1/2). best_rows
-    minimises lost_usd * (n/x)^e + row_usd * x. Raises RoutingError for n < 1 or negative dollars.
+    `best_rows` minimises lost_usd * (n/x)^e + row_usd * x. Raises RoutingError for n < 1, negative dollars or no exponent.
+
+    n: rows of the pilot so far.
+    lost_usd: dollars over the whole set; `Promise.certainty_usd` for certainty.
+    row_usd: what a row costs beyond the answer that it gets anyway.
+    n_total: rows of the set, which best_rows does not pass.
+    exponent: e, above 0; 1/2 for certainty.
     """
     if n < 1 or lost_usd < 0 or row_usd < 0 or exponent <= 0:
         raise RoutingError(f"pilot: no stopping rule for {n} rows, {lost_usd} dollars lost, {row_usd} dollars a row")

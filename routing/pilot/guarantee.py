@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from routing.errors import RoutingError
-from routing.pilot.intervals import LEVEL, proportion_lower
+from routing.pilot.intervals import LEVEL
+from routing.pilot.proportions import proportion_lower
 from routing.upgrades.steps import Steps
 
 N_CUTS = 100
@@ -98,11 +99,14 @@ def candidate_cuts(
 ) -> CandidateCuts:
     """At most `n_cuts` + 1 cuts at equal numbers of steps, placed without a look at any answer.
 
-    Of a cut that sends few of the sampled rows down next to nothing is known, and the walk would end there for that alone:
-    all-strong is followed by the first cut that sends `min_seen` of them down.
+    Raises RoutingError where a sampled row has no model.
 
+    steps: of the whole set, in the order of the cut.
     rows: (n,) the sampled rows' indices into the rows of `steps`; a group drawn twice stands here twice.
-    weight: as given to `build_steps`. Raises RoutingError where a sampled row has no model.
+    weight: (N,) as given to `build_steps`.
+    n_cuts: cuts between all-strong and no upgrade.
+    min_seen: of a cut that sends few of the sampled rows down next to nothing is known, and the walk would end there for that
+        alone: all-strong is followed by the first cut that sends so many of them down.
     """
     sample = np.asarray(rows, np.int64)
     if len(sample) and (steps.base_model[sample] < 0).any():
@@ -147,11 +151,16 @@ def quality_margins(
 ) -> Margins:
     """Margins of `min_quality`: mean quality of the routed set less that of `share` of the gap above all-weak.
 
+    Per model a row may go to, the mean of d = q_routed - q_weak - share * (q_strong - q_weak) is weighted by the model's known
+    share of the set. A pseudo-row with the worst d (and for the strong model its opposite too) keeps a model with few sampled
+    rows from looking certain; Satterthwaite's degrees of freedom. Raises RoutingError for NaN: leave failed rows out and say
+    how many.
+
+    cuts: k candidates, with where they send the sampled rows.
     quality: (n, m) of the sampled rows, 0..1; where a model cannot answer a row (prompt too long), that of the model which
-    answers in its place. Per model a row may go to, the mean of d = q_routed - q_weak - share *
-    (q_strong - q_weak) is weighted by the model's known share of the set. A pseudo-row with the worst d (and for the
-    strong model its opposite too) keeps a model with few sampled rows from looking certain; Satterthwaite's degrees of
-    freedom. Raises RoutingError for NaN: leave failed rows out and say how many.
+        answers in its place.
+    share: of the gap that is promised.
+    confidence: one-sided, of each cut's bound.
     """
     q = np.asarray(quality, np.float64)
     if q.shape != cuts.route.shape[1:] + cuts.rows_by_model.shape[1:] or np.isnan(q).any():
@@ -187,9 +196,14 @@ def agreement_margins(
 ) -> Margins:
     """Margins of `guarantee: {agreement, confidence}`: share of all rows with the strong model's own answer, less `agreement`.
 
-    agrees: (n, m) bool, whether each model's answer to a sampled row equals the strong model's; a row whose comparison
-    failed counts as False. Exact, hence valid for any n and N; past the first cut that fails, without the correction for
-    the finite set.
+    Exact, hence valid for any n and N; past the first cut that fails, without the correction for the finite set. Raises
+    RoutingError for another shape.
+
+    cuts: k candidates, with where they send the sampled rows.
+    agrees: (n, m) bool, whether each model's answer to a sampled row equals the strong model's; a row whose comparison failed
+        counts as False.
+    agreement: the share that is promised.
+    confidence: one-sided, of each cut's bound.
     """
     same = np.asarray(agrees, bool)
     if same.shape != cuts.route.shape[1:] + cuts.rows_by_model.shape[1:]:

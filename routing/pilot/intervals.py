@@ -1,6 +1,5 @@
 """Confidence intervals for means over a finite set of N rows, from n of them drawn without replacement.
 
-    proportion_interval  0/1 values: exact hypergeometric (Clopper-Pearson for a finite set), by test inversion
     bounded_interval     values in a range, differences of them included: Student's t with pseudo-rows at both ends
     assisted_interval    the same, with what is known of all N rows (route, predicted quality) as control variates
     ratio_interval       a ratio of two means, such as PGR: Fieller's theorem
@@ -9,16 +8,14 @@
 Pseudo-rows (Agresti and Coull 1998 for one mean, Bonett and Price 2012 for paired differences) keep an interval from
 collapsing where all n values are equal: twenty right answers of twenty do not prove 100 %. The finite-population
 correction 1 - n/N makes every interval a point at n = N. Coverage and width on real outcomes, over 20,000 draws, beside
-the Wald interval: benchmarks/coverage.py. `bounded` is never below 94.5 % there at Wald's width; `exact` is wider by 2
-to 4 % and never below its level, so it is for shares near 0 or 1 and for promises. Cost: O(n c^2) for c control
-variates, well under 1 ms; the exact interval some 20 evaluations of a distribution function, 2 ms.
+the Wald interval: benchmarks/coverage.py. `bounded` is never below 94.5 % there at Wald's width. Exact intervals for shares
+are in routing/pilot/proportions.py. Cost: O(n c^2) for c control variates, well under 1 ms.
 Legend: n sampled rows, N rows of the set, c control variates.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,69 +34,30 @@ RIDGE_ROWS = 1.0
 Floats = NDArray[np.float64]
 
 
-def proportion_interval(n_right: int, n: int, n_total: int, level: float = LEVEL) -> Interval:
-    """Share of the `n_total` rows that are right, from `n_right` of `n` drawn: coverage is at least `level`, always.
-
-    The counts that two one-sided hypergeometric tests at (1 - level) / 2 each do not refuse (Buonaccorsi 1987).
-    Raises RoutingError unless 0 <= n_right <= n <= n_total and n > 0.
-    """
-    _check_sizes(n, n_total)
-    if not 0 <= n_right <= n:
-        raise RoutingError(f"intervals: {n_right} right of {n} rows; it must be between 0 and {n}")
-    alpha = (1 - level) / 2
-    low = _lowest_count(n_right, n, n_total, alpha)
-    high = n_total - _lowest_count(n - n_right, n, n_total, alpha)
-    return Interval(n_right / n, low / n_total, high / n_total)
-
-
-def proportion_lower(n_right: int, n: int, n_total: int, confidence: float = LEVEL) -> float:
-    """One-sided lower Clopper-Pearson bound, for a finite set, of the share of rows that are right; 0 for n = 0."""
-    if not 0 <= n_right <= n <= n_total:
-        raise RoutingError(f"intervals: {n_right} right of {n} rows of {n_total} is impossible")
-    return _lowest_count(n_right, n, n_total, 1 - confidence) / n_total if n else 0.0
-
-
-def _lowest_count(n_right: int, n: int, n_total: int, alpha: float) -> int:
-    """The smallest K of N with P(X >= n_right | K) > alpha, X hypergeometric: bisection, since P grows with K."""
-
-    # scipy.stats takes most of a second to load; every process that merges answers would pay for it.
-    from scipy.stats import hypergeom
-
-    def kept(count: int) -> bool:
-        # sf(x) is P(X > x).
-        return bool(hypergeom.sf(n_right - 1, n_total, count, n) > alpha)
-
-    low, high = n_right, n_total - (n - n_right)
-    if not n_right or low >= high:
-        return low
-    # The binomial bound lies just below: from there in doubling steps, a handful of evaluations instead of log2(N).
-    start = math.floor(n_total * float(special.betaincinv(n_right, n - n_right + 1, alpha)))
-    step = 1
-    if low < start < high and not kept(start):
-        low = start + 1
-        while low + step < high and not kept(low + step):
-            low, step = low + step + 1, 2 * step
-        high = min(high, low + step)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if kept(middle) else (middle + 1, high)
-    return low
-
-
 def bounded_interval(
     values: ArrayLike, n_total: int, level: float = LEVEL, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Interval:
-    """Mean of values within `bounds`, of which a negative low end says that they are differences.
+    """Mean over the set of values within bounds: Student's t with pseudo-rows at both ends.
 
-    values: (n,). The mean is f * (mean of the seen) + (1 - f) * (mean of the rest) with f = n/N, and only the rest is
-    estimated: the interval also keeps to what is certain. Raises RoutingError for no values, more than N, NaN, or out
-    of bounds.
+    The mean is f * (mean of the seen) + (1 - f) * (mean of the rest) with f = n/N, and only the rest is estimated: the interval
+    also keeps to what is certain. Raises RoutingError for no values, more than N, NaN, or out of bounds.
+
+    values: (n,) of the sampled rows.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
+    bounds: (lowest, highest) possible value; a negative low end says that they are differences.
     """
     return _interval(bounded_ends(_checked(values, n_total, bounds), n_total, level, bounds))
 
 
 def bounded_ends(x: Floats, n_total: int, level: float = LEVEL, bounds: tuple[float, float] = (0.0, 1.0)) -> Floats:
-    """(3, ...): mean, low and high of `bounded_interval` for many samples at once, x: (..., n), unchecked."""
+    """(3, ...): mean, low and high of `bounded_interval` for many samples at once, unchecked.
+
+    x: (..., n) values.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
+    bounds: (lowest, highest) possible value; a negative low end says that they are differences.
+    """
     return _padded(x, x, x.mean(-1), n_total, level, bounds)
 
 
@@ -113,10 +71,17 @@ def assisted_interval(
 ) -> Interval:
     """`bounded_interval` of values whose control variates are known for all N rows: the difference estimator.
 
-    values: (n,); covariates: (n, c), of the same rows; covariate_means: (c,), over all N rows. The coefficients for a
-    row are fitted on the other folds, so the estimate is unbiased whatever the covariates are worth, and the residuals
-    carry the fit's own error (cross-fitting; Särndal et al. 1992, section 6.5). Rows must be in an order that says
-    nothing of their values. With few rows the covariates are left out.
+    The coefficients for a row are fitted on the other folds, so the estimate is unbiased whatever the covariates are worth, and
+    the residuals carry the fit's own error (cross-fitting; Särndal et al. 1992, section 6.5). Rows must be in an order that
+    says nothing of their values. With fewer than MIN_ASSISTED_ROWS the covariates are left out. Raises RoutingError as
+    `bounded_interval` does, and for covariates that do not fit.
+
+    values: (n,) of the sampled rows.
+    covariates: (n, c) of the same rows.
+    covariate_means: (c,) over all N rows.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
+    bounds: (lowest, highest) possible value; a negative low end says that they are differences.
     """
     x, variates, target = _with_covariates(_checked(values, n_total, bounds), covariates, covariate_means)
     return _interval(assisted_ends(x, variates, target, n_total, level, bounds))
@@ -130,7 +95,15 @@ def assisted_ends(
     level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Floats:
-    """(3, ...): mean, low and high of `assisted_interval` for many samples, x: (..., n), covariates: (..., n, c)."""
+    """(3, ...): mean, low and high of `assisted_interval` for many samples at once, unchecked.
+
+    x: (..., n) values.
+    covariates: (..., n, c).
+    target: (c,) means of the covariates over all N rows.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
+    bounds: (lowest, highest) possible value; a negative low end says that they are differences.
+    """
     if x.shape[-1] < MIN_ASSISTED_ROWS:
         return bounded_ends(x, n_total, level, bounds)
     estimate, residual = _assist(x, covariates, target, n_total)
@@ -147,8 +120,14 @@ def ratio_interval(
 ) -> Interval | None:
     """Ratio of the means of two paired differences in [-1, 1] (Fieller 1954); None where the denominator may be 0.
 
-    numerator, denominator: (n,); covariates as in `assisted_interval`. Four pseudo-rows, gaps of either sign recovered and not,
-    keep the interval from collapsing where no sampled row has a numerator.
+    Four pseudo-rows, gaps of either sign recovered and not, keep the interval from collapsing where no sampled row has a
+    numerator. Raises RoutingError as `assisted_interval` does.
+
+    numerator, denominator: (n,) of the sampled rows.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
+    covariates: (n, c) of the same rows, or None.
+    covariate_means: (c,) over all N rows; None leaves the covariates out.
     """
     a, b = (_checked(column, n_total, (-1.0, 1.0)) for column in (numerator, denominator))
     variates = target = None
@@ -166,7 +145,14 @@ def ratio_ends(
     covariates: Floats | None = None,
     target: Floats | None = None,
 ) -> Floats:
-    """(3, ...): mean, low and high of `ratio_interval` for many samples, a and b: (..., n); NaN where it has none."""
+    """(3, ...): mean, low and high of `ratio_interval` for many samples at once, unchecked; NaN where it has none.
+
+    a, b: (..., n) numerators and denominators.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
+    covariates: (..., n, c), or None.
+    target: (c,) their means over all N rows; None leaves them out.
+    """
     n = a.shape[-1]
     f = n / n_total
     residual = [a, b]
@@ -200,15 +186,19 @@ def total_interval(
 ) -> Interval | None:
     """Sum over all N rows of amounts known for n, in proportion to what was expected of each row: the ratio estimator.
 
-    amounts, expected: (n,), at least 0, same unit; expected_total: over all N rows. Ratio estimate with its linearised
-    variance (Cochran 1977, section 6.4); the low end is at least what was seen. None where the amounts say nothing:
-    fewer than two, or nothing expected of them.
+    Ratio estimate with its linearised variance (Cochran 1977, section 6.4); the low end is at least what was seen. None where
+    the amounts say nothing: fewer than two, or nothing expected of them. Raises RoutingError for more rows than N.
+
+    amounts, expected: (n,), at least 0, same unit.
+    expected_total: over all N rows.
+    n_total: N, rows of the set.
+    level: two-sided, of the interval.
     """
     y, x = np.asarray(amounts, np.float64), np.asarray(expected, np.float64)
     n = len(y)
     if n < 2 or x.sum() <= 0:
         return None
-    _check_sizes(n, n_total)
+    check_sizes(n, n_total)
     ratio = y.sum() / x.sum()
     residual = y - ratio * x
     f = n / n_total
@@ -220,9 +210,14 @@ def total_interval(
 
 
 def combine_known(rest: Interval | None, n_rest: int, known_sum: float, n_known: int) -> Interval | None:
-    """Mean over n_rest rows that `rest` estimates and n_known rows whose values are known and sum to `known_sum`.
+    """Mean over rows that are estimated and rows whose values are known.
 
     None where there are rows to estimate and no estimate, and where there is no row at all.
+
+    rest: the estimate of the mean of the `n_rest` rows.
+    n_rest: rows it stands for.
+    known_sum: sum of the known values.
+    n_known: rows they are of.
     """
     if (n_rest and rest is None) or not n_rest + n_known:
         return None
@@ -304,14 +299,15 @@ def _checked(values: ArrayLike, n_total: int, bounds: tuple[float, float]) -> Fl
     x = np.asarray(values, np.float64)
     if x.ndim != 1:
         raise RoutingError(f"intervals: values must be one number per row, not of shape {x.shape}")
-    _check_sizes(len(x), n_total)
+    check_sizes(len(x), n_total)
     # Quality is kept as float32: 1e-6 covers its rounding in a difference.
     if not (np.isfinite(x).all() and x.min() >= bounds[0] - 1e-6 and x.max() <= bounds[1] + 1e-6):
         raise RoutingError(f"intervals: values must be numbers between {bounds[0]:g} and {bounds[1]:g}")
     return np.clip(x, *bounds)
 
 
-def _check_sizes(n: int, n_total: Any) -> None:
+def check_sizes(n: int, n_total: int) -> None:
+    """Raises RoutingError unless 0 < n <= n_total."""
     if not 0 < n <= n_total:
         raise RoutingError(
             f"intervals: {n} rows drawn from {n_total}; there must be at least one, and not more than all"

@@ -1,4 +1,8 @@
-"""routing/pilot/rank_choice.py: carried here."""
+"""Which order of the cut does best on the pilot: gain, or gain per dollar.
+
+Each order's cuts are measured from all-weak to all-strong, and the mean quality along them compared, with a bootstrap over rows for
+the error of the lead. O(b s) for b replicates of s steps. Legend: n pilot rows, m models in ladder order, b replicates.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +43,16 @@ def choose_rank_by(
 ) -> RankChoice:
     """The rank whose cuts measured best on pilot rows, the policy's default unless another leads by more than its error.
 
-    predicted: (n, m) by a router that did not see these rows (the select fold, or out of fold inside the fit fold);
-    quality: (n, m) measured, without NaN; cost_usd: (n, m). Judged over all cuts, by dollars for budget_usd and
-    min_quality, by strong calls for strong_share: one cut alone would be decided by a handful of rows. `threshold`
-    knows only score. Standard error from a bootstrap over rows. Raises RoutingError for NaN or unequal shapes.
+    Judged over all cuts, by dollars for budget_usd and min_quality, by strong calls for strong_share: one cut alone would be
+    decided by a handful of rows. `threshold` knows only score. Standard error from a bootstrap over rows. Raises RoutingError
+    for NaN or unequal shapes.
+
+    predicted: (n, m) by a router that did not see these rows (the select fold, or out of fold inside the fit fold).
+    quality: (n, m) measured, without NaN.
+    cost_usd: (n, m) expected dollars of one call.
+    row_key: (n,) unique, breaks ties.
+    kind: of the policy.
+    seed: of the bootstrap.
     """
     if quality.shape != predicted.shape or not np.isfinite(quality).all():
         raise RoutingError(f"pilot: quality must be {predicted.shape} without NaN, and is {quality.shape}")

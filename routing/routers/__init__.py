@@ -1,9 +1,9 @@
 """Routers: maps from a prompt to every model's expected quality, each a class with `fit`, `predict`, `save` and `load`.
 
-Public: `Router` (base), `create`, `load`, `names`, `router_class` (registry), re-exported here since importing this package is what
-fills the registry. `baselines` learn next to nothing, `text` learn on vectors of words and form, `neural` are transformers,
-`calibrated` put a head on any of them, `auto` chooses. A new one is a file, a line below, and a row in its tests. Nothing here
-may import `answers`, `pilot`, or anything of jobs.
+Public: `Router` (base), `create`, `load`, `names`, `router_class` (registry), re-exported here since importing this package
+is what fills the registry. `baselines` learn next to nothing, `text` learn on vectors of words and form, `neural` are
+transformers, `calibrated` put a head on any of them, `auto` chooses. A new one is a file, a line below, and a row in its
+tests. Nothing here may import `answers`, `pilot`, or anything of jobs.
 """
 
 from __future__ import annotations

@@ -64,10 +64,13 @@ class Member:
 class AutoRouter(Router):
     """Chooses, fits on all rows, and stands for what it chose.
 
-    `encoder`: "auto" (MiniLM where the extra is installed), an encoder's spec, or None. `n_folds`: 0 compares nothing and takes the
-    most trusted. `scores_`: candidate → what it
-    reached in cross-validation (APGR - 1/2) x gap; `choice_` is the candidate's name. The artifact holds the chosen
-    routers' own in folders `chosen-0` and so on.
+    `scores_`: candidate → what it reached in cross-validation, (APGR - 1/2) x gap; `choice_` is the candidate's name. The
+    artifact holds the chosen routers' own in folders `chosen-0` and so on.
+
+    encoder: default "auto", MiniLM where the extra is installed; an encoder's spec, or None for none.
+    features: hashed spec of the words; default None, 4,096 buckets.
+    n_folds: default 4; of the cross-validation, at least 2; 0 compares nothing and takes the most trusted.
+    seed: default 0; of the folds and of the candidates.
     """
 
     name: ClassVar[str] = "auto"
@@ -114,6 +117,10 @@ class AutoRouter(Router):
         }
 
     def fit(self, data: TrainingData) -> Self:
+        """Compare the candidates on at most CV_ROWS rows, and fit the chosen one on all.
+
+        Raises RoutingError for no rows, or a model without a known quality.
+        """
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         candidates = self.candidates()
@@ -126,6 +133,7 @@ class AutoRouter(Router):
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32 in [0, 1]: mean of the chosen routers. Raises RoutingError for a router that is not fitted."""
         result = np.empty((len(prompts), len(self._require_models())), np.float32)
         for start in range(0, len(prompts), CHUNK):
             chunk = prompts[start : start + CHUNK]
@@ -186,11 +194,13 @@ class AutoRouter(Router):
         return router
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`digest` (32,) bytes that seal the chosen routers' cards, `count` (1,) of them."""
         self._require_models()
         digest = np.frombuffer(self._digest, np.uint8) if self._digest else np.zeros(1, np.uint8)
         return {"digest": digest, "count": np.array([len(self.chosen_)], np.int32)}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`; `load` reads the chosen routers. Raises KeyError for arrays that are missing."""
         self._digest, self._count = arrays["digest"].tobytes(), int(arrays["count"].reshape(1)[0])
 
     def _compared(self, candidates: Mapping[str, tuple[Member, ...]], outcomes: Outcomes) -> dict[str, Floats]:

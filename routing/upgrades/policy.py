@@ -90,8 +90,11 @@ def least_usd(steps: Steps) -> float:
 
 
 def require_base_paid(steps: Steps, usd: float, field: str, gone_usd: float = 0.0) -> None:
-    """RoutingError, naming `field` and the sum it needs, where `usd` does not pay for every row's base model.
+    """RoutingError, naming the field and the sum it needs, where the money does not pay for every row's base model.
 
+    steps: of the whole set.
+    usd: dollars there are.
+    field: of the job file that says so.
     gone_usd: dollars of `usd` that are spent already, or set aside.
     """
     needed = least_usd(steps) + gone_usd

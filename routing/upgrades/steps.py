@@ -1,4 +1,9 @@
-"""routing/upgrades/steps.py: carried here."""
+"""Upgrade steps of all rows, sorted into the order of the cut.
+
+One sort over rank, raw score, cost, row key and step number, the later keys only where the earlier ones tie. O(s log s);
+see `routing.upgrades.cut` for the order, its cost in seconds and what a policy does with it. Legend: n rows (groups of
+equal prompts), m models in ladder order (cheapest first), s steps.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +60,12 @@ class Steps:
 
     @property
     def n_steps(self) -> int:
+        """s, steps of all rows."""
         return len(self.row)
 
     @property
     def n_rows(self) -> int:
+        """n, rows (groups), with and without a step."""
         return len(self.base_model)
 
     @property
@@ -84,12 +91,17 @@ def build_steps(
 ) -> Steps:
     """Steps of all rows in the order of the cut.
 
-    quality: (n, m) expected quality, 0..1. cost_usd: (n, m) expected dollars of one call. row_key: (n,) unique,
-    breaks ties. weight: (n,) rows in the group, default 1. feasible: (n, m) False where a model cannot answer the row
-    (prompt too long); quality and cost may be NaN there. raw_score: (n, m) quality before calibration: isotonic fits
-    make blocks of ties, and this orders them. A pair always has its step, also with a negative gain; with more models
-    those under the hull are skipped. Raises RoutingError for shapes that do not fit, a quality or cost that is not
-    finite, a negative cost, a weight below 1.
+    A pair always has its step, also with a negative gain; with more models those under the hull are skipped. Raises
+    RoutingError for shapes that do not fit, a quality or cost that is not finite, a negative cost, a weight below 1.
+
+    quality: (n, m) expected quality, 0..1.
+    cost_usd: (n, m) expected dollars of one call.
+    row_key: (n,) unique, breaks ties.
+    weight: (n,) rows in the group; None counts each as 1.
+    feasible: (n, m) False where a model cannot answer the row (prompt too long); quality and cost may be NaN there; None: all
+        can.
+    rank_by: what the steps are sorted by, see `routing.upgrades.cut`.
+    raw_score: (n, m) quality before calibration: isotonic fits make blocks of ties, and this orders them.
     """
     n, m = _check(quality, cost_usd, row_key, rank_by, weight=weight, feasible=feasible, raw_score=raw_score)
     able = np.ones((n, m), np.bool_) if feasible is None else feasible

@@ -43,7 +43,7 @@ from routing.data.outcomes import Outcomes
 from routing.errors import RoutingError
 from routing.metrics.pair import Interval
 from routing.pilot.folds import FOLD_NAMES
-from routing.pilot.intervals import proportion_interval
+from routing.pilot.proportions import proportion_interval
 from routing.pilot.rank_choice import RankChoice, choose_rank_by
 from routing.routers.calibrated.calibrated import CalibratedRouter
 from routing.text import Frame, router_text

@@ -21,7 +21,8 @@ from routing.routers.base import Router, check_models
 class AlwaysRouter(Router):
     """Expected quality 1 for one model and 0 for the others, whatever the prompt.
 
-    `choice`: "strong", "weak" or a model's name.
+    models: m names, weakest first; default (), those of the data it is fitted on.
+    choice: default "strong"; "strong", "weak" or a model's name.
     """
 
     name: ClassVar[str] = "always"
@@ -36,19 +37,23 @@ class AlwaysRouter(Router):
             self.chosen_ = self._position(np.arange(len(self.models)))
 
     def fit(self, data: TrainingData) -> Self:
+        """Take over the models of `data`, and the choice among them. Raises RoutingError for a name that is not one of them."""
         self.chosen_ = self._position(self._start_fit(as_outcomes(data)))
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32: 1 in the column of the choice, 0 elsewhere."""
         row = np.zeros(len(self._require_models()), np.float32)
         row[self.chosen_] = 1
         return np.tile(row, (len(prompts), 1))
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`chosen` (1,): column of the choice."""
         self._require_models()
         return {"chosen": np.array([self.chosen_], np.int32)}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises ValueError for a column that is not there."""
         self.chosen_ = int(arrays["chosen"].reshape(1)[0])
         if not 0 <= self.chosen_ < len(self.models_):
             raise ValueError(f"chosen model {self.chosen_} of {len(self.models_)}")

@@ -28,7 +28,15 @@ STRENGTHS = np.concatenate([np.logspace(-1, 3, 25), [1e9]])
 
 
 class CategoryRouter(TextRouter):
-    """Shrunken mean quality of the prompt's category."""
+    """Shrunken mean quality of the prompt's category.
+
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        4,096 buckets.
+    n_components: default 128; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.2; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the rows and start of the projection.
+    """
 
     name: ClassVar[str] = "category"
 
@@ -42,6 +50,10 @@ class CategoryRouter(TextRouter):
         self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
+        """Learn each category's mean quality per model, its centroid, and which category every training prompt is in.
+
+        Every row of `data` has its `dataset` as category. Raises RoutingError for no rows, or a model without a known quality.
+        """
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         self.categories_, category = _categories(outcomes.datasets)
@@ -67,6 +79,9 @@ class CategoryRouter(TextRouter):
         return result
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`categories` (JSON bytes), `category_quality` (c + 1, m) with the overall mean last, `seen` (N,) digests of the
+        training prompts, `seen_category` (N,), `centroids` (c, k + s), and the space's.
+        """
         own: dict[str, NDArray[Any]] = {
             "categories": np.frombuffer(json.dumps(self.categories_.tolist()).encode(), np.uint8),
             "category_quality": self.category_quality_,
@@ -77,6 +92,7 @@ class CategoryRouter(TextRouter):
         return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         super().load_state(arrays)
         self.categories_ = np.asarray(json.loads(arrays["categories"].tobytes()), dtype=object).astype(str)
         c = len(self.categories_)

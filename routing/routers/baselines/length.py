@@ -21,7 +21,10 @@ HALF_LENGTH = 400.0
 
 
 class LengthRouter(Router):
-    """Expected quality from the number of characters alone."""
+    """Expected quality from the number of characters alone.
+
+    models: m names, weakest first; default (), those of the data it is fitted on.
+    """
 
     name: ClassVar[str] = "length"
     needs_training: ClassVar[bool] = False
@@ -33,6 +36,7 @@ class LengthRouter(Router):
             self.models_ = tuple(self.models)
 
     def fit(self, data: TrainingData) -> Self:
+        """Least squares of each model's known quality on log(1 + characters). Raises RoutingError as every `fit` does."""
         outcomes = as_outcomes(data)
         means = self._start_fit(outcomes)
         x = np.log1p(_lengths(outcomes.prompts))
@@ -47,6 +51,7 @@ class LengthRouter(Router):
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32 in [0, 1]. Unfitted: a rank by length, no quality. Raises RoutingError where no models are known."""
         m = len(self._require_models())
         lengths = _lengths(prompts)[:, None]
         if self.coefficients_ is not None:
@@ -58,9 +63,11 @@ class LengthRouter(Router):
         return np.asarray((1 - rung) * (1 - win_rate) + rung * win_rate, np.float32)
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`coefficients` (2, m), intercepts and slopes; nothing where it is unfitted."""
         return {} if self.coefficients_ is None else {"coefficients": self.coefficients_}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises ValueError for misshapen coefficients."""
         if "coefficients" in arrays:
             self.coefficients_ = np.asarray(arrays["coefficients"], np.float64).reshape(2, len(self.models_))
 

@@ -20,8 +20,11 @@ from routing.routers.base import Router, check_models
 class RandomRouter(Router):
     """Expected qualities drawn uniformly from [0, 1).
 
-    With two models 1 - u and u, as a pairwise router gives them: a threshold t on the win rate then sends a share of
-    1 - t to the strong model. With another number of models every entry is a draw of its own.
+    With two models 1 - u and u, as a pairwise router gives them: a threshold t on the win rate then sends a share of 1 - t to
+    the strong model. With another number of models every entry is a draw of its own.
+
+    models: m names, weakest first; default (), those of the data it is fitted on.
+    seed: default 0; another seed is another draw for every prompt.
     """
 
     name: ClassVar[str] = "random"
@@ -38,6 +41,7 @@ class RandomRouter(Router):
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32 in [0, 1), a hash of seed and prompt. Raises RoutingError where no models are known."""
         m = len(self._require_models())
         key = str(self.seed).encode()[:64]
         words = bytearray()

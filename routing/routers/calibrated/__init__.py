@@ -1,0 +1,4 @@
+"""Any router under a head fitted on a pilot of the set at hand.
+
+Public: `CalibratedRouter`, and `fit_calibration` (isotonic, Platt) alone. Uses `auto` and `text`; only the registry knows it.
+"""

@@ -40,10 +40,20 @@ MIN_PILOT = 20
 class CalibratedRouter(TextRouter):
     """A base router under a head fitted on a pilot.
 
-    `fit_pilot(base, pilot)` takes a fitted router of any class. `fit` makes both from one table: it fits `base` (a
-    registry name, `base_hyperparameters` its arguments) on a share 1 - `pilot_share` of the prompts and the head on
-    the rest. `head`: "auto" to choose, or one of `HEADS`. The artifact holds the base router's own in the folder
-    `base`.
+    `fit_pilot(base, pilot)` takes a fitted router of any class. `fit` makes both from one table: it fits `base` on a share 1 -
+    `pilot_share` of the prompts and the head on the rest. The artifact holds the base router's own in the folder `base`.
+
+    base: default "linear"; registry name of the router that `fit` makes.
+    base_hyperparameters: its arguments; default None, its own defaults.
+    head: default "auto", to choose; or one of HEADS.
+    pilot_share: default 0.3; within (0, 1), share of the prompts that `fit` keeps for the head.
+    n_folds: default 5, at least 2; of the cross-validation inside the pilot.
+    features: JSON spec of the text features of the head "ridge", see `routing.features.registry.make_features`; default None,
+        hashed n-grams in 8,192 buckets.
+    n_components: default 128; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.1; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the split, the folds and the pilot's routers.
     """
 
     name: ClassVar[str] = "calibrated"
@@ -85,6 +95,11 @@ class CalibratedRouter(TextRouter):
         self._base_digest = b""
 
     def fit(self, data: TrainingData) -> Self:
+        """Fit the base router and the head on two parts of the data; too few rows for both, and the base has all and stays as
+        it is.
+
+        Raises RoutingError for no rows, a model without a known quality, or a base that cannot be made.
+        """
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         base = create(self.base, **self.base_hyperparameters)
@@ -163,6 +178,11 @@ class CalibratedRouter(TextRouter):
         return router
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`base_digest` (bytes that seal the inner artifacts' cards), `head` (1,) position in HEADS, and the head's own: of
+        "ridge" `weights` (d, m), `intercept` (m,), `score_weights` (b, m), `score_mean` and `score_scale` (b,), and the
+        space's; of "blend" `columns` (m,), `intercept` (m,), `score_weights` (2,); else `columns` (m,) and the
+        calibration's. Raises RoutingError where unfitted.
+        """
         self._require_models()
         arrays: dict[str, NDArray[Any]] = {
             "base_digest": np.frombuffer(self._base_digest, np.uint8),
@@ -178,6 +198,9 @@ class CalibratedRouter(TextRouter):
         return {**arrays, "columns": self.columns_, **(self.calibration_.arrays() if self.calibration_ else {})}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`; `load` reads the inner artifacts. Raises KeyError or ValueError for arrays that are missing or
+        misshapen.
+        """
         m = len(self.models_)
         self._base_digest = arrays["base_digest"].tobytes()
         self.head_ = HEADS[int(arrays["head"].reshape(1)[0])]

@@ -45,8 +45,12 @@ def held_out(
 ) -> Floats:
     """(n, m) what a head predicts for rows that it has not seen.
 
-    own: (n, m) the base router's scores; inputs: (n, d) of the ridge; unseen: (n, m) the pilot routers' predictions, out of fold,
-    which the blend alone needs; fold: (n,).
+    head: one of the names in TRUSTED.
+    own: (n, m) the base router's scores.
+    inputs: (n, d) of the ridge.
+    unseen: (n, m) the pilot routers' predictions, out of fold, which the blend alone needs; else None.
+    quality: (n, m) measured, NaN where unknown.
+    fold: (n,) which rows are left out together.
     """
     fitted = own.copy()
     for f in np.unique(fold) if head != "none" else ():

@@ -31,11 +31,17 @@ CHUNK_ROWS = 8192
 
 
 class NeuralRouter(Router):
-    """Loading, training, saving; a subclass says what the inputs, the losses and the predictions are.
+    """Loading, training, saving; a subclass says what the inputs, the losses and the predictions are, and sets the defaults.
 
-    `source`: hub id or folder of the model to start from. `max_length`: tokens kept of an input. `steps`, `batch_size`,
-    `learning_rate`, `weight_decay`: the fine-tuning. `tokens_per_batch`: padded tokens of one forward pass, in training
-    and in prediction. `validation_share`: rows held out, by prompt, for the losses that `on_progress` hears.
+    source: hub id or folder of the model to start from.
+    max_length: at least 4; tokens kept of an input.
+    steps: of the fine-tuning.
+    batch_size: rows of a step.
+    learning_rate: AdamW's at its highest, after the warm-up; above 0.
+    weight_decay: on matrices.
+    tokens_per_batch: padded tokens of one forward pass, in training and in prediction: what bounds memory.
+    validation_share: in [0, 1); rows held out, by prompt, for the losses that `on_progress` hears.
+    seed: of the held-out rows, the batches, dropout and new weights.
     """
 
     on_progress: Progress | None = None
@@ -72,6 +78,10 @@ class NeuralRouter(Router):
         """Set `_tokenizer` and `_model` (on its device, in evaluation mode) from a hub id or folder."""
 
     def save(self, directory: str | Path, metrics: Mapping[str, object] | None = None) -> None:
+        """Write the checkpoint into `model/`, then weights and card, which lists the SHA-256 of every file of it.
+
+        Raises RoutingError for a router that is not fitted.
+        """
         self._require_models()
         folder = Path(directory) / FOLDER
         shutil.rmtree(folder, ignore_errors=True)  # an earlier model may have had more files
@@ -88,6 +98,9 @@ class NeuralRouter(Router):
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
+        """Read an artifact and its checkpoint, onto a GPU where there is one. Raises RoutingError for a file missing or
+        altered.
+        """
         router = super().load(directory)
         folder = Path(directory) / FOLDER
         _check_files(folder, read_card(directory).get("model_files"))

@@ -33,8 +33,17 @@ HEAD_DROPOUT = 0.1
 class BertRouter(NeuralRouter):
     """Fine-tuned encoder. Batched = single to 1e-5 in float32, to 1e-2 under bf16 autocast.
 
-    `source`: any encoder by hub id or folder; `pooling`: "mean" or "cls" states under a new linear head, or
-    "classifier", the architecture's own head (what RouteLLM trained). The other defaults are RouteLLM's.
+    source: default xlm-roberta-base, RouteLLM's; any encoder by hub id or folder.
+    pooling: default "mean"; "mean" or "cls" states under a new linear head, or "classifier", the architecture's own head (what
+        RouteLLM trained).
+    max_length: default 512; tokens kept of a prompt.
+    steps: default 2000, RouteLLM's; of the fine-tuning.
+    batch_size: default 16, RouteLLM's; rows of a step.
+    learning_rate: default 1e-5, RouteLLM's; AdamW's at its highest.
+    weight_decay: default 0.01, RouteLLM's; on matrices.
+    tokens_per_batch: default 16,384; padded tokens of one forward pass: what bounds memory.
+    validation_share: default 0.1; rows held out, by prompt, for the losses that `on_progress` hears.
+    seed: default 0; of the held-out rows, the batches, dropout and new weights.
     """
 
     name: ClassVar[str] = "bert"
@@ -89,6 +98,11 @@ class BertRouter(NeuralRouter):
         return router
 
     def fit(self, data: TrainingData) -> Self:
+        """Fine-tune on battles of two models (three labels), or on outcomes (a sigmoid per model).
+
+        Raises RoutingError for no rows, one label throughout, one prompt, a source that is no usable encoder, a loss that is
+        not finite, or too little GPU memory; half-trained weights are dropped.
+        """
         import torch
 
         of_battles = isinstance(data, Preferences) and len(data.models) == 2
@@ -121,12 +135,18 @@ class BertRouter(NeuralRouter):
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32: win rates of a pair, or expected quality per model. Raises RoutingError for a router that is not
+        fitted.
+        """
         models = self._require_model()
         if not len(prompts):
             return np.empty((0, len(models)), np.float32)
         return self._score(prompts, self._encode, self._quality)
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`n_outputs` (1,), and unless the head is the classifier's `head.weight` (L, d), `head.bias` (L,); the rest is in
+        `model/`.
+        """
         self._require_model()
         arrays: dict[str, NDArray[Any]] = {"n_outputs": np.array([self.n_outputs_])}
         if self._head is not None:
@@ -134,6 +154,7 @@ class BertRouter(NeuralRouter):
         return arrays
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing, or other outputs than the models have."""
         import torch
 
         self.n_outputs_ = int(arrays["n_outputs"][0])
@@ -146,6 +167,7 @@ class BertRouter(NeuralRouter):
 
     @property
     def pairwise(self) -> bool:  # type: ignore[override]
+        """True where it learnt from battles of two models, whose win rates `predict` gives."""
         return self._of_battles
 
     @property

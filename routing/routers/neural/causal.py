@@ -44,10 +44,22 @@ LORA_DROPOUT = 0.05
 class CausalRouter(NeuralRouter):
     """Fine-tuned causal LLM. Batched = single to 1e-5 in float32, to 1e-2 in bf16.
 
-    `instruction` holds {prompt} once and may hold {model}. `label_tokens`: five, worst first; those that the vocabulary
-    lacks are added as special tokens that start from the digits' embeddings. `lora_rank` 0 fine-tunes in full, as
-    RouteLLM did, for which `learning_rate` should be a hundred times smaller. A GPU holds bf16 weights, but for a full
-    fine-tune; a prompt too long for `max_length` loses its middle, the instruction nothing.
+    A GPU holds bf16 weights, but for a full fine-tune; a prompt too long for `max_length` loses its middle, the instruction
+    nothing.
+
+    source: default Meta-Llama-3-8B, RouteLLM's; any causal LLM by hub id or folder.
+    instruction: default INSTRUCTION; holds {prompt} once and may hold {model}.
+    label_tokens: default LABEL_TOKENS; five, worst first; those that the vocabulary lacks are added as special tokens that
+        start from the digits' embeddings.
+    lora_rank: default 16; of the adapters; 0 fine-tunes in full, as RouteLLM did.
+    max_length: default 2048; tokens of instruction and prompt.
+    steps: default 2000; of the fine-tuning.
+    batch_size: default 16; rows of a step.
+    learning_rate: default 1e-4; AdamW's at its highest; a full fine-tune wants a hundredth of it.
+    weight_decay: default 0.01; on matrices.
+    tokens_per_batch: default 8,192; padded tokens of one forward pass: what bounds memory.
+    validation_share: default 0.1; rows held out, by prompt, for the losses that `on_progress` hears.
+    seed: default 0; of the held-out rows, the batches, dropout and new weights.
     """
 
     name: ClassVar[str] = "causal"
@@ -99,6 +111,10 @@ class CausalRouter(NeuralRouter):
         return router
 
     def fit(self, data: TrainingData) -> Self:
+        """Fine-tune on the cross-entropy over the five labels; adapters are merged when done.
+
+        Raises RoutingError as `BertRouter.fit` does, and where LoRA's package is missing.
+        """
         import torch
 
         if self.lora_rank and importlib.util.find_spec("peft") is None:
@@ -137,6 +153,7 @@ class CausalRouter(NeuralRouter):
         return self
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32 in [0, 1]: P(score < 4) of the weak model is a pair's win rate, else the mean score of each model."""
         models = self._require_model()
         result = np.empty((len(prompts), len(models)), np.float32)
         if self._is_pair():
@@ -162,16 +179,19 @@ class CausalRouter(NeuralRouter):
         return self._inputs(prompts, [model] * len(prompts))
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`weak` (1,): column of the weak model; the rest is in `model/`. Raises RoutingError for a router that is not fitted."""
         self._require_model()
         return {"weak": np.array([self.weak_])}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for a column that is missing or out of range."""
         self.weak_ = int(arrays["weak"][0])
         if not 0 <= self.weak_ < len(self.models_):
             raise ValueError(f"weak model {self.weak_} of {len(self.models_)}")
 
     @property
     def pairwise(self) -> bool:  # type: ignore[override]
+        """True for two models, whose win rates `predict` gives."""
         return self._is_pair()
 
     def _is_pair(self) -> bool:

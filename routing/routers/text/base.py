@@ -45,6 +45,7 @@ class TextRouter(Router):
         self._space = TextSpace(self.features, n_components, structure_weight, seed)
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, m) float32 in [0, 1], in chunks of bounded memory. Raises RoutingError for a router that is not fitted."""
         result = np.empty((len(prompts), len(self._require_models())), np.float32)
         for rows in chunks(prompts):
             result[rows] = self._predict_chunk(prompts[rows])
@@ -55,10 +56,14 @@ class TextRouter(Router):
         """`predict` for at least one prompt, few enough to hold all their vectors."""
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """The space's arrays, see `routing.features.space.TextSpace.state`; subclasses add theirs. Raises RoutingError where
+        unfitted.
+        """
         self._require_models()
         return self._space.state(self.keeps_projection)
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         self._space.load_state(arrays, self.keeps_projection)
 
 
@@ -85,9 +90,11 @@ class LinearTextRouter(TextRouter):
         return np.clip(self._scores(prompts), 0, 1).astype(np.float32)
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`weights` (d + s, m), `intercept` (m,), and the space's without its projection."""
         return {**super().state(), "weights": self.weights_, "intercept": self.intercept_}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         super().load_state(arrays)
         self.weights_ = arrays["weights"].reshape(-1, len(self.models_))
         self.intercept_ = arrays["intercept"].reshape(len(self.models_))

@@ -29,15 +29,27 @@ TIES = ("half", "drop")
 
 
 class FactorizationRouter(LinearTextRouter):
-    """Win rates from factors of models and prompts.
+    """Win rates from factors of models and prompts. All battles train the projection, whoever fought them.
 
-    `models`: the models to give win rates for, weakest first; by default all of the training data. All battles train
-    the projection, whoever fought them. A name "tier-0" (the strongest) to "tier-9" puts one vector per tier in place
-    of one per model. `form`: "paper" has the bias b and free model vectors; "code" scales model vectors to unit length
-    and has no b. `ties`: "half" counts a tie as half a win for both, "drop" leaves ties out as the published code does
-    (the win rate is then that of decided battles). `batch_size`: battles of a step where every prompt has one; more where
-    they have several. `noise`: standard deviation added to every coordinate of a text
-    vector in training, with vectors of unit length; the published code has 0.1 on 1,536 dimensions.
+    models: m names to give win rates for, weakest first; default (), all of the training data. "tier-0" (the strongest) to
+        "tier-9" put one vector per tier in place of one per model.
+    form: default "paper", with the bias b and free model vectors; "code": model vectors of unit length and no b.
+    ties: default "half", a tie is half a win for both; "drop" leaves ties out as the published code does (the win rate is then
+        that of decided battles).
+    dim: default 128, the paper's; width of the factors.
+    epochs: default 30; passes over the prompts.
+    batch_size: default 64; battles of a step where every prompt has one; more where they have several.
+    learning_rate: default 3e-4, the published code's; Adam's.
+    weight_decay: default 1e-5; Adam's.
+    noise: default 0.1; standard deviation added to every coordinate of a text vector in training, with vectors of unit length;
+        the published code has 0.1 on 1,536 dimensions.
+    n_tiers: default 10, at least 2; tiers made where `models` names tiers.
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        8,192 buckets.
+    n_components: default 256; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.1; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the projection, the starts and the batches.
     """
 
     name: ClassVar[str] = "mf"
@@ -73,6 +85,11 @@ class FactorizationRouter(LinearTextRouter):
         self._use_space(features, n_components, structure_weight, seed, 2**13)
 
     def fit(self, data: TrainingData) -> Self:
+        """Fit the factors by Adam and collapse them into weights on the text.
+
+        Raises RoutingError for no battles, battles that are all ties where ties are dropped, or a model that the data does not
+        have.
+        """
         battles = self._start_pairs(data, self.models, self.n_tiers)
         position = {prompt: row for row, prompt in enumerate(dict.fromkeys(battles.prompts or data.prompts))}
         vectors = self._space.fit(list(position))

@@ -35,8 +35,11 @@ Floats = NDArray[np.float64]
 class ForestRouter(TextRouter):
     """Expected quality = model's mean + mean residual of the leaves, moved into [0, 1] with gains intact.
 
-    `encoder`: an encoder's spec for the directions of meaning; None takes those of hashed n-grams (`features`).
-    `n_components`: how many directions.
+    features: hashed spec of the words, see `routing.features.registry.make_features`; default None, 4,096 buckets.
+    encoder: spec of a sentence encoder for the directions of meaning; default None, those of the words.
+    n_components: default 20; how many directions.
+    n_trees: default 150; t, trees of the forest.
+    seed: default 0; of the projection and of the trees.
     """
 
     name: ClassVar[str] = "forest"
@@ -57,6 +60,10 @@ class ForestRouter(TextRouter):
         self._encoder = make_features(self.encoder) if self.encoder else None
 
     def fit(self, data: TrainingData) -> Self:
+        """Grow the forest on residuals and contrasts; with fewer than MIN_ROWS rows every model has its mean.
+
+        Raises RoutingError for no rows, or a model without a known quality.
+        """
         outcomes = as_outcomes(data)
         self.mean_quality_ = self._start_fit(outcomes)
         joined = self._space.fit(outcomes.prompts)
@@ -98,12 +105,16 @@ class ForestRouter(TextRouter):
         return result
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`mean_quality` (m,), the trees (`feature` (c,), `threshold` (c,), `children` (c, 2), `value` (c, m), `roots` (t,)),
+        with an encoder `centre` (d,) and `directions` (d, n_components), and the space's.
+        """
         arrays: dict[str, NDArray[Any]] = {"mean_quality": self.mean_quality_}
         if self._encoder is not None:
             arrays |= {"centre": self.centre_, "directions": self.directions_}
         return {**super().state(), **arrays, **self.trees_}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         super().load_state(arrays)
         m = len(self.models_)
         self.mean_quality_ = arrays["mean_quality"].reshape(m)

@@ -43,8 +43,11 @@ NEARLY_ALL = 0.95
 class GaussianProcessRouter(TextRouter):
     """Expected quality = model's mean + common difficulty + model's contrast, moved into [0, 1] with gains intact.
 
-    `features`: a hashed spec (words); `encoder`: an encoder's spec, beside the words, or None. `max_basis`: training
-    rows up to which the solve is exact.
+    features: hashed spec of the words, see `routing.features.registry.make_features`; default None, 4,096 buckets.
+    encoder: spec of a sentence encoder beside the words; default None, none.
+    n_components: default 128; k, directions that the words are projected on.
+    max_basis: default 8000, at least MIN_ROWS; training rows up to which the solve is exact.
+    seed: default 0; of the projection, of the rows that weigh the kernels, and of the basis rows.
     """
 
     name: ClassVar[str] = "gp"
@@ -65,6 +68,10 @@ class GaussianProcessRouter(TextRouter):
         self._encoder = make_features(self.encoder) if self.encoder else None
 
     def fit(self, data: TrainingData) -> Self:
+        """Weigh the kernels by marginal likelihood, once for the difficulty and once for the contrasts, and solve for all rows.
+
+        Fewer than MIN_ROWS rows give every model its mean. Raises RoutingError for no rows, or a model without a known quality.
+        """
         outcomes = as_outcomes(data)
         self.mean_quality_ = self._start_fit(outcomes)
         blocks = self._fit_blocks(outcomes.prompts)
@@ -112,6 +119,9 @@ class GaussianProcessRouter(TextRouter):
         return result
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`mean_quality` (m,), `weights` (2, K) of the kernels, `alpha` (M, 1 + m), per block j `basis_j` (M, width) half
+        precision with `centre_j` and `scale_j` (width,), and the space's.
+        """
         own: dict[str, NDArray[Any]] = {
             "mean_quality": self.mean_quality_,
             "weights": self.weights_,
@@ -123,6 +133,7 @@ class GaussianProcessRouter(TextRouter):
         return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         super().load_state(arrays)
         m, count = len(self.models_), 2 if self.encoder is None else 3
         self.mean_quality_ = arrays["mean_quality"].reshape(m)

@@ -21,7 +21,16 @@ from routing.routers.text.base import TextRouter
 
 
 class KNNRouter(TextRouter):
-    """Mean known quality over the k nearest; a model none of them knows gets its mean over all training rows."""
+    """Mean known quality over the k nearest; a model none of them knows gets its mean over all training rows.
+
+    k: default 40, RouterBench's; neighbours looked at, all there are where they are fewer.
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        4,096 buckets.
+    n_components: default 128; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.2; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the rows and start of the projection.
+    """
 
     name: ClassVar[str] = "knn"
 
@@ -39,6 +48,9 @@ class KNNRouter(TextRouter):
         self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
+        """Keep the training rows' vectors, in half precision, and qualities. O(N (k + s)); raises RoutingError as every `fit`
+        does.
+        """
         outcomes = as_outcomes(data)
         self.mean_quality_ = self._start_fit(outcomes).astype(np.float32)
         # Half precision: half the artifact, and rounded now so that a loaded router has the same neighbours.
@@ -56,6 +68,7 @@ class KNNRouter(TextRouter):
         return np.where(count > 0, total / np.maximum(count, 1), self.mean_quality_).astype(np.float32)
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`vectors` (N, k + s) half precision, `quality` (N, m) with NaN, `mean_quality` (m,), and the space's."""
         own: dict[str, NDArray[Any]] = {
             "vectors": self.vectors_,
             "quality": self.quality_,
@@ -64,6 +77,7 @@ class KNNRouter(TextRouter):
         return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         super().load_state(arrays)
         m = len(self.models_)
         self.quality_ = arrays["quality"].reshape(-1, m)

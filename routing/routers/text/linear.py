@@ -20,7 +20,15 @@ ALPHAS = np.logspace(-3, 3, 13)
 
 
 class LinearRouter(LinearTextRouter):
-    """Per-model ridge, clipped to [0, 1]; the rows a model has no quality for do not count for it."""
+    """Per-model ridge, clipped to [0, 1]; the rows a model has no quality for do not count for it.
+
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        8,192 buckets.
+    n_components: default 256; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.1; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the rows and start of the projection.
+    """
 
     name: ClassVar[str] = "linear"
 
@@ -34,6 +42,9 @@ class LinearRouter(LinearTextRouter):
         self._use_space(features, n_components, structure_weight, seed, 2**13)
 
     def fit(self, data: TrainingData) -> Self:
+        """A ridge per model on its known rows; the penalty, one of ALPHAS, leaves one row out best. Raises RoutingError for no
+        rows, or a model without a known quality.
+        """
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         vectors = self._space.fit(outcomes.prompts).astype(np.float64)

@@ -28,7 +28,19 @@ SHAPES = ("w1", "b1", "w2", "b2", "w3", "b3")
 
 
 class MLPRouter(TextRouter):
-    """`n_nets` perceptrons of two hidden layers with ReLU, averaged and clipped to [0, 1]; `epochs` at most."""
+    """Perceptrons of two hidden layers with ReLU, averaged and clipped to [0, 1].
+
+    hidden: default 100, RouterBench's; h, units of each layer.
+    n_nets: default 3; e, nets averaged, each with other held-out rows.
+    epochs: default 100; passes over the training rows at most (PATIENCE without progress ends a net earlier).
+    weight_decay: default 0.01; AdamW's.
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        4,096 buckets.
+    n_components: default 128; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.2; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the projection, the held-out rows and the starts of the nets.
+    """
 
     name: ClassVar[str] = "mlp"
 
@@ -49,6 +61,10 @@ class MLPRouter(TextRouter):
         self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
+        """Train the nets on centred qualities; with fewer than MIN_ROWS rows every model has its mean.
+
+        Raises RoutingError for no rows, or a model without a known quality.
+        """
         outcomes = as_outcomes(data)
         means = self._start_fit(outcomes).astype(np.float32)
         vectors = self._space.fit(outcomes.prompts)
@@ -82,9 +98,13 @@ class MLPRouter(TextRouter):
         return result
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`w1` (e, d, h), `b1` (e, h), `w2` (e, h, h), `b2` (e, h), `w3` (e, h, m), `b3` (e, m), `mean_quality` (m,), and the
+        space's.
+        """
         return {**super().state(), **self.nets_, "mean_quality": self.mean_quality_}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen."""
         super().load_state(arrays)
         e, h, m = self.n_nets, self.hidden, len(self.models_)
         shapes = [(e, -1, h), (e, h), (e, h, h), (e, h), (e, h, m), (e, m)]

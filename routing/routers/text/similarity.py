@@ -37,12 +37,18 @@ NORMALISE = ("code", "paper")
 class SimilarityRouter(TextRouter):
     """Win rates from tiers whose strengths are fitted anew for every prompt.
 
-    `models`: the models to give win rates for, weakest first; by default all of the training data. A name "tier-0"
-    (the strongest) to "tier-9" stands for a whole tier. `n_tiers`: tiers the models of the data are grouped in; with
-    no more models than that each is its own. `gamma`: how much more the most similar battle weighs than one of
-    similarity 0. `normalise`: "code" divides the cosine by its maximum over the training prompts, for this query;
-    "paper" by the training prompt's own maximum over the set, which is its cosine with itself, so that S is the plain
-    cosine. `structure_weight` 0 compares the texts alone.
+    models: m names to give win rates for, weakest first; default (), all of the training data. "tier-0" (the strongest) to
+        "tier-9" stand for whole tiers.
+    gamma: default 10, the paper's; 1 to 1e12, how much more the most similar battle weighs than one of similarity 0.
+    normalise: default "code", the cosine over its maximum over the training prompts, for this query; "paper": over the training
+        prompt's own maximum over the set, which is its cosine with itself, so that S is the plain cosine.
+    n_tiers: default 10, at least 2; tiers that the models of the data are grouped in; with no more models each is its own.
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        4,096 buckets.
+    n_components: default 128; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0, the texts alone; standard deviation of a structure count beside text vectors of length 1; 0
+        leaves the form out.
+    seed: default 0; of the rows and start of the projection.
     """
 
     name: ClassVar[str] = "similarity"
@@ -70,6 +76,10 @@ class SimilarityRouter(TextRouter):
         self._use_space(features, n_components, structure_weight, seed)
 
     def fit(self, data: TrainingData) -> Self:
+        """Group the models into tiers, and keep the distinct prompts' vectors with who won on each. O(battles).
+
+        Raises RoutingError for no battles, or a model that the data does not have.
+        """
         battles = self._start_pairs(data, self.models, self.n_tiers)
         tiers = make_tiers(ratings(battles), self.n_tiers) if len(battles) else Tiers(((self.models_[0],),))
         self.tier_of_ = np.array([tiers.tier_of(name) for name in self.models_], np.int32)
@@ -113,6 +123,9 @@ class SimilarityRouter(TextRouter):
         return wins * (self._n_battles / np.where(total > 0, total, 1))
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """`vectors` (N, k + s) half precision, `tier_of` (m,), `n_tiers` (1,), the wins as a sparse table (`cells`, `rows`,
+        `wins`), and the space's.
+        """
         own: dict[str, NDArray[Any]] = {
             "vectors": self.vectors_,
             "tier_of": self.tier_of_,
@@ -124,6 +137,7 @@ class SimilarityRouter(TextRouter):
         return {**super().state(), **own}
 
     def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of `state`. Raises KeyError or ValueError for arrays that are missing or misshapen, or a tier out of range."""
         super().load_state(arrays)
         self.tier_of_ = arrays["tier_of"].reshape(len(self.models_))
         self.k_ = int(arrays["n_tiers"][0])

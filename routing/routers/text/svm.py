@@ -26,7 +26,14 @@ FOLDS = 3
 class SVMRouter(LinearTextRouter):
     """Per-model linear SVR, clipped to [0, 1]; the rows a model has no quality for do not count for it.
 
-    `epsilon`: errors below it are free. `c`: inverse penalty, None to choose it.
+    c: default None, chosen among PENALTIES by cross-validation; inverse penalty, above 0.
+    epsilon: default 0.05; errors of quality below it are free.
+    features: JSON spec of the text features, see `routing.features.registry.make_features`; default None, hashed n-grams in
+        8,192 buckets.
+    n_components: default 256; k, directions that hashed n-grams are projected on; an encoder keeps its width.
+    structure_weight: default 0.1; standard deviation of a structure count beside text vectors of length 1; 0 leaves the form
+        out.
+    seed: default 0; of the projection and of the folds.
     """
 
     name: ClassVar[str] = "svm"
@@ -48,6 +55,9 @@ class SVMRouter(LinearTextRouter):
         self._use_space(features, n_components, structure_weight, seed, 2**13)
 
     def fit(self, data: TrainingData) -> Self:
+        """A support vector regression per model on its known rows. Raises RoutingError for no rows, or a model without a known
+        quality.
+        """
         outcomes = as_outcomes(data)
         self._start_fit(outcomes)
         vectors = self._space.fit(outcomes.prompts).astype(np.float64)

@@ -18,12 +18,11 @@ from routing.pilot.intervals import (
     bounded_ends,
     bounded_interval,
     combine_known,
-    proportion_interval,
-    proportion_lower,
     ratio_ends,
     ratio_interval,
     total_interval,
 )
+from routing.pilot.proportions import proportion_interval, proportion_lower
 
 GSM8K = SHARED / "routellm" / "gsm8k" / "gsm8k_responses.csv"
 qualities = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=60)
