@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from routing.answers.checks import answer_checks
 from routing.answers.features import RESPONSE, response_features
 from routing.errors import RoutingError
-from routing.features.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights
+from routing.features.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights, solve
 from routing.features.space import TextSpace
 
 MIN_ROWS = 60
@@ -196,7 +195,7 @@ class _Process:
         self.weights, noise = marginal_likelihood_weights([block[rows] for block in blocks], unit[rows])
         gram = kernel_sum(blocks, blocks, self.weights).astype(np.float64)
         gram[np.diag_indices_from(gram)] += noise
-        inverse = sl.cho_solve(sl.cho_factor(gram, lower=True, overwrite_a=True), np.eye(n))
+        inverse = solve(gram, np.eye(n))
         solved = inverse @ residual[:, varied]
         self.alpha[:, varied] = solved
         # Rasmussen & Williams (2006), equation 5.12.

@@ -3,15 +3,13 @@
 Blocks are words, form and, where there is one, an encoder: (n, width) float32 each, centred, of mean squared length 1.
 Kernels: linear and squared exponential per block, and encoder x form, for a subject that is hard only in one form.
 A linear kernel finds trends that hold everywhere, a squared exponential what holds nearby. Legend: n and N rows, K
-kernels, t targets.
+kernels, t targets. scipy is loaded where something is solved: a third of a second that every process of a job would pay for.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg as sl
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 Blocks = list[NDArray[np.float32]]
@@ -54,6 +52,8 @@ def marginal_likelihood_weights(blocks: Blocks, targets: Floats, iterations: int
     The targets share the weights; the negative log marginal likelihood and its gradient are closed forms, minimised
     over logarithms by L-BFGS. O(K n^2 + n^3) per step.
     """
+    from scipy.optimize import minimize
+
     grams = [gram.astype(np.float64) for gram in kernels(blocks, blocks)]
     start = np.append(np.full(len(grams), np.log(0.1 / len(grams))), np.log(0.9))
     bounds = [(-12.0, 2.0)] * len(grams) + [(-4.0, 1.0)]
@@ -71,8 +71,17 @@ def marginal_likelihood_weights(blocks: Blocks, targets: Floats, iterations: int
     return found[:-1], float(found[-1])
 
 
+def solve(gram: Floats, targets: Floats) -> Floats:
+    """gram^-1 targets, (n, t), for a positive definite `gram` (n, n), which is overwritten."""
+    import scipy.linalg as sl
+
+    return np.asarray(sl.cho_solve(sl.cho_factor(gram, lower=True, overwrite_a=True), targets))
+
+
 def marginal_likelihood(x: Floats, grams: list[Floats], targets: Floats) -> tuple[float, Floats]:
     """Negative log marginal likelihood and prior at logarithms `x` (K + 1,) of weights and noise, and its gradient."""
+    import scipy.linalg as sl
+
     n, t = targets.shape
     variance = np.exp(x)
     total = _weighted(grams, variance)

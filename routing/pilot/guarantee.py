@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from routing.errors import RoutingError
 from routing.pilot.intervals import LEVEL
@@ -162,6 +161,8 @@ def quality_margins(
     share: of the gap that is promised.
     confidence: one-sided, of each cut's bound.
     """
+    from scipy import special
+
     q = np.asarray(quality, np.float64)
     if q.shape != cuts.route.shape[1:] + cuts.rows_by_model.shape[1:] or np.isnan(q).any():
         raise RoutingError(f"guarantee: quality must be (n, m) without NaN, and is of shape {q.shape}")
@@ -205,6 +206,8 @@ def agreement_margins(
     agreement: the share that is promised.
     confidence: one-sided, of each cut's bound.
     """
+    from scipy import special
+
     same = np.asarray(agrees, bool)
     if same.shape != cuts.route.shape[1:] + cuts.rows_by_model.shape[1:]:
         raise RoutingError(f"guarantee: agrees must be (n, m), and is of shape {same.shape}")

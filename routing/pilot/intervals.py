@@ -19,7 +19,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from routing.errors import RoutingError
 from routing.metrics.pair import Interval
@@ -274,6 +273,8 @@ def _padded(
 
 def _quantile(level: float, df: float) -> float:
     """Two-sided quantile of Student's t."""
+    from scipy import special
+
     return float(special.stdtrit(df, (1 + level) / 2))
 
 

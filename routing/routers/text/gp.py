@@ -17,12 +17,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
-from routing.features.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights, n_kernels
+from routing.features.kernels import Blocks, Floats, kernel_sum, marginal_likelihood_weights, n_kernels, solve
 from routing.features.registry import make_features
 from routing.routers.text.base import TextRouter
 
@@ -188,7 +187,7 @@ class GaussianProcessRouter(TextRouter):
         if len(basis) == len(blocks[0]):
             gram = kernel_sum(at, at, weights).astype(np.float64)
             gram[np.diag_indices_from(gram)] += noise
-            alpha[rows] = sl.cho_solve(sl.cho_factor(gram, lower=True, overwrite_a=True), y)
+            alpha[rows] = solve(gram, y)
             return alpha
         anchors = [block[basis] for block in blocks]
         inner = noise * kernel_sum(anchors, anchors, weights).astype(np.float64)
@@ -198,7 +197,7 @@ class GaussianProcessRouter(TextRouter):
             alpha += cross.T @ y[start : start + 4096]
         # float32 kernels of near duplicates are indefinite by their rounding.
         inner[np.diag_indices_from(inner)] += 1e-6 * np.trace(inner) / len(inner)
-        return np.asarray(sl.cho_solve(sl.cho_factor(inner, lower=True, overwrite_a=True), alpha))
+        return solve(inner, alpha)
 
 
 def within_unit(quality: Floats) -> Floats:
