@@ -37,13 +37,19 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # A key that Ray's workers have from the start, as a user's do.
+    "HEADGATE_TEST_KEY": "sk-test-4f1d77a0c2",
 }
 # A developer's own account, cluster and endpoint are never a test's.
 FOREIGN = ("AWS_", "OPENAI_", "HEADGATE_", "RAY_ADDRESS", "GOOGLE_APPLICATION_CREDENTIALS")
 for name in [name for name in os.environ if name.startswith(FOREIGN)]:
     del os.environ[name]
+# Some containers forbid bytecode; tests start hundreds of processes, each of which would compile Headgate anew (0.4 s).
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.update(ENVIRONMENT)  # before anything imports ray, torch or transformers: they read it once
 
+import local_ray  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 from ports import free_port  # noqa: E402
@@ -52,13 +58,6 @@ from shared_files import SHARED, WHY  # noqa: E402
 
 __all__ = ["S3Bucket", "ceph_gateway", "moto_endpoint", "s3_ceph", "s3_moto"]
 
-RAY_OPTIONS: dict[str, Any] = {
-    "address": "local",
-    "num_cpus": 8,  # logical: actor pools and Ray Data's own tasks all want one, on however few cores
-    "object_store_memory": 256 * 1024**2,
-    "include_dashboard": False,
-    "log_to_driver": False,
-}
 GRACE_S = 20
 """How long processes may take to end after the last test: Ray's own need a few seconds."""
 LEFT_BEHIND: list[str] = []
@@ -73,10 +72,7 @@ def ray_local() -> None:
     Its workers have the environment of that moment: with `s3_moto` and the like use `own_ray`. Programs that a test
     starts bring their own Ray and need neither.
     """
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(**RAY_OPTIONS)
+    local_ray.start()
 
 
 @pytest.fixture
@@ -85,7 +81,7 @@ def own_ray() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-    ray.init(**RAY_OPTIONS)
+    ray.init(**local_ray.OPTIONS)
     yield
     ray.shutdown()
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
-import pytest
 import ray
+import ray.data
 
 from jobs.journal.reader import Journal
 from jobs.journal.recovery import recover_orphans
@@ -33,20 +33,7 @@ from tests.replay_server import Replay, thread_replay
 
 PRICE = Price(input_usd_per_million=1.0, output_usd_per_million=4.0)
 MAX_TOKENS = 50
-KEY = "sk-test-4f1d77a0c2"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ["HEADGATE_TEST_KEY"] = KEY  # Ray's workers inherit it
-    ray.shutdown()  # the session's own, if a test before this one has started it
-    ray.init(
-        address="local", num_cpus=8, object_store_memory=256 * 1024**2, include_dashboard=False, log_to_driver=False
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
-    del os.environ["HEADGATE_TEST_KEY"]
+KEY = os.environ["HEADGATE_TEST_KEY"]
 
 
 def outcomes(n: int, prompt_tokens: float = 20.0) -> Outcomes:

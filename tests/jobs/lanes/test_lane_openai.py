@@ -8,14 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from api_lane_job import KEY, MAX_TOKENS, Job, cluster, serving
+from api_lane_job import KEY, MAX_TOKENS, Job, serving
 
 from jobs.lanes.openai import asker as asking
 
-__all__ = ["cluster"]  # the fixture of every test here
 
-
-def test_every_row_is_answered_once(cluster: None, tmp_path: Path) -> None:
+def test_every_row_is_answered_once(ray_local: None, tmp_path: Path) -> None:
     with serving(500) as server:
         job = Job(server, tmp_path / "run")
         blocks = job.ask(list(range(500)))
@@ -42,7 +40,7 @@ def test_every_row_is_answered_once(cluster: None, tmp_path: Path) -> None:
     ["500", "429", "cut"]
     + [pytest.param(name, marks=pytest.mark.slow) for name in ("503", "429_bare", "bad_json", "empty", "408", "529")],
 )
-def test_faults_are_tried_again(cluster: None, tmp_path: Path, fault: str) -> None:
+def test_faults_are_tried_again(ray_local: None, tmp_path: Path, fault: str) -> None:
     with serving(120, faults={fault: 0.15}, retry_after_s=0.05, latency_s=0.005, seed=3) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(120)))
@@ -65,7 +63,7 @@ def test_faults_are_tried_again(cluster: None, tmp_path: Path, fault: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hang", "drip"])
-def test_a_reply_that_never_ends_times_out_and_counts_as_paid(cluster: None, tmp_path: Path, fault: str) -> None:
+def test_a_reply_that_never_ends_times_out_and_counts_as_paid(ray_local: None, tmp_path: Path, fault: str) -> None:
     with serving(60, faults={fault: 0.1}, seed=1) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(60)), retries={"timeout_s": 0.5})
@@ -76,7 +74,7 @@ def test_a_reply_that_never_ends_times_out_and_counts_as_paid(cluster: None, tmp
 
 
 @pytest.mark.slow
-def test_attempts_end_and_the_row_stays_open(cluster: None, tmp_path: Path) -> None:
+def test_attempts_end_and_the_row_stays_open(ray_local: None, tmp_path: Path) -> None:
     """Half of all requests fail; with two attempts about a quarter of the rows do, and the next run asks those only."""
     keys = list(range(40))
     with serving(40, faults={"500": 0.5}, seed=5, latency_s=0.005) as server:
@@ -95,7 +93,7 @@ def test_attempts_end_and_the_row_stays_open(cluster: None, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_limits_by_time_end(cluster: None, tmp_path: Path) -> None:
+def test_limits_by_time_end(ray_local: None, tmp_path: Path) -> None:
     with serving(4, faults={"429": 1.0}, retry_after_s=0.2) as server:
         job = Job(server, tmp_path / "run")
         started = time.monotonic()
@@ -108,7 +106,7 @@ def test_limits_by_time_end(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_retry_after_pauses_the_whole_model(cluster: None, tmp_path: Path) -> None:
+def test_retry_after_pauses_the_whole_model(ray_local: None, tmp_path: Path) -> None:
     """One 429 with a Retry-After of 1 s: nothing more than what was in flight already arrives in that second."""
     with serving(300, faults={"429": 0.02}, retry_after_s=1.0, latency_s=0.05, seed=9) as server:
         job = Job(server, tmp_path / "run")
@@ -134,7 +132,7 @@ def test_retry_after_pauses_the_whole_model(cluster: None, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["401", "403", "404", "quota"])
-def test_what_is_the_lanes_fault_stops_it(cluster: None, tmp_path: Path, fault: str) -> None:
+def test_what_is_the_lanes_fault_stops_it(ray_local: None, tmp_path: Path, fault: str) -> None:
     with serving(200, faults={fault: 1.0}) as server:
         job = Job(server, tmp_path / "run")
         blocks = job.ask(list(range(200)), limits={"in_flight": 16})
@@ -150,7 +148,7 @@ def test_what_is_the_lanes_fault_stops_it(cluster: None, tmp_path: Path, fault: 
 
 
 @pytest.mark.slow
-def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(cluster: None, tmp_path: Path) -> None:
+def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(ray_local: None, tmp_path: Path) -> None:
     with serving(200, faults={"400": 1.0}) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(200)), limits={"in_flight": 4})
@@ -161,7 +159,7 @@ def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(cluster:
 
 @pytest.mark.slow
 def test_a_few_rows_that_are_all_refused_stay_open_until_the_model_is_known_to_answer(
-    cluster: None, tmp_path: Path
+    ray_local: None, tmp_path: Path
 ) -> None:
     with serving(40, faults={"400": 1.0}) as server:
         job = Job(server, tmp_path / "run")
@@ -179,7 +177,7 @@ def test_a_few_rows_that_are_all_refused_stay_open_until_the_model_is_known_to_a
 
 
 @pytest.mark.slow
-def test_refusals_of_single_rows_are_final(cluster: None, tmp_path: Path) -> None:
+def test_refusals_of_single_rows_are_final(ray_local: None, tmp_path: Path) -> None:
     with serving(200, faults={"400": 0.1, "422": 0.05}, seed=2) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(200)))
@@ -193,7 +191,7 @@ def test_refusals_of_single_rows_are_final(cluster: None, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_an_unknown_prompt_is_the_rows_error(cluster: None, tmp_path: Path) -> None:
+def test_an_unknown_prompt_is_the_rows_error(ray_local: None, tmp_path: Path) -> None:
     with serving(10) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(40)))
@@ -203,7 +201,7 @@ def test_an_unknown_prompt_is_the_rows_error(cluster: None, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_stops_the_lane(cluster: None, tmp_path: Path) -> None:
+def test_a_server_that_is_gone_stops_the_lane(ray_local: None, tmp_path: Path) -> None:
     with serving(40) as server:
         job = Job(server, tmp_path / "run")
     job.ask(list(range(40)), retries={"attempts": 2})
@@ -211,7 +209,7 @@ def test_a_server_that_is_gone_stops_the_lane(cluster: None, tmp_path: Path) -> 
     assert job.table() == []
 
 
-def test_the_key_stays_in_the_process(cluster: None, tmp_path: Path) -> None:
+def test_the_key_stays_in_the_process(ray_local: None, tmp_path: Path) -> None:
     for key in (KEY, "sk-another-key"):
         with serving(30, api_key=key) as server:
             job = Job(server, tmp_path / key / "run", cap_usd=1.0)
@@ -226,7 +224,7 @@ def test_the_key_stays_in_the_process(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_key_that_the_workers_lack_is_named(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_the_workers_lack_is_named(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADGATE_TEST_LATE_KEY", KEY)
     with serving(30) as server:
         job = Job(server, tmp_path / "run")

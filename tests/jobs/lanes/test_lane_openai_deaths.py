@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from api_lane_job import MAX_TOKENS, Job, cluster, lane_pids, serving
-
-__all__ = ["cluster"]  # the fixture of every test here
+from api_lane_job import MAX_TOKENS, Job, lane_pids, serving
 
 
 @pytest.mark.slow
-def test_the_cap_holds_by_the_servers_counts(cluster: None, tmp_path: Path) -> None:
+def test_the_cap_holds_by_the_servers_counts(ray_local: None, tmp_path: Path) -> None:
     """Cap for about 40 % of the rows, over faults and two more starts of the same run."""
     cap = 300 * (20 + 4 * 24.5) / 1e6 * 0.4
     with serving(300, faults={"cut": 0.02, "500": 0.05, "bad_json": 0.02}, seed=4) as server:
@@ -41,7 +39,7 @@ def test_the_cap_holds_by_the_servers_counts(cluster: None, tmp_path: Path) -> N
 @pytest.mark.timeout(420)  # two starts of an actor on a busy machine
 @pytest.mark.parametrize(("replicas", "cap"), [(1, None), (2, 1.0)])
 def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
-    cluster: None, tmp_path: Path, replicas: int, cap: float | None
+    ray_local: None, tmp_path: Path, replicas: int, cap: float | None
 ) -> None:
     in_flight = 32
     with serving(1500, latency_s=0.1) as server:
@@ -79,7 +77,7 @@ def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_its_grants_count(cluster: None, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_its_grants_count(ray_local: None, tmp_path: Path) -> None:
     """The governor and the lane die together, as with their driver: the next start asks the rest, the cap holds."""
     with serving(600, latency_s=0.1) as server:
         job = Job(server, tmp_path / "run", cap_usd=1.0, rows_per_block=100)
@@ -119,7 +117,7 @@ def test_a_killed_run_goes_on_and_its_grants_count(cluster: None, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", ["by the job file", "by the provider's headers"])
-def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path, told: str) -> None:
+def test_requests_per_minute_are_used_and_kept(ray_local: None, tmp_path: Path, told: str) -> None:
     per_minute, rows = 1200, 160  # slow enough that a busy machine keeps up
     limits = {"requests_per_minute": per_minute} if told == "by the job file" else {}
     with serving(rows, requests_per_minute=per_minute, burst=40, latency_s=0.05) as server:
@@ -145,7 +143,7 @@ def test_requests_per_minute_are_used_and_kept(cluster: None, tmp_path: Path, to
 
 
 @pytest.mark.slow
-def test_as_many_in_flight_as_allowed_all_the_time(cluster: None, tmp_path: Path) -> None:
+def test_as_many_in_flight_as_allowed_all_the_time(ray_local: None, tmp_path: Path) -> None:
     """benchmarks/api_lane.py measures the mean of 256 in flight; on a machine that is busy with other tests the mean has gaps
     of the machine's own, so that here the median has to do."""
     rows, in_flight = 288, 32
@@ -170,7 +168,7 @@ def test_as_many_in_flight_as_allowed_all_the_time(cluster: None, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_store_that_goes_away_stops_the_lane_and_loses_nothing(cluster: None, tmp_path: Path) -> None:
+def test_a_store_that_goes_away_stops_the_lane_and_loses_nothing(ray_local: None, tmp_path: Path) -> None:
     """Segments cannot be written any more: sending ends, the local logs keep what was paid, the next start has it."""
     run = tmp_path / "run"
     with serving(400, latency_s=0.2) as server:

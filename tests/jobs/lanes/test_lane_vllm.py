@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray
 import ray.data
 from ray.data import ExecutionResources
 
@@ -24,6 +22,7 @@ from jobs.lanes.local.rows import AnswerWriter, RequestReader, n_gpus
 from jobs.lanes.local.vllm import VLLMLane, engine_params, finish_reason
 from jobs.storage.store import Store
 from routing.pricing import Price
+from tests import local_ray
 from tests.engine_killer import died, its_engine, poisonous
 from tests.tiny_models import CONTEXT, answers_by_key, ask_rows, lane_context, tiny_checkpoint
 
@@ -75,17 +74,11 @@ def _table() -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("vllm")
     context = lane_context("vllm", tiny_checkpoint(folder / "model"), folder)
-    ray.shutdown()
-    ray.init(
-        address="local", num_cpus=8, object_store_memory=256 * 1024**2, include_dashboard=False, log_to_driver=False
-    )
-    try:
-        yield _run(context)
-    finally:
-        ray.shutdown()
+    local_ray.start()
+    return _run(context)
 
 
 def _run(context: LaneContext) -> Done:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,6 @@ from jobs.money.governor import Governor, GovernorService
 from jobs.money.messages import Ask, Report
 from jobs.spec.models import Limits
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.shutdown()  # the session's own, if a test before this one has started it
-    ray.init(
-        address="local", num_cpus=8, object_store_memory=256 * 1024**2, include_dashboard=False, log_to_driver=False
-    )
-    yield
-    ray.shutdown()
-
-
 CHILD = """
 import sys, time
 from jobs.journal.rows import Answer
@@ -44,7 +32,7 @@ time.sleep(600)
 """
 
 
-def test_a_dead_senders_rows_are_recovered_before_its_block_is_asked_again(cluster: None, tmp_path: Path) -> None:
+def test_a_dead_senders_rows_are_recovered_before_its_block_is_asked_again(ray_local: None, tmp_path: Path) -> None:
     run, local = str(tmp_path / "run"), str(tmp_path / "local")
     governor = Governor.remote(run, "s1", 1.0, {"m": Limits()}, None, local)
     child = subprocess.Popen([sys.executable, "-c", CHILD, run, local], stdout=subprocess.PIPE, text=True)
@@ -70,7 +58,7 @@ def test_a_dead_senders_rows_are_recovered_before_its_block_is_asked_again(clust
 
 
 def test_rows_of_a_sender_that_lives_are_held_back(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.journal.recovery.RECOVER_WAIT_S", 0.5)
     run, local = str(tmp_path / "run"), str(tmp_path / "local")
@@ -86,7 +74,7 @@ def test_rows_of_a_sender_that_lives_are_held_back(
         assert asyncio.run(both()).tolist() == [2]
 
 
-def test_all_nodes_are_searched_for_logs(cluster: None, tmp_path: Path) -> None:
+def test_all_nodes_are_searched_for_logs(ray_local: None, tmp_path: Path) -> None:
     run, local = str(tmp_path / "run"), str(tmp_path / "local")
     child = subprocess.Popen([sys.executable, "-c", CHILD, run, local], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -98,7 +86,7 @@ def test_all_nodes_are_searched_for_logs(cluster: None, tmp_path: Path) -> None:
     assert (recovered.rows, recovered.alive) == (10, ())
 
 
-def test_a_sender_on_a_lost_node_is_given_up(cluster: None, tmp_path: Path) -> None:
+def test_a_sender_on_a_lost_node_is_given_up(ray_local: None, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     service = GovernorService(run, "s1", None, {"m": Limits()}, None, str(tmp_path))
     with JournalWriter(run, "m", str(tmp_path), "s1") as writer:
@@ -111,7 +99,7 @@ def test_a_sender_on_a_lost_node_is_given_up(cluster: None, tmp_path: Path) -> N
     assert asyncio.run(both()).tolist() == [1]
 
 
-def test_a_stop_reaches_every_sender(cluster: None, tmp_path: Path) -> None:
+def test_a_stop_reaches_every_sender(ray_local: None, tmp_path: Path) -> None:
     service = GovernorService(str(tmp_path / "run"), "s1", 1.0, {"m": Limits(), "n": Limits()}, None, str(tmp_path))
 
     async def story() -> Any:
