@@ -22,8 +22,8 @@ from jobs.lanes.openai_batch.manifest import stopped_line
 from jobs.money.spent import judge_spent, samples_spent, stranded
 from jobs.report.page import write_report
 from jobs.report.progress import Progress
-from jobs.route.account.run_measures import figure
-from jobs.route.account.run_summary import summarise
+from jobs.route.account.run_measures import interval_json
+from jobs.route.account.run_summary import Beside, summarise
 from jobs.route.account.stage import run_account
 from jobs.route.answer.reuse import reuse_answers
 from jobs.route.answer.session import spending
@@ -154,7 +154,7 @@ def answer_stage(job: Job, run: Run, planner: Planner, progress: Progress) -> tu
 def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started: float) -> dict[str, Any]:
     """Stage 4: responses/, report.json, report.html."""
     pilot = pilot_of(plan.bill)
-    sums = run_account(
+    buckets = run_account(
         job.spec,
         run.store,
         parts,
@@ -169,11 +169,14 @@ def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started
         "provenance": provenance(job.spec, run, plan),
         "plan": plan.number,
         "notes": job.notes,
-        "agreement": figure(measured_agreement(job.spec, run.store, plan)),
+        "agreement": interval_json(measured_agreement(job.spec, run.store, plan)),
     }
-    lost_usd = sum(stranded(run.store, job.spec.payees).values())
-    spent_beside = judge_spent(run.store, job.spec), samples_spent(run.store, job.spec)
-    report = summarise(job.spec, sums, plan.bill, lost_usd, facts, *spent_beside)
+    beside = Beside(
+        stranded_usd=sum(stranded(run.store, job.spec.payees).values()),
+        judge=judge_spent(run.store, job.spec),
+        further=samples_spent(run.store, job.spec),
+    )
+    report = summarise(job.spec, buckets, plan.bill, beside, facts)
     write_report(run.store, report)
     return report
 

@@ -47,7 +47,7 @@ class AccountTask:
     """The weak model was asked first."""
 
 
-class Answers:
+class ModelAnswers:
     """One model's journal rows for the leaders at hand, by key."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -63,7 +63,7 @@ class Bucket:
     """One bucket's rows with what the models answered to them."""
 
     def __init__(
-        self, task: AccountTask, scored: pa.Table, plan: Assignments, answers: list[Answers],
+        self, task: AccountTask, scored: pa.Table, plan: Assignments, answers: list[ModelAnswers],
         shared: dict[str, pa.Table],
     ) -> None:  # fmt: skip
         self.task, self.scored, self.answers = task, scored, answers

@@ -1,4 +1,4 @@
-"""What one bucket says of the run's quality and dollars, small enough to send to the driver as JSON.
+"""What one bucket says of the run's quality and dollars, small enough to send to the driver.
 
 Sampled rows go one by one, since every interval is made from them; all other rows as counts and sums by route, which is all
 that the estimates need of them (jobs/route/account/run_measures.py). Cost: one pass over the bucket's columns; texts are
@@ -8,6 +8,7 @@ looked at in sampled rows and in FORM_ROWS others only. Legend: k rows of the bu
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.route.account.totals import Example, FormTotals, GroupTotals, PolicyQuality, RunEvidence, SampledRows
 from routing.features.structure import structure
 from routing.text import find_frame, router_text
 
@@ -60,20 +62,27 @@ class BucketRows:
     """m columns of k answers."""
 
 
-def evidence(rows: BucketRows) -> dict[str, Any]:
-    """JSON-safe but for NaN. Keys: see the functions below."""
+def bucket_evidence(rows: BucketRows) -> RunEvidence:
+    """What the run's figures are made from, of these rows."""
     told = rows.can_tell & (rows.route >= 0)
     quality = _filled(rows)
-    return {
-        "strata": _strata(rows, told),
-        "sampled": _sampled(rows, told, quality),
-        "elsewhere": _elsewhere(rows),
-        "policy": _policy(rows, told),
-        "categories": _grouped(rows, told, rows.category),
-        "lengths": _grouped(rows, told, length_bins(rows.prompt_bytes)),
-        "examples": _examples(rows, quality),
-        "form": _form(rows),
-    }
+    m = rows.predicted.shape[1]
+    strata = [told & (rows.fold < 0) & (rows.route == j) for j in range(m)]
+    over, under = _examples(rows, quality)
+    own_usd, elsewhere = _elsewhere(rows)
+    return RunEvidence(
+        strata_rows=np.array([int(use.sum()) for use in strata], np.int64),
+        strata_predicted=np.stack([rows.predicted[use].sum(axis=0) for use in strata]),
+        sampled=_sampled(rows, told, quality),
+        own_usd=own_usd,
+        elsewhere=elsewhere,
+        policy=_policy(rows, told),
+        categories=_grouped(rows, told, rows.category),
+        lengths=_grouped(rows, told, length_bins(rows.prompt_bytes)),
+        over_routed=over,
+        under_routed=under,
+        form=_form(rows),
+    )
 
 
 def length_bins(prompt_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -90,51 +99,44 @@ def _filled(rows: BucketRows) -> NDArray[np.float64]:
     return filled
 
 
-def _strata(rows: BucketRows, told: NDArray[np.bool_]) -> list[list[float]]:
-    """Per route: rows outside the sample whose quality can be told, and the sums of their m predictions."""
-    mine = [told & (rows.fold < 0) & (rows.route == j) for j in range(rows.predicted.shape[1])]
-    return [[int(use.sum()), *rows.predicted[use].sum(axis=0).tolist()] for use in mine]
-
-
-def _sampled(rows: BucketRows, told: NDArray[np.bool_], quality: NDArray[np.float64]) -> list[list[float]]:
-    """Per row of the sample: key, fold, route, 1 where quality can be told, prompt bytes (0 for copies), 1 for leaders, m
-    predictions, m qualities, m dollars (a copy's are 0)."""
+def _sampled(rows: BucketRows, told: NDArray[np.bool_], quality: NDArray[np.float64]) -> SampledRows:
     at = np.flatnonzero((rows.fold >= 0) & (rows.route >= 0))
     lead = rows.is_leader[at]
     paid = np.where(lead[:, None], rows.paid_usd[at], np.where(np.isnan(rows.paid_usd[at]), np.nan, 0.0))
-    head = [rows.fold[at], rows.route[at], told[at], np.where(lead, rows.prompt_bytes[at], 0), lead]
-    columns = np.column_stack([*head, rows.predicted[at], quality[at], paid]).astype(float)
-    return [[int(key), *values] for key, values in zip(rows.row_key[at], columns.tolist(), strict=True)]
+    return SampledRows(
+        row_key=rows.row_key[at], fold=rows.fold[at].astype(np.int64), route=rows.route[at].astype(np.int64),
+        told=told[at], prompt_bytes=np.where(lead, rows.prompt_bytes[at], 0).astype(float), is_leader=lead,
+        predicted=rows.predicted[at].astype(float), quality=quality[at].astype(float), paid_usd=paid.astype(float),
+    )  # fmt: skip
 
 
-def _elsewhere(rows: BucketRows) -> list[list[float]]:
-    """Per model: dollars of its own rows, and of the rows outside the sample that went elsewhere their number, how many of
-    them are leaders, and the prompt bytes of these. What the policy routed to a model and it answered is no estimate."""
-    out = []
+def _elsewhere(rows: BucketRows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(m,) dollars of each model's own rows; (m, 3) of the rows that went elsewhere: see RunEvidence. What the policy routed to a
+    model and it answered is no estimate."""
+    usd, rest_of = [], []
     for j in range(rows.paid_usd.shape[1]):
         own = (rows.route == j) & np.isfinite(rows.paid_usd[:, j])
         rest = (rows.route >= 0) & ~own & (rows.fold < 0)
         leaders = rest & rows.is_leader
-        usd = float(rows.paid_usd[own & rows.is_leader, j].sum())
-        out.append([usd, int(rest.sum()), int(leaders.sum()), int(rows.prompt_bytes[leaders].sum())])
-    return out
+        usd.append(float(rows.paid_usd[own & rows.is_leader, j].sum()))
+        rest_of.append([int(rest.sum()), int(leaders.sum()), int(rows.prompt_bytes[leaders].sum())])
+    return np.array(usd), np.array(rest_of, np.int64)
 
 
-def _policy(rows: BucketRows, told: NDArray[np.bool_]) -> dict[str, Any]:
-    """Rows whose quality can be told; those of them still open; known ones outside the sample; value → known rows."""
+def _policy(rows: BucketRows, told: NDArray[np.bool_]) -> PolicyQuality:
     known = told & np.isfinite(rows.policy)
-    return {
-        "told": int(told.sum()),
-        "open": int((told & rows.open_rows & ~known).sum()),
-        "outside": int((known & (rows.fold < 0)).sum()),
-        "values": {str(entry["values"]): entry["counts"] for entry in pc.value_counts(rows.policy[known]).to_pylist()},
-    }
+    return PolicyQuality(
+        told=int(told.sum()),
+        open=int((told & rows.open_rows & ~known).sum()),
+        outside=int((known & (rows.fold < 0)).sum()),
+        values=Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(rows.policy[known]).to_pylist()}),
+    )
 
 
 def _grouped(
     rows: BucketRows, told: NDArray[np.bool_], names: Sequence[Any] | NDArray[Any] | pa.ChunkedArray | None
-) -> dict[str, list[float]]:
-    """Group → rows, rows on the strong model, rows whose quality can be told, is known, and its sum; the largest groups."""
+) -> dict[str, GroupTotals]:
+    """The largest groups."""
     if names is None:
         return {}
     column = names if isinstance(names, pa.ChunkedArray) else pa.chunked_array([pa.array(names)])
@@ -147,11 +149,16 @@ def _grouped(
     groups, n = found.indices.to_numpy(), len(found.dictionary)
     sums = np.stack([np.bincount(groups, values, n) for values in columns], axis=1)
     largest = np.argsort(-sums[:, 0], kind="stable")[:CATEGORIES]
-    return {str(found.dictionary[group].as_py()): sums[group].tolist() for group in largest.tolist()}
+    totals = {}
+    for group in largest.tolist():
+        n, n_strong, n_told, n_known, quality = sums[group].tolist()
+        name = str(found.dictionary[group].as_py())
+        totals[name] = GroupTotals(int(n), int(n_strong), int(n_told), int(n_known), quality)
+    return totals
 
 
-def _examples(rows: BucketRows, quality: NDArray[np.float64]) -> dict[str, list[dict[str, Any]]]:
-    """Sampled rows that were over- and under-routed, those first of which the router was surest."""
+def _examples(rows: BucketRows, quality: NDArray[np.float64]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Sampled rows that were over-routed, and under-routed; those first of which the router was surest."""
     strong = rows.predicted.shape[1] - 1
     at = np.flatnonzero((rows.fold >= 0) & (rows.route >= 0) & np.isfinite(quality).all(axis=1))
     given = quality[at, rows.route[at]]
@@ -159,21 +166,21 @@ def _examples(rows: BucketRows, quality: NDArray[np.float64]) -> dict[str, list[
     under = at[(rows.route[at] != strong) & (quality[at, strong] > given)]
     over = over[np.lexsort((-rows.score[over], -quality[over, 0]))]  # both right before both wrong
     under = under[np.argsort(rows.score[under])]
-    return {
-        kind: [_example(rows, quality, int(row)) for row in found[:EXAMPLES]]
-        for kind, found in (("over", over), ("under", under))
-    }
+    return (
+        tuple(_example(rows, quality, int(row)) for row in over[:EXAMPLES]),
+        tuple(_example(rows, quality, int(row)) for row in under[:EXAMPLES]),
+    )
 
 
-def _example(rows: BucketRows, quality: NDArray[np.float64], row: int) -> dict[str, Any]:
-    return {
-        "id": rows.ids[row],
-        "prompt": shown(router_text(json.loads(rows.messages[row]))),
-        "score": float(rows.score[row]),
-        "route": int(rows.route[row]),
-        "quality": quality[row].tolist(),
-        "answers": [shown(column[row]) for column in rows.texts],
-    }
+def _example(rows: BucketRows, quality: NDArray[np.float64], row: int) -> Example:
+    return Example(
+        id=rows.ids[row],
+        prompt=shown(router_text(json.loads(rows.messages[row]))),
+        score=float(rows.score[row]),
+        route=int(rows.route[row]),
+        quality=tuple(quality[row].tolist()),
+        answers=tuple(shown(column[row]) for column in rows.texts),
+    )
 
 
 def shown(text: Any) -> str | None:
@@ -184,12 +191,11 @@ def shown(text: Any) -> str | None:
     return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"
 
 
-def _form(rows: BucketRows) -> dict[str, Any]:
-    """Rows, sums and sums of squares of `routing.features.structure.structure`, of the rows with the
-    smallest keys: a random draw."""
+def _form(rows: BucketRows) -> FormTotals:
+    """Of the rows with the smallest keys: a random draw."""
     at = np.flatnonzero(rows.route >= 0)
     at = at[np.argsort(rows.row_key[at])[:FORM_ROWS]]
     texts = [router_text(json.loads(rows.messages[i])) for i in at]
     frame = find_frame(texts)
     form = structure([frame.inner(text) for text in texts]).astype(np.float64)
-    return {"rows": len(at), "sum": form.sum(axis=0).tolist(), "squares": (form**2).sum(axis=0).tolist()}
+    return FormTotals(len(at), form.sum(axis=0), (form**2).sum(axis=0))

@@ -1,78 +1,40 @@
-"""From the evidence of all buckets to figures with intervals: the driver's side of jobs/route/account/bucket_evidence.py.
+"""What the evidence of all rows says of the run, as figures with intervals. jobs/route/account/bucket_evidence.py gathers it.
 
-`routing.pilot.estimates.estimate_run` wants route and predictions of all N rows, and uses of the unsampled ones nothing
-but means by route. So they are laid out here by route with the mean prediction of their stratum: exactly the same
-estimates, and no (N, m) table crosses a process. Where the quality of every row can be told (gold), that of the run is
-counted, not estimated. Cost: O(N m) NumPy, some 40 bytes a row and model for a moment. Legend: N rows, n sampled, m models.
+Nothing of a row outside the sample reaches the driver but what adds up. `routing.pilot.estimates.estimate_run` takes the route and
+the predictions of all N rows, and uses only their means by route: so each unsampled row gets the mean of its route here, which
+gives exactly the same estimates. Where gold tells the quality of every row, that of the run is counted and not estimated.
+Cost: O(N m) NumPy, some 40 bytes a row and model for a moment. Legend: N rows, n sampled, m models.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.route.account.bucket_evidence import CATEGORIES, EXAMPLES
+from jobs.route.account.totals import REPORT, FormTotals, GroupTotals, PolicyQuality, RunEvidence, SampledRows
 from routing.features.structure import STRUCTURE
 from routing.metrics.pair import Interval
 from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
-from routing.pilot.folds import FOLD_NAMES
 from routing.pilot.intervals import bounded_interval
 from routing.upgrades.steps import build_steps
 
-REPORT = FOLD_NAMES.index("report")
-"""Rows of the other folds taught the router or chose the cut: they say nothing of how well either did."""
 DECILES, ROWS_PER_BIN = 10, 20
 ORACLE_POINTS = 21
 CHANGES = (-0.1, 0.1)
 """Of the budget, in the report's what-if."""
 LEAST_SPREAD = 0.05
 """Standard deviation of a feature below which the training data had one value of it."""
-Evidence = list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class SampledRows:
-    """The sample of the whole run, in the order of the row keys, which says nothing of the answers."""
-
-    row_key: NDArray[np.int64]
-    fold: NDArray[np.int64]
-    route: NDArray[np.int64]
-    told: NDArray[np.bool_]
-    prompt_bytes: NDArray[np.float64]
-    is_leader: NDArray[np.bool_]
-    predicted: NDArray[np.float64]
-    """(n, m)."""
-    quality: NDArray[np.float64]
-    """(n, m)."""
-    paid_usd: NDArray[np.float64]
-    """(n, m)."""
-
-    @property
-    def reported(self) -> NDArray[np.bool_]:
-        """Rows of the report fold that every model has a known quality of."""
-        return np.asarray((self.fold == REPORT) & self.told & np.isfinite(self.quality).all(axis=1))
-
-
-def sampled_rows(parts: Evidence, m: int) -> SampledRows:
-    """`parts`: the evidence of every bucket."""
-    rows = sorted(row for part in parts for row in part["sampled"])
-    keys = np.array([row[0] for row in rows], np.int64)
-    table = np.array([row[1:] for row in rows], float).reshape(len(rows), 5 + 3 * m)
-    blocks = (table[:, 5 + k * m : 5 + (k + 1) * m] for k in range(3))
-    fold, route, told, n_bytes, leader = table[:, :5].T
-    return SampledRows(keys, fold.astype(int), route.astype(int), told > 0, n_bytes, leader > 0, *blocks)
-
-
-def estimates(parts: Evidence, sample: SampledRows, m: int) -> RunEstimates:
+def estimates(evidence: RunEvidence) -> RunEstimates:
     """All that the sample says of the run. Rows whose quality nobody can tell are left out."""
-    strata = np.sum([part["strata"] for part in parts], axis=0) if parts else np.zeros((m, m + 1))
-    counts = strata[:, 0].astype(int)
-    means = strata[:, 1:] / np.maximum(counts, 1)[:, None]
-    rest = np.repeat(np.arange(m), counts)
+    sample, counts = evidence.sampled, evidence.strata_rows
+    means = evidence.strata_predicted / np.maximum(counts, 1)[:, None]
+    rest = np.repeat(np.arange(len(counts)), counts)
     route = np.concatenate([np.where(sample.told, sample.route, -1), rest]).astype(np.int8)
     predicted = np.concatenate([sample.predicted, means[rest]]).astype(np.float32)
     report, known = (np.flatnonzero(use) for use in (sample.fold == REPORT, sample.fold < REPORT))
@@ -81,26 +43,22 @@ def estimates(parts: Evidence, sample: SampledRows, m: int) -> RunEstimates:
     )
 
 
-def run_quality(parts: Evidence, estimated: RunEstimates) -> tuple[Interval | None, int]:
+def run_quality(policy: PolicyQuality, estimated: RunEstimates) -> tuple[Interval | None, int]:
     """Quality of what the policy picked, and from how many rows: counted where rows outside the sample can be told too.
 
     Rows with an answer whose quality cannot be told could have had any; rows still open count as not drawn yet.
     """
-    policy = [part["policy"] for part in parts]
-    told, still_open, outside = (sum(p[key] for p in policy) for key in ("told", "open", "outside"))
-    values = Counter[float]()
-    for p in policy:
-        values.update({float(value): rows for value, rows in p["values"].items()})
-    known = sum(values.values())
-    if not outside or not known:
+    known = policy.values.total()
+    if not policy.outside or not known:
         return estimated.quality, estimated.n_sampled + estimated.n_known
-    failed = told - still_open - known
-    part = bounded_interval(np.repeat(np.array(list(values)), list(values.values())), told - failed)
+    failed = policy.told - policy.open - known
+    values = np.repeat(np.array(list(policy.values)), list(policy.values.values()))
+    part = bounded_interval(values, policy.told - failed)
     share = failed / (failed + known)
     return Interval(part.mean, (1 - share) * part.low, (1 - share) * part.high + share), known
 
 
-def figure(interval: Interval | None, **more: Any) -> dict[str, Any] | None:
+def interval_json(interval: Interval | None, **more: Any) -> dict[str, Any] | None:
     """{"mean", "low", "high"}; None stays None. A hair's breadth from a whole number is that number: 1.0, not 0.9999999999."""
     if interval is None:
         return None
@@ -108,15 +66,14 @@ def figure(interval: Interval | None, **more: Any) -> dict[str, Any] | None:
     return {k: float(round(v)) if abs(v - round(v)) < 1e-9 else v for k, v in ends} | more
 
 
-def model_usd(
-    parts: Evidence, sample: SampledRows, j: int, per_byte_usd: float, per_answer_usd: float
-) -> Interval | None:
+def model_usd(evidence: RunEvidence, j: int, per_byte_usd: float, per_answer_usd: float) -> Interval | None:
     """Dollars had model j answered every row: what it was paid where it did, and from the sample where not.
 
     per_byte_usd, per_answer_usd: what its own answers cost; they weigh long prompts against short ones, no more. None
     where the sample cannot tell.
     """
-    paid, n_rest, n_leaders, n_bytes = np.sum([part["elsewhere"][j] for part in parts], axis=0)
+    sample, paid = evidence.sampled, evidence.own_usd[j]
+    n_rest, n_leaders, n_bytes = evidence.elsewhere[j]
     own = (sample.route == j) & np.isfinite(sample.paid_usd[:, j])
     seen = ~own
     expected = per_byte_usd * sample.prompt_bytes + per_answer_usd * sample.is_leader
@@ -146,7 +103,7 @@ def calibration(sample: SampledRows, names: tuple[str, ...]) -> dict[str, list[d
         out[name] = [
             {
                 "predicted": float(predicted[place == k].mean()),
-                **(figure(bounded_interval(quality[place == k], 10**9)) or {}),
+                **(interval_json(bounded_interval(quality[place == k], 10**9)) or {}),
                 "rows": int((place == k).sum()),
             }
             for k in np.unique(place)
@@ -211,16 +168,16 @@ def budget_changes(bill: dict[str, Any], curve: list[dict[str, Any]]) -> list[di
     return out
 
 
-def groups(parts: Evidence, key: str) -> dict[str, dict[str, Any]]:
+def groups_json(groups: Mapping[str, GroupTotals]) -> dict[str, dict[str, Any]]:
     """Group → rows, strong_share and quality, of the largest groups."""
-    totals: dict[str, NDArray[np.float64]] = {}
-    for part in parts:
-        for name, values in part[key].items():
-            totals[name] = totals.get(name, np.zeros(5)) + np.array(values, float)
-    ordered = sorted(totals.items(), key=lambda kv: -kv[1][0])[:CATEGORIES]
+    ordered = sorted(groups.items(), key=lambda item: -item[1].rows)[:CATEGORIES]
     return {
-        name: {"rows": int(rows), "strong_share": strong / rows, "quality": _share(int(told), int(known), total)}
-        for name, (rows, strong, told, known, total) in ordered
+        name: {
+            "rows": group.rows,
+            "strong_share": group.strong / group.rows,
+            "quality": _share(group.told, group.known, group.quality),
+        }
+        for name, group in ordered
     }
 
 
@@ -233,42 +190,38 @@ def _share(told: int, known: int, total: float) -> dict[str, Any] | None:
     values[:whole] = 1.0
     if whole < known:
         values[whole] = total - whole
-    return figure(bounded_interval(np.clip(values, 0, 1), told), rows=known)
+    return interval_json(bounded_interval(np.clip(values, 0, 1), told), rows=known)
 
 
-def examples(parts: Evidence, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+def examples_json(evidence: RunEvidence, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
     """`over_routed` and `under_routed` rows of the sample, with names for places."""
-    found = {}
-    orders: dict[str, Any] = {
-        "over": lambda row: (-row["quality"][0], -row["score"]),
-        "under": lambda row: row["score"],
-    }
-    for kind, order in orders.items():
-        rows = sorted((row for part in parts for row in part["examples"][kind]), key=order)
-        found[f"{kind}_routed"] = [
-            row
+    over = sorted(evidence.over_routed, key=lambda row: (-row.quality[0], -row.score))
+    under = sorted(evidence.under_routed, key=lambda row: row.score)
+    return {
+        kind: [
+            asdict(row)
             | {
-                "route": names[row["route"]],
-                "quality": dict(zip(names, row["quality"], strict=True)),
-                "answers": dict(zip(names, row["answers"], strict=True)),
+                "route": names[row.route],
+                "quality": dict(zip(names, row.quality, strict=True)),
+                "answers": dict(zip(names, row.answers, strict=True)),
             }
             for row in rows[:EXAMPLES]
         ]
-    return found
+        for kind, rows in (("over_routed", over), ("under_routed", under))
+    }
 
 
-def prompt_form(parts: Evidence) -> dict[str, dict[str, float]] | None:
-    """Feature of `routing.features.hashed.STRUCTURE` → mean and standard deviation over the run's prompts."""
-    n = sum(part["form"]["rows"] for part in parts)
-    if not n:
+def prompt_form(form: FormTotals) -> dict[str, dict[str, float]] | None:
+    """Feature of `routing.features.structure.STRUCTURE` → mean and standard deviation over the run's prompts."""
+    if not form.rows:
         return None
-    sums, squares = (np.sum([part["form"][key] for part in parts], axis=0) / n for key in ("sum", "squares"))
+    sums, squares = form.sums / form.rows, form.squares / form.rows
     spread = np.sqrt(np.maximum(0.0, squares - sums**2))
     return {name: {"mean": float(a), "std": float(b)} for name, a, b in zip(STRUCTURE, sums, spread, strict=True)}
 
 
 def drift(
-    parts: Evidence, estimated: RunEstimates, sample: SampledRows, names: tuple[str, ...], card: dict[str, Any]
+    evidence: RunEvidence, estimated: RunEstimates, names: tuple[str, ...], card: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How far this run's prompts lie from those the router was trained on, as far as its `router.json` (`card`) tells.
 
@@ -276,9 +229,10 @@ def drift(
     prompts, furthest first, with the distance of the means in standard deviations of the training data; null where the
     card has no `form`.
     """
-    strata = np.sum([part["strata"] for part in parts], axis=0)
-    rows = strata[:, 0].sum() + sample.told.sum()
-    predicted = (strata[:, 1:].sum(axis=0) + sample.predicted[sample.told].sum(axis=0)) / max(1, rows)
+    sample = evidence.sampled
+    rows = evidence.strata_rows.sum() + sample.told.sum()
+    predicted = evidence.strata_predicted.sum(axis=0) + sample.predicted[sample.told].sum(axis=0)
+    predicted /= max(1, rows)
     metrics = card.get("metrics") or {}
     trained = {names[0]: metrics.get("quality_weak"), names[-1]: metrics.get("quality_strong")}
     quality = [
@@ -286,11 +240,11 @@ def drift(
             "model": name,
             "trained": trained.get(name),
             "predicted": float(predicted[j]) if rows else None,
-            "measured": figure(estimated.quality_by_model[j]),
+            "measured": interval_json(estimated.quality_by_model[j]),
         }
         for j, name in enumerate(names)
     ]
-    form, known = prompt_form(parts), card.get("form") or {}
+    form, known = prompt_form(evidence.form), card.get("form") or {}
     shifts = [
         {
             "feature": name,

@@ -1,13 +1,15 @@
-"""From the sums of all buckets to report.json: money that reconciles, and quality with an interval.
+"""report.json, from what all buckets add up to: money that reconciles, and quality with an interval.
 
-Everything measured comes from jobs/route/account/run_measures.py: figures as {"mean", "low", "high"}, or null where
-nothing can be said. What the page shows and a program may want (jobs/report/page.py) is put together here, once.
+Everything measured comes from jobs/route/account/run_measures.py: an interval as {"mean", "low", "high"}, or null where
+nothing can be said. What the page shows (jobs/report/page.py) and what a program may want is put together here, once.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ import numpy as np
 from jobs.journal.reader import Spent
 from jobs.route.account import run_measures as measures
 from jobs.route.account.bucket_evidence import EXAMPLES
-from jobs.route.account.bucket_sums import HISTOGRAM_BINS
+from jobs.route.account.bucket_totals import ERROR_KINDS, HISTOGRAM_BINS
+from jobs.route.account.run_measures import groups_json, interval_json
+from jobs.route.account.totals import BucketTotals, ErrorKind, ModelTotals, RunEvidence
 from jobs.route.plan.estimate import HOUR_S
 from jobs.route.score.router import router_card
 from jobs.spec.job import JobSpec
@@ -23,49 +27,56 @@ from jobs.storage.manifest import fingerprint
 from routing.metrics.pair import Interval
 from routing.pilot.estimates import RunEstimates
 
-PURPOSES = ("answer", "pilot", "shadow", "judge", "cascade")
+REPORTED_PURPOSES = ("answer", "pilot", "shadow", "judge", "cascade")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Dollars that no bucket knows of."""
+
+    stranded_usd: float = 0.0
+    """Granted to a process that died before it could say what it used."""
+    judge: Spent = field(default_factory=Spent)
+    further: Spent = field(default_factory=Spent)
+    """A cascade's further answers."""
 
 
 def summarise(
-    spec: JobSpec, sums: list[dict[str, Any]], bill: dict[str, Any], stranded_usd: float, facts: dict[str, Any],
-    judge: Spent | None = None, further: Spent | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The report. `stranded_usd`: dollars granted to a process that died before it could say what it used. `facts`: provenance.
-    `judge`, `further`: what the judge and a cascade's further answers cost."""
+    spec: JobSpec, buckets: Sequence[BucketTotals], bill: dict[str, Any], beside: Beside, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The report. `facts`: what the run knows of itself, provenance among it."""
     names = spec.names
-    journal = {name: _add([part["journal"][name] for part in sums]) for name in names}
-    rows, errors, still_open = (sum(part[key] for part in sums) for key in ("rows", "errors", "open"))
-    given, routed = (_count(sums, key) for key in ("given", "routed"))
-    parts = [part["evidence"] for part in sums]
-    sample = measures.sampled_rows(parts, len(names))
-    estimated = measures.estimates(parts, sample, len(names))
-    from_sample = {
-        name: _alternative(parts, sample, j, journal[name], bill["prices"][name]) for j, name in enumerate(names)
-    }
+    models = {name: sum((part.models[name] for part in buckets), start=ModelTotals()) for name in names}
+    rows, errors, still_open = (sum(getattr(part, key) for part in buckets) for key in ("rows", "errors", "open"))
+    given: Counter[str] = sum((part.given for part in buckets), start=Counter())
+    routed: Counter[str] = sum((part.routed for part in buckets), start=Counter())
+    evidence = RunEvidence.together([part.evidence for part in buckets], len(names))
+    estimated = measures.estimates(evidence)
+    from_sample = {name: _alternative(evidence, j, models[name], bill["prices"][name]) for j, name in enumerate(names)}
     # Where the sample tells, it knows better than the rows that the policy chose for the model.
     all_usd = {
-        name: found.mean if (found := from_sample[name]) else _all_usd(name, journal[name], bill) for name in names
+        name: found.mean if (found := from_sample[name]) else _all_usd(name, models[name], bill) for name in names
     }
     return {
         "rows": rows, "errors": errors, "open": still_open, "complete": still_open == 0,
         "by_model": {
             name: {
-                "rows": given[name], "cost_usd": journal[name]["cost_usd"], "prompt_tokens": journal[name]["prompt_tokens"],
-                "completion_tokens": journal[name]["completion_tokens"], "routed": routed[name],
-                "answers": journal[name]["answers"], "requests": journal[name]["requests"],
-            } for name in names
+                "rows": given[name], "cost_usd": model.cost_usd, "prompt_tokens": model.prompt_tokens,
+                "completion_tokens": model.completion_tokens, "routed": routed[name], "answers": model.answers,
+                "requests": model.requests,
+            } for name, model in models.items()
         },
-        **_money(names, journal, bill, stranded_usd, judge or Spent(), further or Spent(), all_usd[names[-1]]),
+        **_money(models, bill, beside, all_usd[names[-1]]),
         "all_strong_usd": all_usd[names[-1]], "all_weak_usd": all_usd[names[0]],
-        "all_strong_usd_interval": measures.figure(from_sample[names[-1]]),
-        "all_weak_usd_interval": measures.figure(from_sample[names[0]]),
+        "all_strong_usd_interval": interval_json(from_sample[names[-1]]),
+        "all_weak_usd_interval": interval_json(from_sample[names[0]]),
         "strong_share": routed[names[-1]] / max(1, sum(routed.values())),
-        **_quality(spec, parts, sample, estimated, all_usd, bill),
-        "requests": sum(journal[name]["requests"] for name in names),
-        "copied_rows": sum(part["copied"] for part in sums),
-        "reused_answers": sum(journal[name]["reused"] for name in names),
+        **_quality(spec, evidence, estimated, all_usd, bill),
+        "requests": sum(model.requests for model in models.values()),
+        "copied_rows": sum(part.copied for part in buckets),
+        "reused_answers": sum(model.reused for model in models.values()),
         **_job(spec, bill),
-        **_details(names, sums, parts, bill),
+        **_details(names, buckets, evidence, bill),
         "next": _next(still_open, errors),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
@@ -74,22 +85,22 @@ def summarise(
 
 
 def _money(
-    names: tuple[str, ...], journal: dict[str, dict[str, Any]], bill: dict[str, Any], stranded_usd: float, judge: Spent,
-    further: Spent, all_strong_usd: float | None,
-) -> dict[str, Any]:  # fmt: skip
+    models: Mapping[str, ModelTotals], bill: dict[str, Any], beside: Beside, all_strong_usd: float | None
+) -> dict[str, Any]:
     """Dollars that reconcile: planned - spent - lost = unspent. GPU dollars stand beside them."""
-    spent = dict.fromkeys(PURPOSES, 0.0)
+    spent = dict.fromkeys(REPORTED_PURPOSES, 0.0)
     gpu_usd: float | None = None
-    for name in names:
-        for purpose, usd in journal[name]["by_purpose"].items():
+    for name, model in models.items():
+        for purpose, usd in model.by_purpose.items():
             spent[purpose] = spent.get(purpose, 0.0) + usd
         rate = bill["prices"][name].get("gpu_hour_usd")
         if rate is not None:
-            gpu_usd = (gpu_usd or 0.0) + journal[name]["gpu_s"] / HOUR_S * rate
-    spent["judge"] += judge.cost_usd
-    spent["cascade"] += further.cost_usd
+            gpu_usd = (gpu_usd or 0.0) + model.gpu_s / HOUR_S * rate
+    spent["judge"] += beside.judge.cost_usd
+    spent["cascade"] += beside.further.cost_usd
     spent_usd = sum(spent.values())
-    lost_usd = sum(journal[name]["lost_usd"] for name in names) + judge.lost_usd + further.lost_usd + stranded_usd
+    lost_usd = sum(model.lost_usd for model in models.values())
+    lost_usd += beside.judge.lost_usd + beside.further.lost_usd + beside.stranded_usd
     return {
         "planned_usd": bill["planned_usd"], "spent_usd": spent_usd, "spent_by_purpose": spent, "lost_usd": lost_usd,
         "unspent_usd": bill["planned_usd"] - spent_usd - lost_usd, "gpu_usd": gpu_usd,
@@ -98,24 +109,24 @@ def _money(
 
 
 def _quality(
-    spec: JobSpec, parts: measures.Evidence, sample: measures.SampledRows, estimated: RunEstimates,
-    all_usd: dict[str, float | None], bill: dict[str, Any],
+    spec: JobSpec, evidence: RunEvidence, estimated: RunEstimates, all_usd: dict[str, float | None],
+    bill: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """How good the answers are, and how good the routing was."""
-    names, figure = spec.names, measures.figure
-    quality, measured_rows = measures.run_quality(parts, estimated)
+    names, sample = spec.names, evidence.sampled
+    quality, measured_rows = measures.run_quality(evidence.policy, estimated)
     curve = measures.measured_curve(bill["curve"], all_usd[names[0]], all_usd[names[-1]])
     sample_rows = int(sample.reported.sum())
+    intervals = ("pgr", "pgr_over_random", "gap", "over_routing", "under_routing")
     return {
-        "quality": figure(quality), "quality_source": _source(spec, measured_rows, sample_rows),
+        "quality": interval_json(quality), "quality_source": _source(spec, measured_rows, sample_rows),
         "quality_by_model": _by_model(names, estimated, sample_rows, all_usd),
-        "pgr": figure(estimated.pgr), "pgr_over_random": figure(estimated.pgr_over_random), "gap": figure(estimated.gap),
-        "over_routing": figure(estimated.over_routing), "under_routing": figure(estimated.under_routing),
-        **measures.examples(parts, names), "sample_rows": sample_rows, "n_failed": estimated.n_failed,
+        **{name: interval_json(getattr(estimated, name)) for name in intervals},
+        **measures.examples_json(evidence, names), "sample_rows": sample_rows, "n_failed": estimated.n_failed,
         "calibration": measures.calibration(sample, names),
         "oracle": measures.oracle(sample, [all_usd[name] for name in names]),
         "curve": curve, "budget_changes": measures.budget_changes(bill, curve),
-        "drift": measures.drift(parts, estimated, sample, names, router_card(spec)),
+        "drift": measures.drift(evidence, estimated, names, router_card(spec)),
     }  # fmt: skip
 
 
@@ -134,31 +145,22 @@ def _job(spec: JobSpec, bill: dict[str, Any]) -> dict[str, Any]:
 
 
 def _details(
-    names: tuple[str, ...], sums: list[dict[str, Any]], parts: measures.Evidence, bill: dict[str, Any]
+    names: tuple[str, ...], buckets: Sequence[BucketTotals], evidence: RunEvidence, bill: dict[str, Any]
 ) -> dict[str, Any]:
     """What the page breaks down: scores, errors, groups of rows, the slowest calls."""
-    lengths = sorted((int(key), group) for key, group in measures.groups(parts, "lengths").items())
+    lengths = sorted((int(key), group) for key, group in groups_json(evidence.lengths).items())
+    slowest = sorted((call for part in buckets for call in part.slowest), key=lambda call: -call.latency_s)
     return {
         "score_histogram": {
             "edges": np.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(),
-            "counts": {name: np.sum([part["histogram"][name] for part in sums], axis=0).tolist() for name in names},
+            "counts": {name: np.sum([part.histogram[name] for part in buckets], axis=0).tolist() for name in names},
             "cut": bill["cut_score"],
         },
-        "errors_by_kind": _errors_by_kind(sums),
-        "by_category": [{"category": key} | group for key, group in measures.groups(parts, "categories").items()],
+        "errors_by_kind": _errors_by_kind(buckets),
+        "by_category": [{"category": key} | group for key, group in groups_json(evidence.categories).items()],
         "by_length": [{"from_bytes": key, "to_bytes": 2 * key - 1} | group for key, group in lengths],
-        "slowest": sorted((row for part in sums for row in part["slowest"]), key=lambda row: -row["latency_s"])[
-            : 2 * EXAMPLES
-        ],
+        "slowest": [asdict(call) for call in slowest[: 2 * EXAMPLES]],
     }
-
-
-def _count(sums: list[dict[str, Any]], key: str) -> Counter[str]:
-    """Model → rows, over all buckets."""
-    total = Counter[str]()
-    for part in sums:
-        total.update(part[key])
-    return total
 
 
 def _source(spec: JobSpec, rows: int, sample_rows: int) -> str | None:
@@ -189,37 +191,20 @@ def _by_model(
     if not any(estimated.quality_by_model):
         return None
     found = zip(names, estimated.quality_by_model, strict=True)
-    return {name: measures.figure(quality, rows=sample_rows, usd=all_usd[name]) for name, quality in found}
+    return {name: interval_json(quality, rows=sample_rows, usd=all_usd[name]) for name, quality in found}
 
 
-def _alternative(
-    parts: measures.Evidence, sample: measures.SampledRows, j: int, journal: dict[str, Any], price: dict[str, Any]
-) -> Interval | None:
+def _alternative(evidence: RunEvidence, j: int, model: ModelTotals, price: dict[str, Any]) -> Interval | None:
     """Dollars if this model had answered every row, with an interval from the sample; None for a machine priced by the hour,
     or where the sample cannot tell."""
-    if price.get("gpu_hour_usd") is not None or not journal["answers"]:
+    if price.get("gpu_hour_usd") is not None or not model.answers:
         return None
-    per_byte = journal["prompt_tokens"] / max(1, journal["asked_bytes"]) * price["input_usd_per_million"] / 1e6
-    per_answer = journal["completion_tokens"] / journal["answers"] * price["output_usd_per_million"] / 1e6
-    return measures.model_usd(parts, sample, j, per_byte, per_answer)
+    per_byte = model.prompt_tokens / max(1, model.asked_bytes) * price["input_usd_per_million"] / 1e6
+    per_answer = model.completion_tokens / model.answers * price["output_usd_per_million"] / 1e6
+    return measures.model_usd(evidence, j, per_byte, per_answer)
 
 
-def _add(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum of dicts of numbers, and of dicts of numbers inside them."""
-    total: dict[str, Any] = defaultdict(float)
-    purposes: dict[str, float] = defaultdict(float)
-    for entry in entries:
-        for key, value in entry.items():
-            if isinstance(value, dict):
-                for purpose, usd in value.items():
-                    purposes[purpose] += usd
-            else:
-                total[key] += value
-    dollars = ("cost_usd", "lost_usd", "gpu_s")
-    return {k: v if k in dollars else int(v) for k, v in total.items()} | {"by_purpose": dict(purposes)}
-
-
-def _all_usd(name: str, journal: dict[str, Any], bill: dict[str, Any]) -> float | None:
+def _all_usd(name: str, model: ModelTotals, bill: dict[str, Any]) -> float | None:
     """Dollars if this model had answered every row: what it was paid, and the rest at its own measured size.
 
     A model that answered nothing has the plan's estimate; a machine priced by the hour none.
@@ -227,21 +212,21 @@ def _all_usd(name: str, journal: dict[str, Any], bill: dict[str, Any]) -> float 
     price = bill["prices"][name]
     if price.get("gpu_hour_usd") is not None:
         return None
-    if not journal["answers"]:
+    if not model.answers:
         planned = {bill["strong"]: bill["all_strong_usd"], bill["weak"]: bill["all_weak_usd"]}.get(name)
         return None if planned is None else float(planned)
-    per_byte = journal["prompt_tokens"] / max(1, journal["asked_bytes"])
-    output = journal["completion_tokens"] / journal["answers"]
-    rest = journal["unasked_bytes"] * per_byte * price["input_usd_per_million"]
-    rest += journal["unasked"] * output * price["output_usd_per_million"]
-    return float(journal["cost_usd"] + rest / 1e6)
+    per_byte = model.prompt_tokens / max(1, model.asked_bytes)
+    output = model.completion_tokens / model.answers
+    rest = model.unasked_bytes * per_byte * price["input_usd_per_million"]
+    rest += model.unasked * output * price["output_usd_per_million"]
+    return float(model.cost_usd + rest / 1e6)
 
 
-def _errors_by_kind(sums: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kinds: dict[str, dict[str, Any]] = {}
-    for part in sums:
-        for error, entry in part["errors_by_kind"].items():
-            total = kinds.setdefault(error, {"error": error, "rows": 0, "ids": []})
-            total["rows"] += entry["rows"]
-            total["ids"] = (total["ids"] + entry["ids"])[:EXAMPLES]
-    return sorted(kinds.values(), key=lambda entry: -entry["rows"])[:20]
+def _errors_by_kind(buckets: Sequence[BucketTotals]) -> list[dict[str, Any]]:
+    """The most frequent errors of the run, with some ids of each."""
+    kinds: dict[str, ErrorKind] = {}
+    for kind in (kind for part in buckets for kind in part.errors_by_kind):
+        known = kinds.get(kind.error, ErrorKind(kind.error, 0, ()))
+        kinds[kind.error] = ErrorKind(kind.error, known.rows + kind.rows, (known.ids + kind.ids)[:EXAMPLES])
+    largest = sorted(kinds.values(), key=lambda kind: -kind.rows)[:ERROR_KINDS]
+    return [{"error": kind.error, "rows": kind.rows, "ids": list(kind.ids)} for kind in largest]

@@ -9,7 +9,7 @@ whole and always by one of the same rows, so whoever reads the folder sees each 
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -21,10 +21,11 @@ import ray.data
 from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
-from jobs.route.account.bucket import AccountTask, Answers, Bucket
-from jobs.route.account.bucket_sums import bucket_sums
+from jobs.route.account.bucket import AccountTask, Bucket, ModelAnswers
+from jobs.route.account.bucket_totals import bucket_totals
 from jobs.route.account.copies import Shared, for_bucket, shared_answers
 from jobs.route.account.response_files import response_files
+from jobs.route.account.totals import BucketTotals
 from jobs.route.plan.plan import Assignments
 from jobs.route.score.entries import Part
 from jobs.spec.job import JobSpec
@@ -34,13 +35,14 @@ from jobs.storage.store import Store
 def run_account(
     spec: JobSpec, store: Store, parts: Sequence[Part], plan: Assignments, allow_code: bool, predictions: str = "",
     judged: pa.Table | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Write responses/. Returns one dict of sums per bucket, for `summarise`. `predictions`, `judged`: see AccountTask."""
+) -> list[BucketTotals]:  # fmt: skip
+    """Write responses/. Returns what each bucket adds to the report, for `summarise`. `predictions`, `judged`: see AccountTask."""
     category = next((c for c in spec.input.keep if c in ("category", "dataset", "subject")), None)
     task = AccountTask(
-        store.uri, spec.names, tuple(spec.input.keep), spec.quality.matcher, allow_code,
-        (spec.response_format or {}).get("json_schema"), category, predictions, spec.quality.judge is not None, judged,
-        spec.cascade is not None,
+        output=store.uri, names=spec.names, keep=tuple(spec.input.keep), gold_match=spec.quality.matcher,
+        allow_code=allow_code, schema=(spec.response_format or {}).get("json_schema"), category=category,
+        predictions=predictions, has_judge=spec.quality.judge is not None, judged=judged,
+        cascade=spec.cascade is not None,
     )  # fmt: skip
     order = np.argsort(plan.bucket, kind="stable")
     buckets = plan.bucket[order]
@@ -59,7 +61,7 @@ def run_account(
         num_cpus=0.5,
     )
     done = sorted(dataset.take_all(), key=lambda row: row["file"])
-    return [sums for row in done for sums in json.loads(row["sums"])]
+    return [totals for row in done for totals in pickle.loads(row["totals"])]
 
 
 def _rows_of(plan: Assignments, at: NDArray[np.int64]) -> Assignments:
@@ -75,11 +77,11 @@ def _write_file(
     plan_refs: list[Any],
     shared_refs: list[list[Any]],
 ) -> dict[str, Any]:
-    """One file of responses/, bucket by bucket, and the sums of each as JSON."""
+    """One file of responses/, bucket by bucket, and what each adds to the report."""
     store = Store(task.output)
     number = int(item["file"])
     shared: list[Shared] = ray.get(shared_refs[number])
-    sums = []
+    totals: list[BucketTotals] = []
     with ExitStack() as stack:
         writer = None
         for index in files[number]:
@@ -88,14 +90,14 @@ def _write_file(
                 name = f"responses/part-{number:05d}.parquet"
                 writer = stack.enter_context(store.table_writer(name, table.schema))
             writer.write_table(table)
-            sums.append(of_bucket)
-    return {"file": number, "sums": json.dumps(sums)}
+            totals.append(of_bucket)
+    return {"file": number, "totals": pickle.dumps(totals)}
 
 
 def _merge(
     store: Store, task: AccountTask, part: Part, plan: Assignments, shared: list[Shared]
-) -> tuple[pa.Table, dict[str, Any]]:
-    """One bucket: its rows of responses/, and its sums."""
+) -> tuple[pa.Table, BucketTotals]:
+    """One bucket: its rows of responses/, and what it adds to the report."""
     scored = store.read_table(part.name)
     # A part and its slice of the plan are both in input order.
     assert (plan.row_key == scored["row_key"].to_numpy()).all(), f"plan and {part.name} do not match"
@@ -104,7 +106,7 @@ def _merge(
     for name in task.names:
         table = journal.read(name, part.bucket)
         merged = pa.concat_tables([table, foreign[name]]) if foreign else table
-        answers.append((Answers(table), Answers(merged)))
+        answers.append((ModelAnswers(table), ModelAnswers(merged)))
     bucket = Bucket(task, scored, plan, [merged for _, merged in answers], foreign)
     table = bucket.table()
-    return table, bucket_sums(bucket, table, [own for own, _ in answers])
+    return table, bucket_totals(bucket, table, [own for own, _ in answers])

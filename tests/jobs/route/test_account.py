@@ -10,7 +10,7 @@ import pytest
 
 from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
-from jobs.route.account.run_summary import summarise
+from jobs.route.account.run_summary import Beside, summarise
 from jobs.route.account.stage import run_account
 from jobs.route.plan.cut import decide
 from jobs.route.plan.estimate import Estimate
@@ -82,7 +82,7 @@ def account(run):
     spec, store, parts, plan, bill, _ = run
     sums = run_account(spec, store, parts, plan, False)
     table = pa.concat_tables([store.read_table(n) for n in store.list("responses")]).to_pylist()
-    return table, summarise(spec, sums, bill, 0.0, {})
+    return table, summarise(spec, sums, bill, Beside(), {})
 
 
 def test_every_row_once_with_its_answer_and_its_dollars(run):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jobs.route.account import run_measures as measures
-from jobs.route.account.bucket_evidence import BucketRows, evidence, length_bins, shown
+from jobs.route.account.bucket_evidence import BucketRows, bucket_evidence, length_bins, shown
+from jobs.route.account.totals import REPORT, PolicyQuality, RunEvidence
 from routing.features.structure import STRUCTURE
 from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
 
@@ -31,7 +35,7 @@ class World:
         self.key = rng.permutation(N).astype(np.int64) - N // 2
         self.fold = np.full(N, -1, np.int8)
         drawn = rng.choice(N, SAMPLE, replace=False)
-        self.fold[drawn] = np.where(np.arange(SAMPLE) < SAMPLE // 4, 0, measures.REPORT)
+        self.fold[drawn] = np.where(np.arange(SAMPLE) < SAMPLE // 4, 0, REPORT)
         self.can_tell = rng.random(N) < 0.9
         self.n_bytes = rng.integers(20, 4000, N)
         self.is_leader = rng.random(N) < 0.95
@@ -44,28 +48,30 @@ class World:
         self.policy = self.known[np.arange(N), np.maximum(self.route, 0)]
         self.asked = asked
 
-    def parts(self) -> list[dict]:
-        """The evidence of every bucket, as the driver gets it."""
-        return [json.loads(json.dumps(evidence(self.bucket(at)))) for at in np.array_split(np.arange(N), BUCKETS)]
+    def evidence(self) -> RunEvidence:
+        """What the driver makes of the evidence of every bucket, as it gets it."""
+        parts = [bucket_evidence(self.bucket(at)) for at in np.array_split(np.arange(N), BUCKETS)]
+        return RunEvidence.together(pickle.loads(pickle.dumps(parts)), self.m)
 
     def bucket(self, at: np.ndarray) -> BucketRows:
         texts = [
             [f"{name} says {row}" if self.asked[row, j] else None for row in at] for j, name in enumerate(self.names)
         ]
         return BucketRows(
-            self.key[at], [f"id-{row}" for row in at],
-            [json.dumps([{"role": "user", "content": f"Question {row}, and <b>what</b> now?"}]) for row in at],
-            self.n_bytes[at], ["ab"[row % 2] for row in at], self.route[at], self.fold[at],
-            self.predicted[at, -1].astype(np.float32), self.is_leader[at], self.predicted[at],
-            np.where(self.asked[at], "answered", "").astype(object), self.paid[at], self.known[at], self.policy[at],
-            self.can_tell[at], np.zeros(len(at), bool), texts,
+            row_key=self.key[at], ids=[f"id-{row}" for row in at],
+            messages=[json.dumps([{"role": "user", "content": f"Question {row}, and <b>what</b> now?"}]) for row in at],
+            prompt_bytes=self.n_bytes[at], category=["ab"[row % 2] for row in at], route=self.route[at],
+            fold=self.fold[at], score=self.predicted[at, -1].astype(np.float32), is_leader=self.is_leader[at],
+            predicted=self.predicted[at], kind=np.where(self.asked[at], "answered", "").astype(object),
+            paid_usd=self.paid[at], quality=self.known[at], policy=self.policy[at], can_tell=self.can_tell[at],
+            open_rows=np.zeros(len(at), bool), texts=texts,
         )  # fmt: skip
 
     def whole(self) -> RunEstimates:
         """The estimates from all N rows."""
         by_key = np.argsort(self.key)
         report, known = (
-            by_key[use[by_key] & (self.route[by_key] >= 0)] for use in (self.fold == measures.REPORT, self.fold == 0)
+            by_key[use[by_key] & (self.route[by_key] >= 0)] for use in (self.fold == REPORT, self.fold == 0)
         )
         route = np.where(self.can_tell, self.route, -1)
         return estimate_run(
@@ -76,8 +82,8 @@ class World:
 @pytest.mark.parametrize("m", [2, 3])
 def test_sums_give_the_estimates_of_all_rows(m: int):
     world = World(m)
-    parts = world.parts()
-    found, whole = measures.estimates(parts, measures.sampled_rows(parts, m), m), world.whole()
+    evidence = world.evidence()
+    found, whole = measures.estimates(evidence), world.whole()
     for name in ("quality", "gap", "pgr", "pgr_over_random", "over_routing", "under_routing"):
         assert getattr(found, name) == pytest.approx(getattr(whole, name), abs=2e-7), name
     for one, other in zip(found.quality_by_model, whole.quality_by_model, strict=True):
@@ -92,39 +98,38 @@ def test_sums_give_the_estimates_of_all_rows(m: int):
 
 def test_quality_of_the_run_is_counted_where_gold_tells_and_estimated_where_a_judge_saw_a_sample():
     world = World(2)
-    parts = world.parts()
-    estimated = measures.estimates(parts, measures.sampled_rows(parts, 2), 2)
-    found, rows = measures.run_quality(parts, estimated)
+    evidence = world.evidence()
+    estimated = measures.estimates(evidence)
+    found, rows = measures.run_quality(evidence.policy, estimated)
     told = world.can_tell & (world.route >= 0)
     assert found == pytest.approx([world.policy[told].mean()] * 3)
     assert rows == told.sum()
     judged = World(2, judged=True)
-    parts = judged.parts()
-    estimated = measures.estimates(parts, measures.sampled_rows(parts, 2), 2)
-    found, rows = measures.run_quality(parts, estimated)
+    evidence = judged.evidence()
+    estimated = measures.estimates(evidence)
+    found, rows = measures.run_quality(evidence.policy, estimated)
     assert found == estimated.quality and rows == estimated.n_sampled + estimated.n_known < 420
     assert found.low < world.policy[told].mean() < found.high
 
 
 def test_answers_that_cannot_be_told_widen_and_open_rows_count_as_not_drawn():
-    def part(told: int, still_open: int, values: dict[str, int]) -> list[dict]:
-        return [{"policy": {"told": told, "open": still_open, "outside": 1, "values": values}}]
+    def part(told: int, still_open: int, values: dict[float, int]) -> PolicyQuality:
+        return PolicyQuality(told, still_open, 1, Counter(values))
 
-    world = World(2)
-    nothing = measures.estimates(world.parts(), measures.sampled_rows([], 2), 2)
-    found, _ = measures.run_quality(part(100, 0, {"1.0": 60, "0.0": 30}), nothing)
+    world, nobody = World(2), RunEvidence.together([], 2)
+    nothing = measures.estimates(replace(world.evidence(), sampled=nobody.sampled))
+    found, _ = measures.run_quality(part(100, 0, {1.0: 60, 0.0: 30}), nothing)
     assert found == pytest.approx([60 / 90, 0.6, 0.7])
-    found, _ = measures.run_quality(part(1000, 900, {"1.0": 60, "0.0": 40}), nothing)
+    found, _ = measures.run_quality(part(1000, 900, {1.0: 60, 0.0: 40}), nothing)
     assert 0.45 < found.low < 0.55 < found.mean == 0.6 < found.high < 0.72
-    assert measures.run_quality([], nothing)[0] is None
+    assert measures.run_quality(nobody.policy, nothing)[0] is None
 
 
 def test_dollars_of_the_run_that_was_not_made():
     world = World(2)
-    parts = world.parts()
-    sample = measures.sampled_rows(parts, 2)
+    evidence = world.evidence()
     for j in range(2):
-        found = measures.model_usd(parts, sample, j, 1e-6, 1e-5)
+        found = measures.model_usd(evidence, j, 1e-6, 1e-5)
         rows = world.route >= 0
         cost = np.where(world.is_leader, world.cost[:, j], 0.0)[rows]
         expected = np.where(world.is_leader, 1e-6 * world.n_bytes + 1e-5, 0.0)[rows]
@@ -134,24 +139,24 @@ def test_dollars_of_the_run_that_was_not_made():
         whole = alternative_usd(*(column[by_key] for column in columns))
         assert found == pytest.approx(whole, rel=1e-9)
         assert found.low <= cost.sum() <= found.high and found.high / found.low < 1.05
-    assert measures.model_usd(World(2).parts(), measures.sampled_rows([], 2), 1, 1.0, 1.0) is None
+    assert measures.model_usd(replace(evidence, sampled=RunEvidence.together([], 2).sampled), 1, 1.0, 1.0) is None
 
 
 def test_calibration_is_of_the_report_fold_and_its_bins_are_full():
     world = World(2)
-    sample = measures.sampled_rows(world.parts(), 2)
+    sample = world.evidence().sampled
     found = measures.calibration(sample, world.names)
     assert sum(b["rows"] for b in found["small"]) == sample.reported.sum() < SAMPLE * 3 / 4
     assert 8 <= len(found["small"]) <= 10 and min(b["rows"] for b in found["small"]) >= 20
     for name in world.names:
         assert all(b["low"] <= b["mean"] <= b["high"] for b in found[name])
         assert all(abs(b["predicted"] - b["mean"]) < 0.3 for b in found[name])
-    assert measures.calibration(measures.sampled_rows([], 2), world.names) is None
+    assert measures.calibration(RunEvidence.together([], 2).sampled, world.names) is None
 
 
 def test_no_router_beats_the_oracle():
     world = World(3)
-    sample = measures.sampled_rows(world.parts(), 3)
+    sample = world.evidence().sampled
     points = measures.oracle(sample, [1.0, 4.0, 10.0])
     use = sample.told
     assert points[0] == {"usd": pytest.approx(1.0), "quality": pytest.approx(sample.quality[use, 0].mean())}
@@ -162,13 +167,13 @@ def test_no_router_beats_the_oracle():
 
 def test_groups_examples_and_lengths():
     world = World(2)
-    parts = world.parts()
-    found = measures.groups(parts, "categories")
+    evidence = world.evidence()
+    found = measures.groups_json(evidence.categories)
     assert sum(group["rows"] for group in found.values()) == N and set(found) == {"a", "b"}
     told = world.can_tell & (world.route >= 0) & (np.arange(N) % 2 == 0)
     assert found["a"]["quality"]["mean"] == pytest.approx(world.policy[told].mean())
-    assert set(map(int, measures.groups(parts, "lengths"))) == set(length_bins(world.n_bytes).tolist())
-    wrong = measures.examples(parts, world.names)
+    assert set(map(int, measures.groups_json(evidence.lengths))) == set(length_bins(world.n_bytes).tolist())
+    wrong = measures.examples_json(evidence, world.names)
     assert len(wrong["over_routed"]) == len(wrong["under_routed"]) == 5
     for row in wrong["over_routed"]:
         assert row["route"] == "large" or row["route"] == "middle"
@@ -196,19 +201,18 @@ def test_budget_changes_move_along_the_curve():
 
 def test_drift_is_in_deviations_of_the_training_data_and_says_nothing_without_them():
     world = World(2)
-    parts = world.parts()
-    sample = measures.sampled_rows(parts, 2)
-    estimated = measures.estimates(parts, sample, 2)
-    form = measures.prompt_form(parts)
+    evidence = world.evidence()
+    estimated = measures.estimates(evidence)
+    form = measures.prompt_form(evidence.form)
     assert set(form) == set(STRUCTURE)
     trained = {name: dict(figures) for name, figures in form.items()}
     trained["log digits"] = {"mean": form["log digits"]["mean"] - 1.0, "std": 0.5}
     card = {"form": trained, "metrics": {"quality_weak": 0.4, "quality_strong": 0.9}}
-    found = measures.drift(parts, estimated, sample, world.names, card)
+    found = measures.drift(evidence, estimated, world.names, card)
     assert found["form"][0]["feature"] == "log digits" and found["form"][0]["shift"] == pytest.approx(2.0)
     assert all(abs(entry["shift"]) < 1e-9 for entry in found["form"][1:])
     weak = found["quality"][0]
     told = world.can_tell & (world.route >= 0)
     assert weak["trained"] == 0.4 and weak["predicted"] == pytest.approx(world.predicted[told, 0].mean())
-    bare = measures.drift(parts, estimated, sample, world.names, {})
+    bare = measures.drift(evidence, estimated, world.names, {})
     assert bare["form"] is None and bare["quality"][1]["trained"] is None and bare["prompts"] == form

@@ -1,11 +1,11 @@
 """What a bucket adds to the report: counts, dollars and tokens by model, errors by kind, and the evidence of its quality.
 
-All of it is small enough for JSON, and `jobs/route/account/run_summary.py` adds it up over the buckets. Legend: k rows
-of the bucket, m models.
+`jobs/route/account/run_summary.py` adds it up over the buckets. Legend: k rows of the bucket, m models.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,40 +14,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.route.account.bucket import Answers, Bucket
-from jobs.route.account.bucket_evidence import EXAMPLES, BucketRows, evidence
+from jobs.route.account.bucket import Bucket, ModelAnswers
+from jobs.route.account.bucket_evidence import EXAMPLES, BucketRows, bucket_evidence
+from jobs.route.account.totals import REPORT, BucketTotals, ErrorKind, ModelTotals, SlowCall
 from jobs.route.score.scored import matrix_of
 from jobs.storage.keys import is_among
 from jobs.storage.store import Store
-from routing.pilot.folds import FOLD_NAMES
 
 HISTOGRAM_BINS = 40
 ERROR_KINDS, ERROR_CHARS = 20, 200
 """Of a bucket's errors: the most frequent ones, told apart by their first characters."""
-REPORT = FOLD_NAMES.index("report")
-"""Rows of the other folds taught the router or chose the cut: they say nothing of how well either did."""
 
 
-def bucket_sums(bucket: Bucket, table: pa.Table, own: list[Answers]) -> dict[str, Any]:
+def bucket_totals(bucket: Bucket, table: pa.Table, own: list[ModelAnswers]) -> BucketTotals:
     """What the report adds up over all buckets. table: the bucket's rows of responses/. own: the journal rows of its own keys, per
     model: an answer that other buckets copy counts where it was asked."""
     given, model, names = bucket.given, bucket.model, bucket.task.names
     open_rows = int(bucket.open_rows.sum())
     bad = pc.not_equal(table["error"], "").to_numpy()
     quality, policy = _measured(bucket, table)
-    return {
-        "rows": bucket.rows,
-        "errors": int(bad.sum()) - open_rows,
-        "open": open_rows,
-        "copied": int((~bucket.is_leader & (given >= 0)).sum()),
-        "given": {n: int((given == j).sum()) for j, n in enumerate(names)},
-        "routed": {n: int((model == j).sum()) for j, n in enumerate(names)},
-        "journal": {n: _journal_sums(bucket, j, own[j]) for j, n in enumerate(names)},
-        "histogram": _histogram(bucket),
-        "errors_by_kind": _errors_by_kind(table.filter(pa.array(bad))),
-        "slowest": _slowest(bucket, table),
-        "evidence": evidence(_evidence_rows(bucket, table, quality, policy)),
-    }
+    return BucketTotals(
+        rows=bucket.rows,
+        errors=int(bad.sum()) - open_rows,
+        open=open_rows,
+        copied=int((~bucket.is_leader & (given >= 0)).sum()),
+        given=Counter({n: int((given == j).sum()) for j, n in enumerate(names)}),
+        routed=Counter({n: int((model == j).sum()) for j, n in enumerate(names)}),
+        models={n: _model_totals(bucket, j, own[j]) for j, n in enumerate(names)},
+        histogram=_histogram(bucket),
+        errors_by_kind=_errors_by_kind(table.filter(pa.array(bad))),
+        slowest=_slowest(bucket, table),
+        evidence=bucket_evidence(_evidence_rows(bucket, table, quality, policy)),
+    )
 
 
 def _measured(bucket: Bucket, table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -62,40 +60,42 @@ def _measured(bucket: Bucket, table: pa.Table) -> tuple[NDArray[np.float64], NDA
     return quality, policy
 
 
-def _histogram(bucket: Bucket) -> dict[str, list[int]]:
+def _histogram(bucket: Bucket) -> dict[str, NDArray[np.int64]]:
     """Router scores, per model that the rows are routed to."""
     bins = np.clip((np.nan_to_num(bucket.score) * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)
     scored = ~np.isnan(bucket.score) & (bucket.model >= 0)
     return {
-        name: np.bincount(bins[scored & (bucket.model == j)], minlength=HISTOGRAM_BINS).tolist()
+        name: np.bincount(bins[scored & (bucket.model == j)], minlength=HISTOGRAM_BINS)
         for j, name in enumerate(bucket.task.names)
     }
 
 
-def _errors_by_kind(bad: pa.Table) -> dict[str, dict[str, Any]]:
-    """Error → rows, and the ids of the first few, of the rows of responses/ that have one."""
+def _errors_by_kind(bad: pa.Table) -> tuple[ErrorKind, ...]:
+    """Of the rows of responses/ that have an error: the most frequent ones."""
     kinds = pc.utf8_slice_codeunits(bad["error"], 0, ERROR_CHARS).combine_chunks().dictionary_encode()
     codes, ids = kinds.indices.to_numpy(), bad["id"]
     count = np.bincount(codes, minlength=len(kinds.dictionary))
-    return {
-        kinds.dictionary[kind].as_py(): {
-            "rows": int(count[kind]),
-            "ids": ids.take(pa.array(np.flatnonzero(codes == kind)[:EXAMPLES])).to_pylist(),
-        }
+    return tuple(
+        ErrorKind(
+            error=kinds.dictionary[kind].as_py(),
+            rows=int(count[kind]),
+            ids=tuple(ids.take(pa.array(np.flatnonzero(codes == kind)[:EXAMPLES])).to_pylist()),
+        )
         for kind in np.argsort(-count, kind="stable")[:ERROR_KINDS].tolist()
-    }
+    )
 
 
-def _slowest(bucket: Bucket, table: pa.Table) -> list[dict[str, Any]]:
+def _slowest(bucket: Bucket, table: pa.Table) -> tuple[SlowCall, ...]:
     latency = table["latency_s"].to_numpy(zero_copy_only=False).astype(float)
     slow = np.argsort(-np.nan_to_num(np.where(bucket.is_leader, latency, 0)))[:EXAMPLES]
-    return [
-        {"id": table["id"][i].as_py(), "model": bucket.task.names[bucket.given[i]], "latency_s": float(latency[i])}
-        for i in slow.tolist() if bucket.given[i] >= 0
-    ]  # fmt: skip
+    return tuple(
+        SlowCall(table["id"][i].as_py(), bucket.task.names[bucket.given[i]], float(latency[i]))
+        for i in slow.tolist()
+        if bucket.given[i] >= 0
+    )
 
 
-def _journal_sums(bucket: Bucket, j: int, own: Answers) -> dict[str, Any]:
+def _model_totals(bucket: Bucket, j: int, own: ModelAnswers) -> ModelTotals:
     """Money, tokens and calls of one model in this bucket, and what it was not asked."""
     table = own.table
     purpose = table["purpose"].to_numpy().astype(object)
@@ -117,13 +117,13 @@ def _journal_sums(bucket: Bucket, j: int, own: Answers) -> dict[str, Any]:
     def total(name: str) -> float:
         return float(pc.sum(fresh[name]).as_py() or 0)
 
-    return {
-        "cost_usd": total("cost_usd"), "lost_usd": total("lost_usd"), "prompt_tokens": int(total("prompt_tokens")),
-        "completion_tokens": int(total("completion_tokens")), "requests": int(total("attempts")),
-        "answers": int((answered & tried).sum()), "reused": int((answered & ~tried).sum()), "gpu_s": total("gpu_s"),
-        "by_purpose": {p: float(cost[purpose == p].sum()) for p in set(purpose.tolist())},
-        "asked_bytes": int(n_bytes[asked].sum()), "unasked_bytes": int(n_bytes[unasked].sum()), "unasked": int(unasked.sum()),
-    }  # fmt: skip
+    return ModelTotals(
+        cost_usd=total("cost_usd"), lost_usd=total("lost_usd"), gpu_s=total("gpu_s"),
+        prompt_tokens=int(total("prompt_tokens")), completion_tokens=int(total("completion_tokens")),
+        requests=int(total("attempts")), answers=int((answered & tried).sum()), reused=int((answered & ~tried).sum()),
+        asked_bytes=int(n_bytes[asked].sum()), unasked_bytes=int(n_bytes[unasked].sum()), unasked=int(unasked.sum()),
+        by_purpose={p: float(cost[purpose == p].sum()) for p in set(purpose.tolist())},
+    )  # fmt: skip
 
 
 class _Column(Sequence[Any]):
@@ -149,11 +149,12 @@ def _evidence_rows(
     ]
     category = bucket.task.category
     return BucketRows(
-        bucket.key, _Column(table["id"]), _Column(bucket.scored["messages"]),
-        bucket.scored["prompt_bytes"].to_numpy().astype(np.int64), None if category is None else table[category],
-        bucket.model, bucket.fold, bucket.score, bucket.is_leader, _predicted(bucket), np.stack(bucket.kind, axis=1),
-        np.stack(paid, axis=1), quality, policy, _can_tell(bucket), bucket.open_rows,
-        [_Column(texts) for texts in bucket.texts],
+        row_key=bucket.key, ids=_Column(table["id"]), messages=_Column(bucket.scored["messages"]),
+        prompt_bytes=bucket.scored["prompt_bytes"].to_numpy().astype(np.int64),
+        category=None if category is None else table[category], route=bucket.model, fold=bucket.fold,
+        score=bucket.score, is_leader=bucket.is_leader, predicted=_predicted(bucket), kind=np.stack(bucket.kind, axis=1),
+        paid_usd=np.stack(paid, axis=1), quality=quality, policy=policy, can_tell=_can_tell(bucket),
+        open_rows=bucket.open_rows, texts=[_Column(texts) for texts in bucket.texts],
     )  # fmt: skip
 
 
