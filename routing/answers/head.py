@@ -1,7 +1,7 @@
 """Quality of every model, predicted again once the weak model has answered: what a cascade cuts by.
 
 Two Gaussian processes with additive kernels (routing/features/kernels.py), fitted on a pilot that all models answered: the weak
-model's quality from the prompt's words, the marks of its answer (response_features.py, answer_checks.py) and its signals
+model's quality from the prompt's words, the marks of its answer (features.py, checks.py) and its signals
 (log-probabilities, agreement of further answers, the router's scores); the other models' from the prompt alone, words and
 form. Words of the answer make it worse at pilot sizes (MMLU-Pro, 1,000 rows: APGR .553 with, .559 without). Then a linear
 map joins them, per model: q_j ~ 1 + w + s_j + w s_j + r_j, fitted on the leave-one-out predictions of both, which a
