@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+TESTS = Path(__file__).resolve().parent
 MARK = "HEADGATE_TEST_SESSION"
 SESSION = secrets.token_hex(8)
 ENVIRONMENT = {
@@ -58,6 +59,18 @@ from shared_files import SHARED, WHY  # noqa: E402
 
 __all__ = ["S3Bucket", "ceph_gateway", "moto_endpoint", "s3_ceph", "s3_moto"]
 
+LONGEST_FIRST = (
+    # Minutes: whole jobs as programs, engines, clusters of several nodes.
+    "system/test_chaos.py", "jobs/demo/test_demo.py", "system/test_multinode.py", "system/test_kill.py",
+    "system/test_canary.py", "jobs/lanes/test_batch_job.py", "jobs/lanes/test_lane_vllm.py", "jobs/route/test_judge_job.py",
+    "jobs/route/test_pipeline.py", "jobs/lanes/test_lane_openai_deaths.py", "jobs/lanes/test_lane_openai.py",
+    "jobs/lanes/test_lane_transformers.py", "system/test_s3_job.py", "jobs/route/test_pilot_job.py",
+    # Half a minute: several jobs in the shared Ray, or a store that is waited for.
+    "jobs/route/test_bands.py", "jobs/route/test_cascade_job.py", "jobs/route/test_spending.py", "jobs/route/test_reuse.py",
+    "jobs/storage/test_store.py", "jobs/route/test_account.py", "routing/routers/test_calibrated.py", "jobs/test_cli.py",
+    "jobs/report/test_progress.py",
+)  # fmt: skip
+"""Files are shared out to processes in this order, all others after them: a long one that comes last is waited for alone."""
 GRACE_S = 20
 """How long processes may take to end after the last test: Ray's own need a few seconds."""
 LEFT_BEHIND: list[str] = []
@@ -99,7 +112,7 @@ def no_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """Root of the checkout."""
-    return Path(__file__).resolve().parent.parent
+    return TESTS.parent
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +127,12 @@ def shared_data() -> Path:
 def port() -> int:
     """A free TCP port of 127.0.0.1."""
     return free_port()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; within a file, and among all others, the order of collection stays."""
+    place = {name: at for at, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
