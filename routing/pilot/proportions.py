@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 
-from scipy import special
-
 from routing.errors import RoutingError
 from routing.metrics.pair import Interval
 from routing.pilot.intervals import LEVEL, check_sizes
@@ -54,7 +52,8 @@ def proportion_lower(n_right: int, n: int, n_total: int, confidence: float = LEV
 def _lowest_count(n_right: int, n: int, n_total: int, alpha: float) -> int:
     """The smallest K of N with P(X >= n_right | K) > alpha, X hypergeometric: bisection, since P grows with K."""
 
-    # scipy.stats takes most of a second to load; every process that merges answers would pay for it.
+    # scipy takes a second to load; every process that merges answers would pay for it.
+    from scipy import special
     from scipy.stats import hypergeom
 
     def kept(count: int) -> bool:

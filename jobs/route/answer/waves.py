@@ -178,9 +178,10 @@ class Asking:
 
         Raises HeadgateError for what concerns the whole run (storage).
         """
-        while any(thread.is_alive() for thread in wave):
+        while left := [thread for thread in wave if thread.is_alive()]:
             self.on_progress(None)
-            if self.stopping.wait(POLL_S):
+            left[0].join(POLL_S)  # back at once when it ends: a job may have dozens of waves
+            if self.stopping.is_set():
                 self.on_stop()
                 deadline = time.monotonic() + STOP_S
                 for thread in self._threads:

@@ -1,6 +1,7 @@
 """Accounting against a journal written by hand: every row once, money that adds up, copies at no cost."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,15 +21,17 @@ from jobs.route.score.stage import plan_score, run_score
 from jobs.spec.loader import parse_spec
 from jobs.storage.store import Store
 from routing.pricing import Price
+from tests import local_ray
 
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
 EST = {n: Estimate(Price(u, u), "job file", 0.25, 10.0, 0.1, 50, ()) for n, u in (("a", 1.0), ("b", 20.0))}
 
 
-@pytest.fixture
-def run(tmp_path, ray_local):
-    """Twelve rows: two equal prompts in different files, one bad row, one sample of four, answers for most."""
-    (tmp_path / "in").mkdir()
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Twelve rows, scored once for all tests: two equal prompts in different files, one bad row."""
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "in").mkdir()
     for file in range(2):
         rows = [
             {"id": f"{file}-{i}", "q": "twin" if i == 0 else f"{file} {i}", "answer": "4", "category": "xy"[i % 2]}
@@ -36,18 +39,32 @@ def run(tmp_path, ray_local):
         ]
         if file == 1:
             rows[5]["q"] = None
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"in/{file}.parquet")
-    spec = parse_spec({
-        "input": {"path": str(tmp_path / "in"), "prompt": "q", "id": "id", "keep": ["category"]}, "output": str(tmp_path / "out"),
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"in/{file}.parquet")
+    spec = job(folder, folder)
+    local_ray.start()
+    return folder, in_two_buckets(Store(spec.output), run_score(plan_score(spec, list_files(spec.input)), spec.output))
+
+
+@pytest.fixture
+def run(scored, tmp_path, ray_local):
+    """That table in an output of the test's own, one sample of four, answers for most."""
+    folder, parts = scored
+    shutil.copytree(folder / "out", tmp_path / "out")
+    spec = job(folder, tmp_path)
+    store = Store(spec.output)
+    rows = read_rows(store, parts)
+    plan, bill = decide(spec, rows, EST, np.zeros((12, 2), bool))
+    return spec, store, parts, plan, bill, tmp_path
+
+
+def job(folder, output):
+    """The job over folder/in with its output in `output`."""
+    return parse_spec({
+        "input": {"path": str(folder / "in"), "prompt": "q", "id": "id", "keep": ["category"]}, "output": str(output / "out"),
         "router": "random", "models": MODELS, "weak": "a", "strong": "b", "policy": {"strong_share": 0.5},
         "sampling": {"temperature": 0},
         "sample": {"rows": 4}, "quality": {"gold": {"column": "answer", "match": "exact"}},
     })  # fmt: skip
-    store = Store(spec.output)
-    parts = in_two_buckets(store, run_score(plan_score(spec, list_files(spec.input)), spec.output))
-    rows = read_rows(store, parts)
-    plan, bill = decide(spec, rows, EST, np.zeros((12, 2), bool))
-    return spec, store, parts, plan, bill, tmp_path
 
 
 def in_two_buckets(store, parts):
