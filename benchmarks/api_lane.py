@@ -28,7 +28,7 @@ import ray
 from jobs.journal.reader import Journal
 from jobs.lanes.base import LaneContext
 from jobs.lanes.openai.lane import OpenAILane
-from jobs.money.governor import Governor
+from jobs.money.client import GovernorClient
 from jobs.spec.models import ModelSpec
 from jobs.storage.store import Store
 from routing.data.outcomes import Outcomes, write_outcomes
@@ -77,7 +77,7 @@ def measure(server: Replay, arguments: argparse.Namespace, folder: Path) -> dict
     spec: dict[str, Any] = {"engine": "openai", "model": "m", "base_url": server.base_url, "limits": limits}
     model = ModelSpec.model_validate(spec | {"replicas": arguments.replicas, "api_key_env": "HEADGATE_BENCHMARK_KEY"})
     run = str(folder / "run")
-    governor = Governor.remote(run, "b", arguments.cap_usd, {"m": model.limits}, None, str(folder / "local"))
+    governor = GovernorClient.start(run, "b", arguments.cap_usd, {"m": model.limits}, str(folder / "local"))
     context = LaneContext(
         alias="m",
         model=model,
@@ -106,7 +106,7 @@ def measure(server: Replay, arguments: argparse.Namespace, folder: Path) -> dict
     thread.join()
     stats = server.stats()
     grants = len(Store(run).list("ledger"))
-    ray.get(governor.close.remote())
+    governor.close(timeout_s=60)
     left = 2 * arguments.in_flight
     full = [(at, each) for at, each in samples if arguments.in_flight < each["requests"] < arguments.rows - left]
     in_flight = [each["in_flight"] for _, each in full]

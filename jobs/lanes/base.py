@@ -7,12 +7,13 @@ with two methods; the rest of the job knows the engine by its traits alone (jobs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray.data
 
 from jobs.journal.rows import Answer, Kind, Purpose
 from jobs.lanes.chat import Completion, JsonObject
+from jobs.money.client import GovernorClient
 from jobs.spec.models import ModelSpec
 from routing.pricing import Price
 
@@ -99,8 +100,8 @@ class LaneContext:
     """This start of the run, unique; part of every segment's name."""
     local_dir: str
     """Folder for local append-only logs, the same on every node, this run's own."""
-    governor: Any = None
-    """Handle of the run's governor actor (jobs.money.governor.Governor)."""
+    governor: GovernorClient | None = None
+    """None where the model is only checked, and in lanes that pay nobody."""
     num_cpus: float = 1.0
     """CPUs each actor of the lane may ask Ray for."""
     rows_per_block: int = 512

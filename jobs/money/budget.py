@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from jobs.journal.reader import Spent
 from jobs.money.ledger import Ledger, stranded_usd
+from jobs.money.messages import Dollars
 from jobs.storage.store import Store
 
 CHUNK_SHARES = (0.002, 0.01)
@@ -265,14 +266,21 @@ class Budget:
             kept[account.alias] = kept.get(account.alias, 0.0) + usd
         self._ledger.close(kept)
 
-    def state(self) -> dict[str, float | None]:
-        """Dollars as a report wants them; `lost_usd` includes what is stranded."""
+    def state(self) -> Dollars:
         accounts = list(self.accounts.values())
         stranded = self.stranded_usd + math.fsum(a.outstanding_usd for a in accounts if a.gone)
-        return {
-            "cap_usd": self.cap_usd,
-            "spent_usd": self.spent_usd + math.fsum(a.cost_usd for a in accounts),
-            "lost_usd": self.lost_usd + math.fsum(a.lost_usd for a in accounts) + stranded,
-            "stranded_usd": stranded,
-            "reserved_usd": math.fsum(a.outstanding_usd for a in accounts if not a.gone),
-        }
+        return Dollars(
+            cap_usd=self.cap_usd,
+            spent_usd=self.spent_usd + math.fsum(a.cost_usd for a in accounts),
+            lost_usd=self.lost_usd + math.fsum(a.lost_usd for a in accounts) + stranded,
+            stranded_usd=stranded,
+            reserved_usd=math.fsum(a.outstanding_usd for a in accounts if not a.gone),
+        )
+
+    def reserved_usd(self) -> dict[str, float]:
+        """Model → what its living senders hold; no entry for a model without any."""
+        held: dict[str, float] = {}
+        for account in self.accounts.values():
+            if not account.gone:
+                held[account.alias] = held.get(account.alias, 0.0) + account.outstanding_usd
+        return held

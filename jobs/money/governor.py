@@ -1,11 +1,9 @@
-"""The governor: one actor per run that all lanes of all models ask before they send. Dollars, rates, claims, stops.
+"""The governor: one actor per run that every sender asks before it sends, and that counts what all of them do.
 
-It owns a `Budget` (dollars, durable grants), a `RateLimiter` per model, and the `Claims` on rows. Lane actors talk to
-it through `jobs.money.sender.Allowance`: a lease call when their chunk runs out, a report every second, so that its load
-is tens of calls a second whatever the number of requests. It is asynchronous; what touches the store runs in threads.
-When it is gone, actors stop sending: nobody would count the dollars.
-
-`Governor.remote(output_uri, session, cap_usd, limits)` starts it, without a CPU of its own.
+It owns a `Budget` (dollars), a `RateLimiter` per model, and the `Claims` on rows, and it can stop a lane. Lanes and the driver
+reach it through `jobs.money.client`, and never by more than tens of calls a second: a sender asks for a permit when its dollars or
+admissions run out, and reports its totals once a second. All methods are asynchronous; what touches the store runs in threads.
+When the governor is gone, senders stop: nobody would count the dollars.
 """
 
 from __future__ import annotations
@@ -15,11 +13,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
 from jobs.journal.local_log import local_dir
@@ -28,13 +24,12 @@ from jobs.journal.recovery import recover_sender
 from jobs.journal.writer import Sender
 from jobs.money.budget import Budget
 from jobs.money.claims import Claims, Keys
-from jobs.money.messages import Ask, Lease, Report
+from jobs.money.messages import Ask, GovernorState, ModelState, Permit, Report, StopKind
 from jobs.money.rate_limiter import RateLimiter
 from jobs.money.reservations import Reservations, Taken
 from jobs.spec.models import Limits
 from jobs.storage.store import Store
 
-__all__ = ["Budget", "Governor", "GovernorService"]
 RATE_WINDOW_S = 30.0
 CLOSED = "the run has ended; run the same command again"
 """What a sender is told that asks after `close`."""
@@ -48,7 +43,7 @@ class _Lane:
     claims: Claims = field(default_factory=Claims)
     reports: dict[str, Report] = field(default_factory=dict)
     stopped: str = ""
-    stop_kind: str = ""
+    stop_kind: StopKind = ""
     short_of_money: bool = False
     has_answered: bool = False
     """In an earlier session, as far as dollars tell."""
@@ -69,10 +64,9 @@ class GovernorService:
         session: str,
         cap_usd: float | None,
         limits: Mapping[str, Limits],
-        caps_usd: Mapping[tuple[str, ...], float] | None = None,
         local_logs: str | None = None,
     ) -> None:
-        """`limits`: of every model of the run; `caps_usd`: dollars that groups of models may spend inside `cap_usd`.
+        """`limits`: of every model of the run. `local_logs`: the folder of senders' local logs, where it is not the usual one.
 
         Reads what the run has spent so far, so orphaned logs should be recovered before. Raises StoreError.
         """
@@ -87,13 +81,12 @@ class GovernorService:
         journaled = {alias: self._journal.spent(alias) for alias in limits}
         for alias, spent in journaled.items():
             self._lanes[alias].has_answered = spent.cost_usd > 0
-        self._budget = Budget.resume(self._store, session, cap_usd, journaled, caps_usd)
+        self._budget = Budget.resume(self._store, session, cap_usd, journaled)
         self._reservations = Reservations(self._budget, self._store, self._journal)
         self._money = asyncio.Lock()
         self._closed = False
         """The ledger says what was kept: dollars granted from here on would be in nobody's count."""
         self._recovering: dict[str, asyncio.Lock] = {}
-        self._started_at = time.time()
 
     # Rows -----------------------------------------------------------------------------------------------------------
 
@@ -132,7 +125,7 @@ class GovernorService:
 
     # Dollars and rates ----------------------------------------------------------------------------------------------
 
-    async def lease(self, alias: str, actor_id: str, ask: Ask, report: Report) -> Lease:
+    async def permit(self, alias: str, actor_id: str, ask: Ask, report: Report) -> Permit:
         """One sender's report, and what it may do next. Raises StoreError where the ledger cannot be written."""
         lane = self._lanes[alias]
         self._note(lane, actor_id, report)
@@ -150,12 +143,12 @@ class GovernorService:
                 )
             tight, capped = self._budget.tight(alias), self._budget.cap_usd is not None
         if stopped := stopped or lane.stopped:
-            return Lease(stopped=stopped, tight=True)
+            return Permit(stopped=stopped, tight=True)
         lane.short_of_money |= grant is not None and grant.exhausted
         # Requests are not admitted while their dollars are missing: the place would go to waste.
         broke = grant is not None and grant.usd < ask.need_usd
         admission = lane.limiter.admit(() if broke else ask.tokens)
-        return Lease(
+        return Permit(
             requests=admission.requests,
             usd=grant.usd if grant else 0.0,
             wait_s=admission.wait_s,
@@ -237,46 +230,24 @@ class GovernorService:
 
     # The run --------------------------------------------------------------------------------------------------------
 
-    async def stop(self, alias: str, reason: str, kind: Literal["lane_down", "user"] = "lane_down") -> None:
+    async def stop(self, alias: str, reason: str, kind: StopKind = "lane_down") -> None:
         """Nobody sends for this model any more. `reason`: one line with the fix; the first one stands."""
         lane = self._lanes[alias]
         if not lane.stopped:
             lane.stopped, lane.stop_kind = reason, kind
             self._budget.unfollowed.add(alias)
 
-    async def state(self) -> dict[str, Any]:
-        """Live progress: {"dollars": …, "models": {alias: {…, "stopped", "stop_kind", "short_of_money"}}}."""
+    async def state(self) -> GovernorState:
+        """How the run stands. A doubt that no answer has lifted becomes the lane's stop here, once nobody asks any more."""
         async with self._money:
-            dollars = self._budget.state()
-            reserved: dict[str, float] = {}
-            for account in self._budget.accounts.values():
-                if not account.gone:
-                    reserved[account.alias] = reserved.get(account.alias, 0.0) + account.outstanding_usd
-        models = {}
+            dollars, reserved_usd = self._budget.state(), self._budget.reserved_usd()
         for alias, lane in self._lanes.items():
             if lane.doubt and not lane.stopped and not lane.claims.open and not await self.has_answers(alias):
                 lane.stopped, lane.stop_kind = lane.doubt, "lane_down"
-            totals = dict.fromkeys(asdict(Report()), 0.0)
-            for report in lane.reports.values():
-                for name, value in asdict(report).items():
-                    totals[name] += value
-            models[alias] = {
-                **{name: value if name.endswith("usd") else int(value) for name, value in totals.items()},
-                "errors": int(totals["rejected"] + totals["failed"]),
-                "rate_per_s": _answers_per_s(lane.history) or 0.0,
-                "requests_per_minute": lane.limiter.requests_per_minute,
-                "reserved_usd": reserved.get(alias, 0.0),
-                "paused_s": lane.limiter.paused_s,
-                "open_claims": sum(len(claim.keys) for claim in lane.claims.open),
-                "stopped": lane.stopped,
-                "stop_kind": lane.stop_kind,
-                "short_of_money": lane.short_of_money,
-                "gone_batches": lane.gone_batches,
-                "gone_usd": lane.gone_usd,
-            }
-        return {"session": self._session, "started_at": self._started_at, "dollars": dollars, "models": models}
+        models = {alias: _state_of(lane, reserved_usd.get(alias, 0.0)) for alias, lane in self._lanes.items()}
+        return GovernorState(dollars, models)
 
-    async def close(self) -> dict[str, Any]:
+    async def close(self) -> GovernorState:
         """End of the session: what senders have not spent is given back, on the store. Call when no lane runs."""
         async with self._money:
             for lane in self._lanes.values():
@@ -286,12 +257,23 @@ class GovernorService:
         return await self.state()
 
 
+def _state_of(lane: _Lane, reserved_usd: float) -> ModelState:
+    return ModelState(
+        totals=Report.total(lane.reports.values()),
+        requests_per_minute=lane.limiter.requests_per_minute,
+        reserved_usd=reserved_usd,
+        paused_s=lane.limiter.paused_s,
+        stopped=lane.stopped,
+        stop_kind=lane.stop_kind,
+        short_of_money=lane.short_of_money,
+        gone_batches=lane.gone_batches,
+        gone_usd=lane.gone_usd,
+    )
+
+
 def _answers_per_s(history: deque[tuple[float, int]], since: float = -math.inf) -> float | None:
     """Answers a second over the window, or the part of it after `since`; None before there is a second of it."""
     start = next((point for point in history if point[0] >= since), None)
     if start is None or history[-1][0] - start[0] < 1.0:
         return None
     return (history[-1][1] - start[1]) / (history[-1][0] - start[0])
-
-
-Governor: Any = ray.remote(num_cpus=0, max_restarts=0)(GovernorService)

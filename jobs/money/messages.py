@@ -1,9 +1,13 @@
-"""What senders and the governor tell each other: totals, what the next requests need, what is allowed."""
+"""What is said between the governor and those who call it: senders' totals and wants, what they may do, how the run stands.
+
+All of it is frozen and travels through Ray as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,12 @@ class Report:
     in_flight: int = 0
     """Now, not a total."""
 
+    @staticmethod
+    def total(reports: Iterable[Report]) -> Report:
+        """Field by field, over senders."""
+        told = [Report(), *reports]
+        return Report(*(sum(getattr(each, field.name) for each in told) for field in fields(Report)))
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -47,11 +57,13 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """What it gets."""
+class Permit:
+    """What a sender may do next; the default lets it do nothing."""
 
     requests: int = 0
+    """How many of the requests asked for may go, from the first."""
     usd: float = 0.0
+    """Dollars it has more than before."""
     wait_s: float = 0.0
     """Ask again for requests after this."""
     exhausted: bool = False
@@ -65,3 +77,76 @@ class Lease:
     """There is a cap on the run's dollars."""
     stopped: str = ""
     """Why nobody may send any more; "" while all is well."""
+
+
+# How the run stands -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dollars:
+    """The run's dollars, all models and all sessions together."""
+
+    cap_usd: float | None
+    spent_usd: float
+    lost_usd: float
+    """What brought nothing, `stranded_usd` included."""
+    stranded_usd: float
+    """Granted to processes that died before they could say what they used."""
+    reserved_usd: float
+    """Granted to senders that live, and neither paid nor given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSums:
+    """What is shown of the rows that a lane has settled in this session."""
+
+    settled: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+StopKind = Literal["", "lane_down", "user"]
+"""Why a lane is stopped: it broke down, or somebody wanted it so; "" while it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model in this session."""
+
+    totals: Report
+    """Summed over its senders."""
+    requests_per_minute: float | None
+    """The rate in force; None where there is none."""
+    reserved_usd: float
+    paused_s: float
+    """Seconds for which a 429 still keeps its senders waiting."""
+    stopped: str
+    """Why nobody may send any more, one line with the fix; "" while all is well."""
+    stop_kind: StopKind
+    short_of_money: bool
+    """A sender wanted dollars that will not come."""
+    gone_batches: int
+    """Batches that the provider knows no more."""
+    gone_usd: float
+    """Dollars that count as lost with them."""
+
+    @property
+    def sums(self) -> LaneSums:
+        told = self.totals
+        return LaneSums(
+            settled=told.answered + told.rejected,
+            errors=told.rejected + told.failed,
+            prompt_tokens=told.prompt_tokens,
+            completion_tokens=told.completion_tokens,
+            cost_usd=told.cost_usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GovernorState:
+    """All that the governor tells of a run that goes on."""
+
+    dollars: Dollars
+    models: Mapping[str, ModelState]

@@ -12,26 +12,27 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
-
-from ray.exceptions import RayError
+from typing import TypeVar
 
 from jobs.errors import HeadgateError
-from jobs.money.messages import Ask, Lease, Report
+from jobs.money.client import GovernorClient
+from jobs.money.messages import Ask, Permit, Report
 from jobs.money.rate_limiter import PAUSE_WITHOUT_HEADER_S
 from jobs.spec.models import Limits
 
 SLACK = 0.25
 REPORT_S = 1.0
 HEADS = 256
-"""Waiting requests that one lease looks at."""
+"""Waiting requests that one permit is asked for."""
 RATE_POLL_S = 0.05
-"""Shortest wait between two leases for rates: tens of requests a lease at 1,000 a second."""
+"""Shortest wait between two permits for rates: tens of requests a permit at 1,000 a second."""
 STALE_S = 1.0
 """Admissions not used within this are dropped, or they would go out as a burst later."""
 _EPSILON = 1e-12
+T = TypeVar("T")
 
 
 class LaneStoppedError(Exception):
@@ -57,7 +58,7 @@ def _fail(waiter: _Waiter, error: Exception) -> None:
 class Allowance:
     """What one actor may send. Make it and use it on one event loop; `start` before the first `take`."""
 
-    def __init__(self, governor: Any, alias: str, actor_id: str, limits: Limits) -> None:
+    def __init__(self, governor: GovernorClient, alias: str, actor_id: str, limits: Limits) -> None:
         self._governor, self._alias, self._actor_id = governor, alias, actor_id
         self._rated = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
         self.counts = Report()
@@ -77,7 +78,7 @@ class Allowance:
         self._changed = asyncio.Event()
         self._tight = False
         self.capped = False
-        """There is a cap on the run's dollars, as far as is known here: after the first lease."""
+        """There is a cap on the run's dollars, as far as is known here: after the first permit."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -129,27 +130,27 @@ class Allowance:
         """A 429: this actor waits at once, the others as soon as they hear of it. None: the reply did not say how long."""
         pause_s = PAUSE_WITHOUT_HEADER_S if retry_after_s is None else retry_after_s
         self._paused_until = max(self._paused_until, time.monotonic() + pause_s)
-        await self._call(self._governor.limited, self._alias, retry_after_s)
+        await self._call(self._governor.limited(self._alias, retry_after_s))
 
     async def stop(self, reason: str) -> None:
         """The lane cannot go on: tell everybody. What is in flight may settle."""
         if not self.stopped:
             self._halt(reason)
-            await self._call(self._governor.stop, self._alias, reason)
+            await self._call(self._governor.stop(self._alias, reason))
 
     async def has_answers(self) -> bool:
         """Whether the model has answered anything in this job, whoever asked."""
-        return bool(await self._call(self._governor.has_answers, self._alias))
+        return bool(await self._call(self._governor.has_answers(self._alias)))
 
     async def doubt(self, reason: str) -> None:
         """The reason to give if the model should never answer."""
-        await self._call(self._governor.doubt, self._alias, reason)
+        await self._call(self._governor.doubt(self._alias, reason))
 
     async def settle_up(self) -> None:
         """Nothing is in flight or waiting: give back all dollars, tell the totals."""
         if not self._queue and not self.counts.in_flight:
             self._give_back()
-        await self._lease(Ask())
+        await self._ask(Ask())
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -200,13 +201,13 @@ class Allowance:
             if self._queue:
                 await self._fetch()
             elif self._low():
-                await self._lease(Ask(want_usd=SLACK * self._reserved_usd - self._free_usd, free_usd=self._free_usd))
+                await self._ask(Ask(want_usd=SLACK * self._reserved_usd - self._free_usd, free_usd=self._free_usd))
                 await asyncio.sleep(RATE_POLL_S)
             else:
                 await self._changed.wait()
 
     async def _fetch(self) -> None:
-        """One lease for the head of the queue, and the wait until another makes sense."""
+        """One permit for the head of the queue, and the wait until another makes sense."""
         paused_s = self._paused_until - time.monotonic()
         if paused_s > 0:
             await asyncio.sleep(paused_s)
@@ -218,7 +219,7 @@ class Allowance:
         wanted_usd = sum(waiter.usd for waiter in heads)
         slack_usd = 0.0 if self._tight else SLACK * (self._reserved_usd + wanted_usd)
         want_usd = max(0.0, wanted_usd + slack_usd - self._free_usd) if need_usd else 0.0
-        lease = await self._lease(
+        permit = await self._ask(
             Ask(
                 tokens=[waiter.tokens for waiter in heads] if self._rated else (),
                 need_usd=need_usd,
@@ -227,30 +228,30 @@ class Allowance:
             ),
             keep_free=True,
         )
-        if lease is None:
+        if permit is None:
             return
-        if lease.exhausted and self._queue and self._queue[0] is heads[0]:
+        if permit.exhausted and self._queue and self._queue[0] is heads[0]:
             # Dollars only get fewer: what is dearer than this need not ask again.
             self._ceiling_usd = min(self._ceiling_usd, heads[0].usd - _EPSILON)
             for waiter in [waiter for waiter in self._queue if waiter.usd > self._ceiling_usd]:
                 self._queue.remove(waiter)
                 _fail(waiter, NotAffordableError())
             return
-        if need_usd > lease.usd:
+        if need_usd > permit.usd:
             if not self.counts.in_flight:
                 # Two senders that each hold what the other lacks would wait for ever.
                 self._give_back()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), REPORT_S / 4)
-        elif self._rated and not lease.requests:
-            await asyncio.sleep(max(RATE_POLL_S, lease.wait_s))
+        elif self._rated and not permit.requests:
+            await asyncio.sleep(max(RATE_POLL_S, permit.wait_s))
 
     async def _report_forever(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
-            await self._lease(Ask())
+            await self._ask(Ask())
 
-    async def _lease(self, ask: Ask, keep_free: bool = False) -> Lease | None:
+    async def _ask(self, ask: Ask, keep_free: bool = False) -> Permit | None:
         """Tell, ask, and take in what came. None where the lane is stopped."""
         if self._tight and not keep_free and not self._queue:
             self._give_back()
@@ -258,31 +259,29 @@ class Allowance:
         report = replace(self.counts, cost_usd=self._cost_usd, lost_usd=self._lost_usd, returned_usd=self._returned_usd)
         ask = replace(ask, corrected_tokens=tokens, stated_limits=self._news)
         self._news = (None, None)
-        lease: Lease | None = await self._call(self._governor.lease, self._alias, self._actor_id, ask, report)
-        if lease is None:
+        permit = await self._call(self._governor.permit(self._alias, self._actor_id, ask, report))
+        if permit is None:
             return None
-        self._free_usd += lease.usd
-        self._tight = lease.tight
-        self._rated |= lease.rated
-        if lease.requests:
-            self._admitted += lease.requests
+        self._free_usd += permit.usd
+        self._tight = permit.tight
+        self._rated |= permit.rated
+        if permit.requests:
+            self._admitted += permit.requests
             self._admitted_at = time.monotonic()
-        if lease.paused_s:
-            self._paused_until = max(self._paused_until, time.monotonic() + lease.paused_s)
-        if lease.stopped:
-            self._halt(lease.stopped)
+        if permit.paused_s:
+            self._paused_until = max(self._paused_until, time.monotonic() + permit.paused_s)
+        if permit.stopped:
+            self._halt(permit.stopped)
             return None
-        self.capped = lease.capped
-        if lease.usd or lease.requests:
+        self.capped = permit.capped
+        if permit.usd or permit.requests:
             self._changed.set()
-        return lease
+        return permit
 
-    async def _call(self, method: Any, *arguments: Any) -> Any:
+    async def _call(self, call: Awaitable[T]) -> T | None:
         """One call to the governor; without it, or where it cannot write its ledger, nobody sends."""
         try:
-            return await method.remote(*arguments)
+            return await call
         except HeadgateError as error:
-            self._halt(str(getattr(error, "cause", error)))
-        except RayError as error:
-            self._halt(f"the run's governor is gone ({type(error).__name__}); run the same command again")
-        return None
+            self._halt(str(error))
+            return None

@@ -17,17 +17,13 @@ import json
 import random
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from jobs.journal.rows import Answer, Kind
 from jobs.lanes.chat import Completion, JsonObject, RequestError, answer_key, max_completion_tokens
 from jobs.lanes.faults import Diagnosis, clean
-from jobs.lanes.openai.asker import Reply
+from jobs.lanes.openai.asker import Asker, Reply
 from jobs.lanes.openai.rows import Row
 from jobs.money.sender import LaneStoppedError, NotAffordableError
-
-if TYPE_CHECKING:
-    from jobs.lanes.openai.asker import Asker
 
 BILLED_ATTEMPTS = 5
 BACKOFF_S, BACKOFF_LIMIT_S = 0.5, 30.0

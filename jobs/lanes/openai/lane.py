@@ -15,8 +15,9 @@ import difflib
 import math
 import os
 import threading
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -41,6 +42,7 @@ CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 4.0
 """Below the 5 s after which uvicorn servers (vLLM) hang up: a request on a dying connection may count as charged."""
 MIN_BLOCKS, MAX_BLOCKS = 8, 32
+T = TypeVar("T")
 
 
 class OpenAILane:
@@ -112,6 +114,8 @@ class ApiActor:
         """`needs_key`: the driver has a key, so this process must have one too: keys do not travel with the work."""
         self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, key_of(context.model)), in_flight
         self._needs_key = needs_key
+        assert context.governor is not None, "calls are paid"
+        self._governor = context.governor
         self._node_id = ray.get_runtime_context().get_node_id()
         self._journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
         self._loop = asyncio.new_event_loop()
@@ -126,7 +130,7 @@ class ApiActor:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         # trust_env stays off: a proxy of the environment would see prompts that its owner never meant for it.
         session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        self._allowance = Allowance(context.governor, context.alias, self._journal.unique, context.model.limits)
+        self._allowance = Allowance(self._governor, context.alias, self._journal.unique, context.model.limits)
         self._allowance.start()
         self._asker = Asker(context, self._endpoint, session, self._allowance, self._journal, Slots(self._in_flight))
         if self._needs_key and not self._endpoint.key:
@@ -141,8 +145,8 @@ class ApiActor:
         return asyncio.run_coroutine_threadsafe(self._block(block), self._loop).result()
 
     async def _block(self, block: pa.Table) -> pa.Table:
-        keys = block["row_key"].to_numpy()
-        skip = await self._tell("begin", self._node_id, os.getpid(), keys)
+        keys, alias, actor_id = block["row_key"].to_numpy(), self._context.alias, self._journal.unique
+        skip = await self._told(self._governor.begin(alias, actor_id, self._node_id, os.getpid(), keys))
         if skip is None:
             return progress(np.empty(0, COUNTED), block.num_rows)
         asked = ~np.isin(keys, skip)
@@ -161,16 +165,16 @@ class ApiActor:
             await self._allowance.settle_up()
         else:  # dollars first: once the claim is finished, nobody asks a dead sender's log what it has paid
             await self._allowance.settle_up()
-            await self._tell("finish", keys[asked], np.array([answer.row_key for answer in settled], np.int64))
+            keys_settled = np.array([answer.row_key for answer in settled], np.int64)
+            await self._told(self._governor.finish(alias, actor_id, keys[asked], keys_settled))
         return progress(np.array([counted_row(answer) for answer in settled], COUNTED), len(rows))
 
-    async def _tell(self, method: str, *arguments: Any) -> Any:
-        """Call the governor about rows. None where it cannot write to the store: the lane is stopped then."""
+    async def _told(self, call: Awaitable[T]) -> T | None:
+        """A call to the governor about rows. None where it cannot write to the store: the lane is stopped then."""
         try:
-            call = getattr(self._context.governor, method)
-            return await call.remote(self._context.alias, self._journal.unique, *arguments)
+            return await call
+        except LaneDown:
+            raise
         except HeadgateError as error:
-            await self._allowance.stop(str(getattr(error, "cause", error)))
+            await self._allowance.stop(str(error))
             return None
-        except ray.exceptions.RayError as error:
-            raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None

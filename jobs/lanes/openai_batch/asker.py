@@ -194,7 +194,8 @@ class BatchAsker:
                 return None
             name = new_name()
             part = list(islice(queue, n_fit))
-            taken = await self.lane.tell("reserve", name, np.array([pending.worst_usd for pending in part]))
+            worst_usd = np.array([pending.worst_usd for pending in part])
+            taken = await self.lane.governor.reserve(self.context.alias, name, worst_usd)
             if taken.rows:
                 self._poor.discard(number)
             else:

@@ -86,8 +86,7 @@ class Batches:
 
     async def claim(self, writer: JournalWriter, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Claim rows at the governor. Those that are finished, or held by somebody who may be alive."""
-        skip: NDArray[np.int64] = await self._lane.tell("begin", writer.unique, *self._sender, keys)
-        return skip
+        return await self._lane.governor.begin(self._context.alias, writer.unique, *self._sender, keys)
 
     def begun(self, batch: Running) -> None:
         """Its rows are under way."""
@@ -97,7 +96,7 @@ class Batches:
     async def adopt(self, name: str, keys: NDArray[np.int64], bound: int) -> Outcome:
         """Follow a batch that an earlier process made. What came of it: nothing where it was never created."""
         alias = self._context.alias
-        await self._lane.tell("adopt_reserved", name)
+        await self._lane.governor.adopt_reserved(alias, name)
         batch = Running(name, keys, self._queue.tokens(bound), self.writer(name))
         if len(keys):
             self.begun(batch)
@@ -173,8 +172,9 @@ class Batches:
 
     async def close(self, batch: Running, outcome: Outcome) -> None:
         """All that comes of a batch is settled: commit, then free its rows and its dollars."""
+        alias, governor = self._context.alias, self._lane.governor
         await asyncio.to_thread(batch.writer.close)
-        await self._lane.tell("finish", batch.writer.unique, batch.keys, outcome.done)
-        await self._lane.tell("settle_reserved", batch.name, outcome.gone)
+        await governor.finish(alias, batch.writer.unique, batch.keys, outcome.done)
+        await governor.settle_reserved(alias, batch.name, outcome.gone)
         if self.running.pop(batch.name, None) is not None:
             self._lane.count(in_flight=-len(batch.keys))

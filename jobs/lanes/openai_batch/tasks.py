@@ -1,4 +1,4 @@
-"""A lane's word with the governor, and its tasks: they end with it, and what goes wrong in one of them ends it."""
+"""The tasks of a batch lane: they end with it, what goes wrong in one of them ends it, and its governor hears their counts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import ray
-
-from jobs.errors import HeadgateError, LaneDown
+from jobs.errors import HeadgateError
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
 from jobs.money.messages import Report
@@ -24,7 +22,8 @@ class BatchTasks:
 
     def __init__(self, context: LaneContext, source: str) -> None:
         """`source` names this process's totals at the governor."""
-        self.context, self.stopped = context, ""
+        assert context.governor is not None, "batches are paid"
+        self.context, self.governor, self.stopped = context, context.governor, ""
         self._source, self._counts = source, Report()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -53,7 +52,7 @@ class BatchTasks:
         self.stopped = reason
         if tell:
             with contextlib.suppress(HeadgateError):  # the governor is gone: that is why, then
-                await self.tell("stop", reason)
+                await self.governor.stop(self.context.alias, reason)
         current = asyncio.current_task()
         for task in self._tasks - {current}:
             task.cancel()
@@ -64,15 +63,6 @@ class BatchTasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def tell(self, method: str, *arguments: Any) -> Any:
-        """Call the governor. Raises LaneDown: what it says, or that it is gone."""
-        try:
-            return await getattr(self.context.governor, method).remote(self.context.alias, *arguments)
-        except HeadgateError as error:
-            raise LaneDown(str(getattr(error, "cause", error))) from None
-        except ray.exceptions.RayError as error:
-            raise LaneDown(f"the run's governor is gone ({type(error).__name__}); run the same command again") from None
-
     async def watch(self, every_s: float) -> None:
         """Report every so often, for as long as the lane lives."""
         while not self.stopped:
@@ -81,7 +71,7 @@ class BatchTasks:
 
     async def report(self) -> None:
         """Tell the totals; hear of a stop."""
-        stopped = await self.tell("report", self._source, self._counts)
+        stopped = await self.governor.report(self.context.alias, self._source, self._counts)
         if stopped:
             await self.halt(stopped, tell=False)
 

@@ -11,6 +11,7 @@ from jobs.errors import SpecError
 from jobs.journal.local_log import local_dir
 from jobs.lanes import lane_of
 from jobs.lanes.base import LaneContext
+from jobs.money.client import GovernorClient
 from jobs.route.plan.prices import model_rates
 from jobs.route.start import Job
 from jobs.spec.engine_kwargs import needs_trust
@@ -44,7 +45,7 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
         job.contexts[name] = model.context or found.context_tokens
 
 
-def lane_context(job: Job, name: str, governor: Any = None) -> LaneContext:
+def lane_context(job: Job, name: str, governor: GovernorClient | None = None) -> LaneContext:
     """What a lane of this job gets; the judge's own, or that of a cascade's samples, with its own name in the journal, where `name`
     is JUDGE or SAMPLES."""
     spec, judge, cascade = job.spec, job.spec.quality.judge, job.spec.cascade

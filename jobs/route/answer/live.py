@@ -21,7 +21,7 @@ class SettledBatch:
 
     model: str
     counts: pa.Table
-    """A row each, or a block's sums: `jobs.money.driver.COUNTS` as far as the lane tells them."""
+    """A row each, or a block's sums: fields of `jobs.money.messages.LaneSums`, as far as the lane tells them."""
 
 
 class Live:
@@ -38,20 +38,15 @@ class Live:
             return
         self._shown_s = time.monotonic()
         money.refresh()
-        job = JobCounts("answer", cap_usd=money.cap, planned_usd=money.bill.get("planned_usd"))
+        job = JobCounts("answer", cap_usd=money.cap, planned_usd=money.planned_usd)
         self._progress.update(Counts(job, {name: self._lane(name) for name in money.todo if money.todo[name]}))
 
     def _lane(self, name: str) -> LaneCounts:
-        """Live counts of one lane: the governor's where it knows more (it hears of every answer within a second)."""
-        known, own = self._money.state["models"][name], self._money.counts[name]
-        settled = known["answered"] + known["rejected"]
-        told = known if settled >= own["settled"] else own
-        settled = max(settled, int(own["settled"]))
+        known, sums = self._money.state.models[name], self._money.sums_of(name)
         return LaneCounts(
             # A running lane goes through with rows that a new cut has given to another one.
-            todo=max(self._money.todo[name], settled), settled=settled, errors=int(told["errors"]),
-            prompt_tokens=int(told["prompt_tokens"]), completion_tokens=int(told["completion_tokens"]),
-            cost_usd=told["cost_usd"], lost_usd=known["lost_usd"], in_flight=known["in_flight"],
-            reserved_usd=known["reserved_usd"], requests_per_minute=known["requests_per_minute"],
-            paused_s=known["paused_s"], stopped=known["stopped"],
+            todo=max(self._money.todo[name], sums.settled), settled=sums.settled, errors=sums.errors,
+            prompt_tokens=sums.prompt_tokens, completion_tokens=sums.completion_tokens, cost_usd=sums.cost_usd,
+            lost_usd=known.totals.lost_usd, in_flight=known.totals.in_flight, reserved_usd=known.reserved_usd,
+            requests_per_minute=known.requests_per_minute, paused_s=known.paused_s, stopped=known.stopped,
         )  # fmt: skip

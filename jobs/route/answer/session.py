@@ -154,7 +154,7 @@ class Session:
                 on_stop=stop,
                 on_lane_down=money.stop_lane,
             )
-        self._money.bill = plan.bill
+        self._money.planned_usd = plan.bill.get("planned_usd")
         return self._money, self._asking
 
     def _upgrade_by_rank(self, plan: Plan, dear: tuple[str, ...], standing: Standing | None = None) -> Plan:

@@ -23,7 +23,8 @@ from jobs.journal.reader import Journal
 from jobs.journal.recovery import recover_orphans
 from jobs.lanes.base import LaneContext
 from jobs.lanes.openai.lane import OpenAILane
-from jobs.money.governor import Governor
+from jobs.money.client import GovernorClient
+from jobs.money.messages import GovernorState
 from jobs.replay.options import ReplayOptions
 from jobs.spec.models import ModelSpec
 from jobs.storage.store import Store
@@ -65,10 +66,10 @@ class Job:
     rows_per_block: int = 64
 
     def __post_init__(self) -> None:
-        self.state: dict[str, Any] = {}
+        self.state: GovernorState
         self.session, self.n_sessions = "s0", 0
 
-    def context(self, governor: Any, model: ModelSpec) -> LaneContext:
+    def context(self, governor: GovernorClient, model: ModelSpec) -> LaneContext:
         return LaneContext(
             alias="gpt",
             model=model,
@@ -96,17 +97,16 @@ class Job:
         recover_orphans(store.uri, None, str(self.run.parent / "local"), 10, self.session)
         todo = np.setdiff1d(np.array(keys, np.int64), Journal(store).settled("gpt"))
         model = self.model(**more)
-        governor = Governor.remote(
-            store.uri, self.session, self.cap_usd, {"gpt": model.limits}, None, str(self.run.parent / "local")
-        )
+        limits = {"gpt": model.limits}
+        governor = GovernorClient.start(store.uri, self.session, self.cap_usd, limits, str(self.run.parent / "local"))
         try:
             rows = ray.data.from_arrow(ask_table(todo.tolist())).repartition(
                 target_num_rows_per_block=self.rows_per_block
             )
             return list(OpenAILane().answer(rows, self.context(governor, model)).iter_rows())
         finally:
-            self.state = ray.get(governor.close.remote())
-            ray.kill(governor)
+            self.state = governor.close(timeout_s=60)
+            governor.kill()
 
     def table(self) -> list[dict[str, Any]]:
         return Journal(Store(str(self.run))).read("gpt").to_pylist()

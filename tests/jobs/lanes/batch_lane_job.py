@@ -23,13 +23,15 @@ from jobs.lanes.base import LaneContext
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai_batch.asker import BatchAsker
 from jobs.lanes.openai_batch.manifest import close_settled
+from jobs.money.client import GovernorClient
 from jobs.money.governor import GovernorService
+from jobs.money.messages import GovernorState
 from jobs.money.reservations import unfinished
 from jobs.replay.options import ReplayOptions
 from jobs.spec.models import ModelSpec
 from jobs.storage.store import Store
 from routing.pricing import Price
-from tests.local_governor import LocalGovernor
+from tests.local_governor import local_governor
 from tests.replay_server import Replay, thread_replay
 
 PRICE = Price(input_usd_per_million=0.5, output_usd_per_million=2.0)
@@ -69,10 +71,10 @@ class Job:
     adopt_s: float = ADOPT_S
 
     def __post_init__(self) -> None:
-        self.state: dict[str, Any] = {}
+        self.state: GovernorState
         self.n_sessions = 0
 
-    def context(self, governor: Any = None, **more: Any) -> LaneContext:
+    def context(self, governor: GovernorClient | None = None, **more: Any) -> LaneContext:
         values: dict[str, Any] = {"engine": "openai_batch", "model": "m", "base_url": self.server.base_url}
         return LaneContext(
             alias="gpt",
@@ -100,11 +102,11 @@ class Job:
         todo = np.setdiff1d(np.array(keys, np.int64), Journal(store).settled("gpt"))
         limits = {"gpt": self.context(**more).model.limits}
         service = GovernorService(
-            store.uri, f"s{self.n_sessions}", self.cap_usd, limits, None, str(self.run.parent / "local")
+            store.uri, f"s{self.n_sessions}", self.cap_usd, limits, str(self.run.parent / "local")
         )
 
         async def live(pid: int) -> int | None:
-            context = self.context(LocalGovernor(service), **more)
+            context = self.context(local_governor(service), **more)
             async with aiohttp.ClientSession() as session:
                 endpoint = Endpoint(context.model.base_url or "", "")
                 asker = BatchAsker(context, endpoint, session, "node", pid, POLL_S, self.adopt_s)
@@ -159,11 +161,11 @@ def check_books(job: Job, server_usd: float) -> None:
     """Everything is settled: journal, governor and ledger say what the server says."""
     rows = job.table()
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(server_usd, abs=1e-12)
-    dollars = job.state["dollars"]
-    assert dollars["spent_usd"] == pytest.approx(server_usd, abs=1e-12)
-    assert dollars["lost_usd"] == pytest.approx(sum(row["lost_usd"] for row in rows), abs=1e-12)
-    assert dollars["reserved_usd"] == pytest.approx(0, abs=1e-15)
-    assert dollars["stranded_usd"] == pytest.approx(0, abs=1e-12)
+    dollars = job.state.dollars
+    assert dollars.spent_usd == pytest.approx(server_usd, abs=1e-12)
+    assert dollars.lost_usd == pytest.approx(sum(row["lost_usd"] for row in rows), abs=1e-12)
+    assert dollars.reserved_usd == pytest.approx(0, abs=1e-15)
+    assert dollars.stranded_usd == pytest.approx(0, abs=1e-12)
     assert unfinished(Store(str(job.run))) == []
 
 

@@ -21,27 +21,28 @@ from jobs.lanes.openai.exchange import Exchange
 from jobs.lanes.openai.rows import rows_of
 from jobs.lanes.openai.slots import Slots
 from jobs.money.governor import GovernorService
+from jobs.money.messages import GovernorState
 from jobs.money.sender import Allowance
 from jobs.replay.options import ReplayOptions
 from jobs.spec.models import ModelSpec
 from jobs.storage.store import Store
 from routing.pricing import Price
 from tests.jobs.lanes.batch_lane_job import MAX_TOKENS, ask_table, outcomes
-from tests.local_governor import LocalGovernor
+from tests.local_governor import local_governor
 from tests.replay_server import Replay, thread_replay
 
 FLEX, FULL = Price(0.5, 2.0), Price(1.0, 4.0)
 FULL_WORST_USD = (48 * 1.0 + MAX_TOKENS * 4.0) / 1e6
 
 
-def ask(server: Replay, run: Path, n: int, cap_usd: float | None = None, **more: Any) -> dict[str, Any]:
+def ask(server: Replay, run: Path, n: int, cap_usd: float | None = None, **more: Any) -> GovernorState:
     """Ask `n` rows in the flex tier; the governor's last state."""
     values = {"engine": "openai", "model": "m", "base_url": server.base_url, "service_tier": "flex"}
     model = ModelSpec.model_validate(values | more)
-    service = GovernorService(str(run), "s1", cap_usd, {"gpt": model.limits}, None, str(run.parent / "local"))
+    service = GovernorService(str(run), "s1", cap_usd, {"gpt": model.limits}, str(run.parent / "local"))
     context = LaneContext(
         "gpt", model, {"max_tokens": MAX_TOKENS}, None, FLEX, str(run), "s1", str(run.parent / "local"),
-        LocalGovernor(service), full_price=FULL,
+        local_governor(service), full_price=FULL,
     )  # fmt: skip
 
     async def main() -> None:
@@ -79,9 +80,9 @@ def test_answers_are_charged_in_the_tier_they_were_served_in(tmp_path: Path) -> 
     assert [row["kind"] for row in rows] == ["answered"] * 120
     served = stats["by_tier"]["m"]
     assert served["flex"]["answered"] + served["default"]["answered"] == 120
-    assert state["models"]["gpt"]["full_rate"] == served["default"]["answered"] > 10
+    assert state.models["gpt"].totals.full_rate == served["default"]["answered"] > 10
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(paid)
-    assert state["dollars"]["spent_usd"] == pytest.approx(paid)
+    assert state.dollars.spent_usd == pytest.approx(paid)
     assert stats["faults"]["429"] > 3, "turned away, and asked again"
 
 
@@ -91,7 +92,7 @@ def test_the_cap_holds_though_all_of_flex_is_served_at_the_full_rate(tmp_path: P
         state = ask(server, tmp_path / "run", 120, cap_usd=cap)
         paid = paid_usd(server)
     assert cap - FULL_WORST_USD < paid <= cap
-    assert state["models"]["gpt"]["short_of_money"]
+    assert state.models["gpt"].short_of_money
 
 
 def test_flex_waits_longer_and_rows_cannot_choose_their_tier() -> None:

@@ -31,7 +31,7 @@ def test_every_row_is_answered_once(ray_local: None, tmp_path: Path) -> None:
     paid = (usage["prompt_tokens"] * 1.0 + usage["completion_tokens"] * 4.0) / 1e6
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(paid, abs=1e-12)
     assert sum(block["settled"] for block in blocks) == 500
-    assert job.state["dollars"]["reserved_usd"] == 0
+    assert job.state.dollars.reserved_usd == 0
     assert os.listdir(tmp_path / "local") == []
 
 
@@ -57,8 +57,8 @@ def test_faults_are_tried_again(ray_local: None, tmp_path: Path, fault: str) -> 
         assert 0 < lost <= worst * stats["faults"][fault]
     else:
         assert lost == pytest.approx(expected.get(fault, 0.0))
-    assert job.state["dollars"]["spent_usd"] == pytest.approx(sum(row["cost_usd"] for row in rows))
-    assert job.state["dollars"]["lost_usd"] == pytest.approx(lost)
+    assert job.state.dollars.spent_usd == pytest.approx(sum(row["cost_usd"] for row in rows))
+    assert job.state.dollars.lost_usd == pytest.approx(lost)
 
 
 @pytest.mark.slow
@@ -140,11 +140,11 @@ def test_what_is_the_lanes_fault_stops_it(ray_local: None, tmp_path: Path, fault
     assert requests <= 16
     assert job.table() == []
     assert sum(block["open"] for block in blocks) == 200
-    state = job.state["models"]["gpt"]
-    assert state["stop_kind"] == "lane_down"
-    assert state["stopped"].startswith("models.gpt")
-    assert "\n" not in state["stopped"]
-    assert job.state["dollars"]["reserved_usd"] == 0
+    state = job.state.models["gpt"]
+    assert state.stop_kind == "lane_down"
+    assert state.stopped.startswith("models.gpt")
+    assert "\n" not in state.stopped
+    assert job.state.dollars.reserved_usd == 0
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(ray_loca
         job.ask(list(range(200)), limits={"in_flight": 4})
         assert server.stats()["requests"] <= asking.SAME_REFUSALS + 4
     assert job.table() == []
-    assert "in a row" in job.state["models"]["gpt"]["stopped"]
+    assert "in a row" in job.state.models["gpt"].stopped
 
 
 @pytest.mark.slow
@@ -165,15 +165,15 @@ def test_a_few_rows_that_are_all_refused_stay_open_until_the_model_is_known_to_a
         job = Job(server, tmp_path / "run")
         job.ask(list(range(8)))
         assert job.table() == [] and server.stats()["requests"] == 8
-        assert "refused all of its first 8 requests" in job.state["models"]["gpt"]["stopped"]
+        assert "refused all of its first 8 requests" in job.state.models["gpt"].stopped
         with serving(40) as mended:
             job.server = mended
             job.ask(list(range(4)))
-        assert [row["kind"] for row in job.table()] == ["answered"] * 4 and job.state["models"]["gpt"]["stopped"] == ""
+        assert [row["kind"] for row in job.table()] == ["answered"] * 4 and job.state.models["gpt"].stopped == ""
         job.server = server
         job.ask(list(range(8)))
     assert sorted(row["kind"] for row in job.table()) == ["answered"] * 4 + ["rejected"] * 4
-    assert job.state["models"]["gpt"]["stopped"] == ""
+    assert job.state.models["gpt"].stopped == ""
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_refusals_of_single_rows_are_final(ray_local: None, tmp_path: Path) -> N
     kinds = [row["kind"] for row in job.table()]
     assert kinds.count("rejected") == stats["faults"]["400"] + stats["faults"]["422"] > 10
     assert kinds.count("answered") == 200 - kinds.count("rejected")
-    assert job.state["models"]["gpt"]["stopped"] == ""
+    assert job.state.models["gpt"].stopped == ""
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_a_server_that_is_gone_stops_the_lane(ray_local: None, tmp_path: Path) -
     with serving(40) as server:
         job = Job(server, tmp_path / "run")
     job.ask(list(range(40)), retries={"attempts": 2})
-    assert "cannot be reached" in job.state["models"]["gpt"]["stopped"]
+    assert "cannot be reached" in job.state.models["gpt"].stopped
     assert job.table() == []
 
 
@@ -216,7 +216,7 @@ def test_the_key_stays_in_the_process(ray_local: None, tmp_path: Path) -> None:
             blocks = job.ask(list(range(30)), api_key_env="HEADGATE_TEST_KEY")
             answered = server.stats()["answered"]
         assert answered == (30 if key == KEY else 0)
-        state = job.state["models"]["gpt"]["stopped"]
+        state = job.state.models["gpt"].stopped
         assert state == "" if key == KEY else "the key in $HEADGATE_TEST_KEY is refused" in state
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or KEY.encode() not in path.read_bytes()
@@ -230,4 +230,4 @@ def test_a_key_that_the_workers_lack_is_named(ray_local: None, tmp_path: Path, m
         job = Job(server, tmp_path / "run")
         job.ask(list(range(30)), api_key_env="HEADGATE_TEST_LATE_KEY")
         assert server.stats()["requests"] == 0
-    assert "$HEADGATE_TEST_LATE_KEY is set where the job was started" in job.state["models"]["gpt"]["stopped"]
+    assert "$HEADGATE_TEST_LATE_KEY is set where the job was started" in job.state.models["gpt"].stopped

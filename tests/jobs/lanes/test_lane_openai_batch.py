@@ -79,22 +79,22 @@ def test_the_cap_holds_by_the_servers_count_and_is_used(tmp_path: Path) -> None:
     assert max(row["row_key"] for row in job.table()) < 150, (
         "later blocks waited for the first, whose rows are the best"
     )
-    dollars = job.state["dollars"]
-    assert cap - dollars["spent_usd"] - dollars["lost_usd"] < WORST_USD
-    assert job.state["models"]["gpt"]["short_of_money"]
-    assert job.state["models"]["gpt"]["stopped"] == ""
+    dollars = job.state.dollars
+    assert cap - dollars.spent_usd - dollars.lost_usd < WORST_USD
+    assert job.state.models["gpt"].short_of_money
+    assert job.state.models["gpt"].stopped == ""
 
 
 def test_what_the_batches_of_a_stopped_lane_hold_is_not_waited_for(tmp_path: Path) -> None:
     """Nobody follows them in this session, and a lane that waited for their dollars would wait for ever."""
     limits = {"gpt": Limits(), "other": Limits()}
-    service = GovernorService(Store(str(tmp_path)).uri, "s1", 1.0, limits, None, str(tmp_path / "local"))
+    service = GovernorService(Store(str(tmp_path)).uri, "s1", 1.0, limits, str(tmp_path / "local"))
 
     async def main() -> list[bool]:
         assert (await service.reserve("gpt", new_name(), np.array([0.9]))).rows == 1
-        before = await service.lease("other", "a", Ask(need_usd=0.5), Report())
+        before = await service.permit("other", "a", Ask(need_usd=0.5), Report())
         await service.stop("gpt", "the provider is gone")
-        after = await service.lease("other", "a", Ask(need_usd=0.5), Report())
+        after = await service.permit("other", "a", Ask(need_usd=0.5), Report())
         return [before.exhausted, after.exhausted]
 
     assert asyncio.run(main()) == [False, True]
@@ -145,23 +145,23 @@ def test_batches_that_fail_or_are_cancelled_stop_the_lane(tmp_path: Path) -> Non
         job = Job(server, tmp_path / "failed", cap_usd=1.0)
         assert job.ask(list(range(50))) == 0
         assert server.stats()["batches"]["failed"] == batch_queue.FAILED_BATCHES
-        assert "3 batches in a row failed" in job.state["models"]["gpt"]["stopped"]
+        assert "3 batches in a row failed" in job.state.models["gpt"].stopped
         check_books(job, 0.0)
     with serving(50) as server:
         job = Job(server, tmp_path / "model")
         job.ask(list(range(50)), model="nobody")
-        assert "model_not_found, line 1" in job.state["models"]["gpt"]["stopped"]
+        assert "model_not_found, line 1" in job.state.models["gpt"].stopped
     with serving(50, batch_faults={"400": 1.0}) as server:
         job = Job(server, tmp_path / "form")
         assert job.ask(list(range(50))) == 0
-        assert "refused 50 requests of a batch" in job.state["models"]["gpt"]["stopped"]
+        assert "refused 50 requests of a batch" in job.state.models["gpt"].stopped
     with serving(50, batch_latency_s=2.0) as server:
         job = Job(server, tmp_path / "cancelled", cap_usd=1.0)
         thread = threading.Thread(target=cancel_once_it_answers, args=(server,))
         thread.start()
         job.ask(list(range(50)))
         thread.join()
-        assert "was cancelled at the provider" in job.state["models"]["gpt"]["stopped"]
+        assert "was cancelled at the provider" in job.state.models["gpt"].stopped
         n_answered = server.stats()["answered"]
         assert 0 < n_answered < 50
         assert job.ask(list(range(50))) == 50 - n_answered
@@ -180,9 +180,9 @@ def test_a_provider_that_is_gone_stops_the_lane_and_keeps_the_batch(tmp_path: Pa
         job = Job(server, tmp_path / "run", cap_usd=1.0)
         job.ask(list(range(20)), stop=lambda: server.stats()["batches"]["created"] == 1)
     job.ask(list(range(20)), retries={"limited_s": 1.0})
-    assert "has not answered for 1 s" in job.state["models"]["gpt"]["stopped"]
-    assert "re-attaches" in job.state["models"]["gpt"]["stopped"]
-    assert job.state["dollars"]["reserved_usd"] == pytest.approx(20 * WORST_USD)
+    assert "has not answered for 1 s" in job.state.models["gpt"].stopped
+    assert "re-attaches" in job.state.models["gpt"].stopped
+    assert job.state.dollars.reserved_usd == pytest.approx(20 * WORST_USD)
 
 
 def test_check_wants_an_endpoint_that_knows_batches(tmp_path: Path) -> None:

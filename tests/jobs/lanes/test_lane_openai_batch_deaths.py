@@ -40,7 +40,7 @@ def test_a_driver_killed_between_any_two_steps_pays_nothing_twice(
             die_after(patch, owner, name)
             assert job.ask(list(range(50))) == 0
         assert len(unfinished(Store(str(job.run)))) == 1
-        assert job.state["dollars"]["reserved_usd"] == pytest.approx(50 * WORST_USD)
+        assert job.state.dollars.reserved_usd == pytest.approx(50 * WORST_USD)
         # With all rows in the journal no lane starts any more: the batch is closed without it.
         assert job.ask(list(range(50))) == (0 if at == "journaled" else 50)
         stats = server.stats()
@@ -56,8 +56,8 @@ def test_a_stopped_run_leaves_its_batches_and_comes_back_to_them(tmp_path: Path)
         created = lambda: server.stats()["batches"]["created"] == 1  # noqa: E731
         assert job.ask(list(range(100)), stop=created) == 0
         assert "1 batch runs on at the provider: the same command re-attaches" in stopped_line(Store(str(job.run)))
-        assert job.state["dollars"]["reserved_usd"] == pytest.approx(60 * WORST_USD)
-        assert job.state["models"]["gpt"]["stop_kind"] == "user"
+        assert job.state.dollars.reserved_usd == pytest.approx(60 * WORST_USD)
+        assert job.state.models["gpt"].stop_kind == "user"
         job.ask(list(range(100)))
         stats = server.stats()
         check_books(job, job.paid_usd())
@@ -82,9 +82,9 @@ def test_a_batch_whose_last_process_may_still_settle_it_is_left_alone(
             die_after(patch, Manifest, "record")
             assert job.ask(list(range(50)), lives=2) == (50 if recovers else 0)
         if not recovers:
-            assert "may still be settling its rows" in job.state["models"]["gpt"]["stopped"]
+            assert "may still be settling its rows" in job.state.models["gpt"].stopped
             assert len(unfinished(Store(str(job.run)))) == 1
-            assert job.state["dollars"]["reserved_usd"] == pytest.approx(50 * WORST_USD)
+            assert job.state.dollars.reserved_usd == pytest.approx(50 * WORST_USD)
             assert job.ask(list(range(50))) == 50
         stats = server.stats()
         check_books(job, job.paid_usd())
@@ -211,19 +211,19 @@ def test_what_the_provider_knows_no_more_counts_as_lost_and_is_asked_again(tmp_p
             request = urllib.request.Request(f"{first.base_url}/files/file-replay-1", method="DELETE")
             urllib.request.urlopen(request, timeout=10).close()
         job.ask(list(range(50)), base_url=f"{first.base_url}/elsewhere")
-        assert "is it another account's?" in job.state["models"]["gpt"]["stopped"], "no other call works there"
+        assert "is it another account's?" in job.state.models["gpt"].stopped, "no other call works there"
         assert len(unfinished(Store(str(job.run)))) == 1
         assert job.ask(list(range(50))) == 50
         second = job.server.stats()["by_tier"]["m"]["batch"]
-    rows, dollars = job.table(), job.state["dollars"]
+    rows, dollars = job.table(), job.state.dollars
     assert [(row["row_key"], row["kind"]) for row in rows] == [(key, "answered") for key in range(50)]
     last_usd = (second["prompt_tokens"] * 0.5 + second["completion_tokens"] * 2.0) / 1e6
-    assert dollars["spent_usd"] == pytest.approx(last_usd / (1 if what == "batch" else 2))
-    assert dollars["lost_usd"] == pytest.approx(50 * WORST_USD)
-    assert dollars["reserved_usd"] == pytest.approx(0, abs=1e-15)
+    assert dollars.spent_usd == pytest.approx(last_usd / (1 if what == "batch" else 2))
+    assert dollars.lost_usd == pytest.approx(50 * WORST_USD)
+    assert dollars.reserved_usd == pytest.approx(0, abs=1e-15)
     assert unfinished(Store(str(job.run))) == []
     note = "gpt: batches that the provider knows no more: 1; $0.0062, the most they can have cost"
-    assert [said.startswith(note) for said in notes_of(job.state["models"])] == [True]
+    assert [said.startswith(note) for said in notes_of(job.state.models)] == [True]
     job.ask([])
-    assert job.state["dollars"]["lost_usd"] == pytest.approx(50 * WORST_USD), "it counts at every later start too"
-    assert notes_of(job.state["models"]) == []
+    assert job.state.dollars.lost_usd == pytest.approx(50 * WORST_USD), "it counts at every later start too"
+    assert notes_of(job.state.models) == []

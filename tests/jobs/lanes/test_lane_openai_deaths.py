@@ -25,14 +25,14 @@ def test_the_cap_holds_by_the_servers_counts(ray_local: None, tmp_path: Path) ->
             usage = server.stats()["by_model"]["m"]
             paid = (usage["prompt_tokens"] + 4 * usage["completion_tokens"]) / 1e6
             assert paid <= cap
-            dollars = job.state["dollars"]
-            assert dollars["spent_usd"] + dollars["lost_usd"] + dollars["reserved_usd"] <= cap + 1e-12
-            assert dollars["spent_usd"] == pytest.approx(paid)
+            dollars = job.state.dollars
+            assert dollars.spent_usd + dollars.lost_usd + dollars.reserved_usd <= cap + 1e-12
+            assert dollars.spent_usd == pytest.approx(paid)
         assert server.stats()["repeated"] == 0
     worst = (48 + 4 * MAX_TOKENS) / 1e6
-    assert cap - dollars["spent_usd"] - dollars["lost_usd"] < worst, "money was left that would have paid for a row"
-    assert job.state["models"]["gpt"]["short_of_money"]
-    assert job.state["models"]["gpt"]["stopped"] == ""
+    assert cap - dollars.spent_usd - dollars.lost_usd < worst, "money was left that would have paid for a row"
+    assert job.state.models["gpt"].short_of_money
+    assert job.state.models["gpt"].stopped == ""
 
 
 @pytest.mark.slow
@@ -70,10 +70,10 @@ def test_a_killed_actor_repeats_nothing_but_what_was_in_flight(
     assert stats["answered"] + sum(each["requests"] for each in stats["abandoned"].values()) <= 1500 + 2 * in_flight
     assert sum(row["attempts"] for row in rows) == 1500, "a row settled before the kill was asked again"
     if cap is not None:
-        dollars = job.state["dollars"]
+        dollars = job.state.dollars
         usage = stats["by_model"]["m"]
         paid = (usage["prompt_tokens"] + 4 * usage["completion_tokens"]) / 1e6
-        assert paid <= dollars["spent_usd"] + dollars["lost_usd"] + 1e-12
+        assert paid <= dollars.spent_usd + dollars.lost_usd + 1e-12
 
 
 @pytest.mark.slow
@@ -110,9 +110,9 @@ def test_a_killed_run_goes_on_and_its_grants_count(ray_local: None, tmp_path: Pa
     assert stats["repeated"] <= 32
     usage = stats["by_model"]["m"]
     paid = (usage["prompt_tokens"] + 4 * usage["completion_tokens"]) / 1e6
-    dollars = job.state["dollars"]
-    assert paid <= dollars["spent_usd"] + dollars["lost_usd"] + 1e-12
-    assert dollars["stranded_usd"] > 0
+    dollars = job.state.dollars
+    assert paid <= dollars.spent_usd + dollars.lost_usd + 1e-12
+    assert dollars.stranded_usd > 0
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_store_that_goes_away_stops_the_lane_and_loses_nothing(ray_local: None
         assert not thread.is_alive()
         stopped_at = server.stats()["answered"]
         assert stopped_at < 400
-        assert "answers" in job.state["models"]["gpt"]["stopped"]
+        assert "answers" in job.state.models["gpt"].stopped
         (run / "answers").unlink()
         if (run / "moved").exists():
             (run / "moved").rename(run / "answers")

@@ -34,7 +34,7 @@ from jobs.storage.store import Store
 from routing.pricing import Price
 from tests.jobs.lanes.api_lane_job import MAX_TOKENS, ask_table
 from tests.jobs.lanes.test_replies import TOO_LARGE
-from tests.local_governor import LocalGovernor
+from tests.local_governor import local_governor
 
 PRICE = Price(1.0, 4.0)
 WORST_USD = (48 * 1.0 + MAX_TOKENS * 4.0) / 1e6
@@ -62,10 +62,10 @@ def ask(say: Say, run: Path, n: int, cap_usd: float | None = None, **more: Any) 
         async with TestServer(app) as server:
             url = str(server.make_url("/v1"))
             model = ModelSpec.model_validate({"engine": "openai", "model": "m", "base_url": url} | more)
-            service = GovernorService(str(run), "s1", cap_usd, {"gpt": model.limits}, None, str(run.parent / "local"))
+            service = GovernorService(str(run), "s1", cap_usd, {"gpt": model.limits}, str(run.parent / "local"))
             context = LaneContext(
                 "gpt", model, {"max_tokens": MAX_TOKENS}, None, PRICE, str(run), "s1", str(run.parent / "local"),
-                LocalGovernor(service),
+                local_governor(service),
             )  # fmt: skip
             block = ask_table(list(range(n)))
             with JournalWriter(str(run), "gpt", context.local_dir, "s1") as journal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +86,9 @@ class Senders(RuleBasedStateMachine):
         paid = math.fsum(sum(each) for each in self.paid.values())
         assert 1.75 + paid + math.fsum(self.held.values()) <= self.CAP + 1e-9
         state = self.budget.state()
-        assert state["spent_usd"] + state["lost_usd"] + state["reserved_usd"] <= self.CAP + 1e-9
+        assert state.spent_usd + state.lost_usd + state.reserved_usd <= self.CAP + 1e-9
         assert 1 + sum(sum(self.paid[s]) + self.held[s] for s in "01") <= 4.0 + 1e-9
-        assert all(value >= 0 for value in state.values())
+        assert all(value >= 0 for value in asdict(state).values())
 
 
 TestSenders = Senders.TestCase
@@ -155,7 +156,7 @@ def test_chunks_are_few() -> None:
 def test_without_a_cap_everything_is_granted() -> None:
     budget = Budget(None)
     assert budget.grant("m", "x", 5.0, 100.0).usd == 100.0
-    assert budget.state()["cap_usd"] is None
+    assert budget.state().cap_usd is None
 
 
 def test_a_provider_that_charges_more_than_the_bound_takes_from_what_is_left() -> None:
@@ -183,7 +184,7 @@ def test_grants_of_a_crashed_session_count_as_lost(tmp_path: Path) -> None:
     spend(store.uri, tmp_path, "s1", 0.5)
     second = resumed(store, "s2")  # s1 ended without close
     assert (second.spent_usd, second.stranded_usd) == (0.5, pytest.approx(1.52))
-    assert second.state()["lost_usd"] == pytest.approx(1.52)
+    assert second.state().lost_usd == pytest.approx(1.52)
     assert second.available_usd("m") == pytest.approx(7.98)
     second.grant("m", "y", 3.0, 3.0)
     second.settle("y", 1.0, 0.25)
@@ -292,7 +293,7 @@ def test_a_grant_that_cannot_be_written_is_none(tmp_path: Path) -> None:
     (tmp_path / "run" / "ledger").write_text("in the way")
     with pytest.raises(StoreError):
         budget.grant("m", "x", 1.0)
-    assert budget.state()["reserved_usd"] == 0
+    assert budget.state().reserved_usd == 0
 
 
 def test_a_session_is_one_start() -> None:

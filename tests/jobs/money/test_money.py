@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import ray
 
-from jobs.errors import EXIT_OPEN, LaneDown, StorageDown
+from jobs.errors import EXIT_OPEN, LaneDown, StorageDown, StoreError
 from jobs.money import driver as money
+from jobs.money.client import GovernorClient
 from jobs.money.driver import Money
 from jobs.route.pipeline import rows_stay_open
 
@@ -23,15 +24,17 @@ def slow(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Money]:
         async def close(self) -> None:
             await asyncio.sleep(600)
 
-        async def state(self) -> dict[str, Any]:
-            return {}
+        async def state(self) -> None: ...
+
+        async def next_wave(self, *_: object) -> None:
+            raise StoreError("s3://bucket/run: it is full")
 
     monkeypatch.setattr(money, "CLOSE_S", 0.5)
     held = Money.__new__(Money)  # its constructor starts a real governor
-    held.governor = ray.remote(num_cpus=0)(SlowLedger).remote()
-    ray.get(held.governor.state.remote())
+    held.governor = GovernorClient(ray.remote(num_cpus=0)(SlowLedger).remote())
+    held.governor.state()
     yield held
-    ray.kill(held.governor)
+    held.governor.kill()
 
 
 def test_a_ledger_that_cannot_be_closed_in_time_leaves_the_run_open(slow: Money) -> None:
@@ -40,3 +43,17 @@ def test_a_ledger_that_cannot_be_closed_in_time_leaves_the_run_open(slow: Money)
     assert raised.value.exit_code == EXIT_OPEN and "\n" not in str(raised.value)
     with pytest.raises(LaneDown, match="governor"):
         slow.refresh()
+
+
+def test_what_the_store_refuses_the_governor_is_told_in_one_line(slow: Money) -> None:
+    """Ray wraps it in an error of its own, whose text is a traceback of the governor's process."""
+    with pytest.raises(StoreError) as raised:
+        slow.governor.next_wave((), None, None)
+    assert str(raised.value) == "s3://bucket/run: it is full"
+
+
+def test_a_lane_hears_of_the_same_faults(slow: Money) -> None:
+    client = pickle.loads(pickle.dumps(slow.governor))
+    slow.governor.kill()
+    with pytest.raises(LaneDown, match=r"^the run's governor is gone \(ActorDiedError\); run the same command again$"):
+        asyncio.run(client.doubt("m", "no"))
