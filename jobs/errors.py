@@ -45,12 +45,6 @@ class LaneDown(HeadgateError):
     exit_code = EXIT_OPEN
 
 
-class BudgetExhausted(HeadgateError):
-    """The dollars are spent and rows are left: exit 3."""
-
-    exit_code = EXIT_OPEN
-
-
 class RunHeld(HeadgateError):
     """Another run holds the output prefix: exit 4."""
 

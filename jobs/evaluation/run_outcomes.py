@@ -25,6 +25,7 @@ from jobs.route.pilot.judged import judged_quality, judged_rows
 from jobs.route.plan.entries import pilot_of
 from jobs.route.score.entries import ScoreEntry
 from jobs.spec.sections import JUDGE
+from jobs.storage.keys import find_keys
 from jobs.storage.manifest import RUN, load_run, read_json
 from jobs.storage.store import Store
 from routing.answers.matching import make_matcher
@@ -125,11 +126,8 @@ def _table(
     responses = np.full((n, m), None, object)
     numbers = {name: np.full((n, m), np.nan) for name in ANSWER_COLUMNS[3:]}
     for j, table in enumerate(answers):
-        own = table["row_key"].to_numpy()
-        if not len(own):
-            continue
-        at = np.minimum(np.searchsorted(own, keys), len(own) - 1)
-        here = np.flatnonzero(own[at] == keys)
+        at = find_keys(table["row_key"].to_numpy(), keys)
+        here = np.flatnonzero(at >= 0)
         found = table.take(pa.array(at[here]))
         responses[here, j] = found["generated_text"].to_pylist()
         for name, values in numbers.items():

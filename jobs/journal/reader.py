@@ -33,6 +33,7 @@ from jobs.journal.settling import (
     ranks_of,
     settle,
 )
+from jobs.storage.keys import is_among
 from jobs.storage.store import Store
 
 READ_THREADS = 16
@@ -259,5 +260,4 @@ def _without(keys: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.i
     """`keys` that are not among the sorted `others`."""
     if not len(keys) or not len(others):
         return keys
-    at = np.minimum(np.searchsorted(others, keys), len(others) - 1)
-    return np.asarray(keys[others[at] != keys])
+    return keys[~is_among(keys, others)]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.journal.writer import Sender
+from jobs.storage.keys import is_among
 
 Keys = NDArray[np.int64]
 
@@ -44,8 +45,7 @@ class KeySet:
         """Bool per key."""
         found = np.zeros(len(keys), bool)
         for array in self._arrays:
-            places = np.minimum(np.searchsorted(array, keys), len(array) - 1)
-            found |= array[places] == keys
+            found |= is_among(keys, array)
         return found
 
     def __len__(self) -> int:

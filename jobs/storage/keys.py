@@ -26,6 +26,14 @@ def digest16(*parts: str) -> bytes:
     return hasher.digest()
 
 
+def request_key(*parts: str) -> int:
+    """64-bit key of a request that is no row of the input, from texts that no other request has: half of their `digest16`.
+
+    The journal and the lanes take it where a row has its row key.
+    """
+    return int.from_bytes(digest16(*parts)[:8], "little", signed=True)
+
+
 def row_keys(position: NDArray[np.int64]) -> NDArray[np.int64]:
     """Row keys of input positions (file number << 40 | row number), the finaliser of SplitMix64 (Steele et al. 2014).
 

@@ -22,7 +22,7 @@ from jobs.lanes.base import ASK_COLUMNS
 from jobs.route.score.entries import Part
 from jobs.route.score.scored import read_scored
 from jobs.spec.sections import SAMPLES
-from jobs.storage.keys import digest16
+from jobs.storage.keys import request_key
 from jobs.storage.store import Store
 from routing.answers.agreement import agreement_with
 from routing.answers.features import extracted_answers
@@ -47,11 +47,7 @@ def sample_requests(store: Store, parts: Sequence[Part], leaders: NDArray[np.int
 
 def sample_keys(leaders: NDArray[np.int64], n_samples: int) -> NDArray[np.int64]:
     """(k, n_samples) keys of the requests."""
-    keys = [
-        int.from_bytes(digest16(str(leader), f"sample {number}")[:8], "little", signed=True)
-        for leader in leaders.tolist()
-        for number in range(n_samples)
-    ]
+    keys = [request_key(str(leader), f"sample {number}") for leader in leaders.tolist() for number in range(n_samples)]
     return np.array(keys, np.int64).reshape(len(leaders), n_samples)
 
 

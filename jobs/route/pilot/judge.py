@@ -29,7 +29,7 @@ from jobs.lanes.chat import answer_key, build_request, prompt_tokens_bound
 from jobs.route.plan.entries import JudgeEntry
 from jobs.spec.job import JobSpec, _judge_of
 from jobs.spec.sections import JUDGE, JudgeSpec
-from jobs.storage.keys import digest16
+from jobs.storage.keys import digest16, request_key
 from jobs.storage.store import Store
 from routing.answers.llm_judge import (
     Message,
@@ -184,8 +184,7 @@ def _ask_row(key: int, bucket: int, messages: list[Message]) -> _AskRow:
 
 
 def _request_key(body: Mapping[str, Any], again: bool) -> int:
-    digest = digest16(answer_key(body).hex(), "again" if again else "")
-    return int.from_bytes(digest[:8], "little", signed=True)
+    return request_key(answer_key(body).hex(), "again" if again else "")
 
 
 def question_of(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -26,6 +26,8 @@ def slow(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Money]:
 
         async def state(self) -> None: ...
 
+        async def doubt(self, *_: object) -> None: ...
+
         async def next_wave(self, *_: object) -> None:
             raise StoreError("s3://bucket/run: it is full")
 
