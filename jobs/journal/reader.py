@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -52,9 +52,9 @@ class Spent:
 
     cost_usd: float = 0.0
     lost_usd: float = 0.0
-    by_purpose: dict[str, float] | None = None
+    by_purpose: dict[str, float] = field(default_factory=dict)
     """Purpose → cost_usd + lost_usd of its rows."""
-    by_session: dict[str, float] | None = None
+    by_session: dict[str, float] = field(default_factory=dict)
     """Session → cost_usd + lost_usd that its segments hold, duplicates included: all that was paid under its grants."""
 
 

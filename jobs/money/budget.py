@@ -1,10 +1,12 @@
-"""Dollars: a cap that holds through crashes. Every dollar is granted, on the store, before it can be spent.
+"""Dollars under a cap that holds through crashes: none can be spent before its grant is on the store.
 
-Senders get dollars in chunks (`grant`), reserve the worst case of each request from their chunk, and report what was
-paid (`settle`) and what they do not need (`give_back`). Invariant, at every moment: spent + lost + outstanding ≤ cap,
-and no group of models passes its own cap. Grants are on the store before they are handed out, and dollars given back
-before they are granted again (jobs.money.ledger). `Budget.resume` counts what earlier sessions kept and did not journal as
-lost: it may have been spent. Cost: one small file a chunk, and where dollars are short another for what came back.
+A sender is granted a chunk of dollars (`grant`). From it the sender reserves the worst case of each request, reports what was paid
+(`settle`), and returns what it has no use for (`give_back`). At every moment spent + lost + outstanding ≤ cap, where *outstanding*
+is what senders were granted and have neither paid nor returned; a group of models can have a cap of its own inside the run's.
+
+The order of writes keeps that true when a process dies (jobs.money.ledger): a grant is on the store before the sender has it, and
+a return before its dollars are granted again. What an earlier session was granted, did not return and did not journal may have been
+spent: `resume` counts it as lost. Cost: one small file a chunk; where dollars are short, one more for what came back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The driver's side of the governor: how many dollars each lane may have, and what to show while they are spent."""
+"""The driver's side of a session's money: starts the governor, says what each wave may spend, and tells how it stands."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""The run's ledger on the store: what was granted, what came back of it, and at a clean end what was kept.
+"""The run's ledger on the store: which dollars were granted, which came back, and which were kept at a clean end.
 
-    ledger/<session>/grant-NNNNNN.json    {"model", "sender", "usd"}: created before the dollars are handed out
-    ledger/<session>/return-NNNNNN.json   {"model", "usd" < 0}: created before dollars given back are granted again
-    ledger/<session>/close.json           {"kept": {model: usd}}: stands in for all of these
+    ledger/<session>/grant-NNNNNN.json    {"model", "sender", "usd"}   dollars handed out
+    ledger/<session>/return-NNNNNN.json   {"model", "usd" < 0}         dollars that came back, and may be granted again
+    ledger/<session>/close.json           {"kept": {model: usd}}       replaces all of the session's records
 
-So the sum of a session's records is at any moment at least what it may have spent, and never above the cap: a process
-that dies strands what it held, not what it had handed out twice. Cost: one small file a record.
+Each file is written before what it tells is done. The sum of a session's records is therefore never below what the session may
+have spent, and never above the cap. A process that dies leaves its records without a `close.json`: what they sum to, and the
+journal does not account for, is *stranded*, and counts as lost. Cost: one small file a record.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from jobs.errors import StoreError
 from jobs.journal.reader import Spent
 from jobs.storage.manifest import damaged, read_object
 from jobs.storage.store import Store
 
-LEDGER = "ledger"
+LEDGER, CLOSE = "ledger", "close.json"
 
 
 class Ledger:
@@ -38,15 +40,15 @@ class Ledger:
     def give_back(self, alias: str, usd: float) -> None:
         """Nobody holds these dollars any more, and they may be granted again. Raises StoreError.
 
-        They count as recorded then too: written or not, they must not be recorded twice, and a record that is missing only
-        makes a crash strand more than it has to.
+        They count as recorded even then. A record written twice would free dollars that are held; one that is missing only makes
+        a crash strand more than it has to.
         """
         self.returned_usd[alias] = self.returned_usd.get(alias, 0.0) + usd
         self._record("return", {"model": alias, "usd": -usd})
 
     def close(self, kept_usd: Mapping[str, float]) -> None:
         """Model → what was kept of its grants. Raises StoreError."""
-        self._write("close.json", {"kept": dict(kept_usd)})
+        self._write(CLOSE, {"kept": dict(kept_usd)})
 
     def _record(self, kind: str, record: Mapping[str, object]) -> None:
         number = self._n_records
@@ -75,22 +77,25 @@ def stranded_usd(store: Store, journaled: Mapping[str, Spent], without: str = ""
         session, file = name.split("/")[1:3]
         if session != without:
             files.setdefault(session, []).append(file)
-    closed = {session: ["close.json"] for session, of_session in files.items() if "close.json" in of_session}
+    closed = {session: [CLOSE] for session, of_session in files.items() if CLOSE in of_session}
     wanted = [(session, file) for session, of_session in (files | closed).items() for file in of_session]
     with ThreadPoolExecutor(16) as pool:
         records = list(pool.map(lambda place: read_object(store, f"{LEDGER}/{place[0]}/{place[1]}"), wanted))
-    kept: dict[tuple[str, str], float] = {}
+    kept_usd: dict[tuple[str, str], float] = {}
     for (session, file), record in zip(wanted, records, strict=True):
         try:
-            usd_of = record["kept"] if file == "close.json" else {record["model"]: record["usd"]}
-            for alias, usd in usd_of.items():
-                kept[alias, session] = kept.get((alias, session), 0.0) + usd
+            for alias, usd in _usd_by_model(file, record).items():
+                kept_usd[alias, session] = kept_usd.get((alias, session), 0.0) + usd
         except (KeyError, TypeError, AttributeError):
             raise damaged(store, f"{LEDGER}/{session}/{file}") from None
     stranded: dict[str, float] = {}
-    for (alias, session), usd in kept.items():
-        spent = journaled.get(alias)
-        rest = usd - ((spent.by_session or {}).get(session, 0.0) if spent else 0.0)
-        if rest > 1e-9:
-            stranded[alias] = stranded.get(alias, 0.0) + rest
+    for (alias, session), usd in kept_usd.items():
+        rest_usd = usd - (journaled[alias].by_session.get(session, 0.0) if alias in journaled else 0.0)
+        if rest_usd > 1e-9:
+            stranded[alias] = stranded.get(alias, 0.0) + rest_usd
     return stranded
+
+
+def _usd_by_model(file: str, record: Mapping[str, Any]) -> dict[str, float]:
+    """Model → what a file of the ledger adds to what its session kept. Raises KeyError for what is no such file."""
+    return record["kept"] if file == CLOSE else {record["model"]: record["usd"]}

@@ -1,13 +1,17 @@
-"""Requests and tokens per minute of one model: a token bucket that holds a quarter of a second's worth.
+"""Requests and tokens per minute of one model, shared by all its senders. O(1) a call.
 
-So small a bucket spreads the sending evenly: the provider's own window, whatever its length, is never overrun by a
-burst. Tokens are taken by estimate and corrected when the answer says how many there were; the level may go below zero
-then and everybody waits. Three rates hold at once, the least counts: the job file's, the one the provider states in its
-`x-ratelimit-limit-*` headers, and one found by trying: a 429 pauses all senders of the model until its Retry-After has
-passed, and cuts the rate to CUT of what was being answered. From there it grows as CUBIC does (Ha, Rhee and Xu 2008): back to that
-rate in BACK_S seconds, flat around it, and ever faster beyond, so that a cut made too deep, in a slow start, is soon undone.
-Where a cut took answers away in proportion instead of refusals, others use the same limit up, or the server refuses at random:
-the rate goes back up, and for BLIND_S only Retry-After is kept. O(1) a call.
+Each limit is a token bucket that holds a quarter of a second's worth. So small a bucket spreads the sending evenly: no burst
+overruns the provider's window, whatever its length. Tokens are taken by estimate and corrected when the answer tells how many
+there were; a bucket can fall below zero by that, and then everybody waits.
+
+The rate is the least of three: the job file's, the one that the provider states in its `x-ratelimit-limit-*` headers, and one that
+is found by trying. A 429 pauses all senders until its Retry-After has passed, and cuts the found rate to CUT of what was being
+answered. From there the rate grows as in CUBIC (Ha, Rhee and Xu 2008): back to where it was in BACK_S seconds, flat around that
+point, and ever faster beyond it, so that a cut that was too deep is soon undone.
+
+Some 429 replies do not depend on our rate: others use the same limit up, or the server refuses at random. A cut then loses answers
+in proportion and saves no refusals. Where a second 429 shows that, the old rate is restored, and for BLIND_S nothing is cut: only
+Retry-After is kept.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Dollars of provider batches: reserved as a whole before a batch exists, and held for as long as it runs, across starts.
+"""Dollars of provider batches: the worst case of a whole batch, reserved before it exists and held for as long as it runs.
 
-A request of the synchronous lane is paid under its session's grants. A batch outlives its session, so each has a folder
-of its own in the ledger, as if it were a session: `ledger/batch-<nonce>/grant-000000.json` is created before anything is
-uploaded, holds the worst case of all its rows, and is at the same time the run's record of the nonce; its answers are
-journaled under the session `batch-<nonce>`; `close.json` is written when all its rows are on the store and says what
-they came to. `jobs.money.ledger.stranded_usd` counts a batch that is not closed like a session that was killed: so a running
-one weighs its worst case on the cap of every start. Cost: two small files a batch.
+A request of the synchronous lane is paid under its session's grants. A batch outlives its session, so it has a folder of its own in
+the ledger, as if it were a session:
+
+    ledger/batch-<nonce>/grant-000000.json   the worst case of all its rows, before anything is uploaded; it also keeps the nonce
+    ledger/batch-<nonce>/close.json          what its rows came to, once all of them are on the store
+
+Its answers are journaled under the session `batch-<nonce>`. A batch without `close.json` counts in `ledger.stranded_usd` like a
+session that was killed: while it runs, its worst case weighs on the cap of every start. Cost: two small files a batch.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +25,35 @@ from numpy.typing import NDArray
 from jobs.errors import StoreError
 from jobs.journal.reader import Journal, Spent
 from jobs.money.budget import Account, Budget
-from jobs.money.ledger import LEDGER
-from jobs.storage.manifest import read_object
+from jobs.money.ledger import CLOSE, LEDGER
+from jobs.storage.manifest import damaged, read_object
 from jobs.storage.store import Store
 
 PREFIX = "batch-"
-GRANT, CLOSE = "grant-000000.json", "close.json"
+GRANT = "grant-000000.json"
 LEAST_SHARE = 0.005
 """A batch takes up to a day: one that could spend less than this share of the cap is not made, unless all rows fit."""
 _EPSILON = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class BatchGrant:
+    """What a batch may cost: its grant in the ledger."""
+
+    alias: str
+    usd: float
+    """The worst case of all its rows."""
+    rows: int
+    at: float
+    """When, seconds since the epoch by its maker's clock."""
+
+    def to_json(self, name: str) -> dict[str, str | float]:
+        return {"model": self.alias, "sender": name, "usd": self.usd, "rows": self.rows, "at": self.at}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BatchGrant:
+        """Raises KeyError, TypeError, ValueError for what is no grant of a batch."""
+        return cls(str(data["model"]), float(data["usd"]), int(data["rows"]), float(data["at"]))
 
 
 def new_name() -> str:
@@ -59,8 +82,8 @@ def unfinished_by_model(store: Store) -> dict[str, list[str]]:
     found = []
     for name, of_batch in files.items():
         if GRANT in of_batch and CLOSE not in of_batch:
-            grant = _grant(store, name)
-            found.append((grant["at"], name, grant["model"]))
+            grant = _read_grant(store, name)
+            found.append((grant.at, name, grant.alias))
     by_model: dict[str, list[str]] = {}
     for _, name, alias in sorted(found):
         by_model.setdefault(alias, []).append(name)
@@ -69,7 +92,7 @@ def unfinished_by_model(store: Store) -> dict[str, list[str]]:
 
 def age_s(store: Store, name: str) -> float:
     """Seconds since a batch was granted its dollars, by the clocks of two hosts."""
-    return time.time() - float(_grant(store, name)["at"])
+    return time.time() - _read_grant(store, name).at
 
 
 def write_close(store: Store, alias: str, name: str, kept_usd: float) -> None:
@@ -77,8 +100,12 @@ def write_close(store: Store, alias: str, name: str, kept_usd: float) -> None:
     store.create(f"{LEDGER}/{name}/{CLOSE}", json.dumps({"kept": {alias: kept_usd}}).encode())
 
 
-def _grant(store: Store, name: str) -> dict[str, Any]:
-    return read_object(store, f"{LEDGER}/{name}/{GRANT}")
+def _read_grant(store: Store, name: str) -> BatchGrant:
+    path = f"{LEDGER}/{name}/{GRANT}"
+    try:
+        return BatchGrant.from_json(read_object(store, path))
+    except (KeyError, TypeError, ValueError):
+        raise damaged(store, path) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +141,7 @@ class Reservations:
             return Taken(0, grant.exhausted)
         usd = float(sums[n - 1])
         self._budget.record_returned(available_usd, usd)
-        record = {"model": alias, "sender": name, "usd": usd, "rows": n, "at": time.time()}
+        record = BatchGrant(alias, usd, n, time.time()).to_json(name)
         if not self._store.create(f"{LEDGER}/{name}/{GRANT}", json.dumps(record).encode()):
             raise StoreError(f"{self._store.url(LEDGER)}/{name}: stands already; is another run writing there?")
         self._budget.accounts[name] = Account(alias, granted_usd=usd, own_ledger=True)
@@ -125,9 +152,9 @@ class Reservations:
         """Take over a batch of an earlier start: what counted as lost with it is reserved again. Twice does no harm."""
         if name in self._budget.accounts or self._store.exists(f"{LEDGER}/{name}/{CLOSE}"):
             return
-        granted_usd = float(_grant(self._store, name)["usd"])
+        granted_usd = _read_grant(self._store, name).usd
         before = self._journal.spent(alias, session=name)
-        rest_usd = max(0.0, granted_usd - (before.by_session or {}).get(name, 0.0))
+        rest_usd = max(0.0, granted_usd - before.by_session.get(name, 0.0))
         self._budget.unstrand(alias, rest_usd)
         self._budget.accounts[name] = Account(alias, granted_usd=rest_usd, own_ledger=True)
         self._before[name] = before
@@ -139,8 +166,8 @@ class Reservations:
         what is not journaled of the grant counts as lost from now on. Returns those dollars.
         """
         spent = self._journal.spent(alias, session=name)
-        paid_usd = (spent.by_session or {}).get(name, 0.0)
-        lost_usd = max(0.0, float(_grant(self._store, name)["usd"]) - paid_usd) if gone else 0.0
+        paid_usd = spent.by_session.get(name, 0.0)
+        lost_usd = max(0.0, _read_grant(self._store, name).usd - paid_usd) if gone else 0.0
         write_close(self._store, alias, name, paid_usd + lost_usd)
         account, before = self._budget.accounts.get(name), self._before.get(name)
         if account is not None and before is not None:

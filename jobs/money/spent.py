@@ -1,4 +1,4 @@
-"""jobs/money/spent.py: carried here."""
+"""What a run has paid or lost so far, by its journal and its ledger, for those who plan or account without a governor."""
 
 from __future__ import annotations
 

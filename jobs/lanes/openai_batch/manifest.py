@@ -107,9 +107,8 @@ def close_settled(store: Store) -> None:
         for name in names:
             keys, _ = Manifest(store, alias).keys(name)
             if len(keys) and np.isin(keys, journaled(store, alias, name)).all():
-                write_close(
-                    store, alias, name, (Journal(store).spent(alias, session=name).by_session or {}).get(name, 0.0)
-                )
+                paid_usd = Journal(store).spent(alias, session=name).by_session.get(name, 0.0)
+                write_close(store, alias, name, paid_usd)
 
 
 def stopped_line(store: Store) -> str:
