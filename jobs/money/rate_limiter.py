@@ -141,8 +141,14 @@ class RateLimiter:
         self._paused_until = max(self._paused_until, now + pause_s)
 
     def _cut(self, answered_per_s: float, now: float) -> None:
+        """Cut the found rate to CUT of what is being answered; or undo the last cut, where it took answers instead of refusals."""
         allowed, (before, answered_before) = self._requests.rate_s, self._before
-        if allowed < before < math.inf and answered_per_s / answered_before < (1 + allowed / before) / 2:
+        if allowed < before < math.inf:
+            rate_share, answered_share = allowed / before, answered_per_s / answered_before
+            took_answers = answered_share < (1 + rate_share) / 2  # they fell with the rate, rather than not at all
+        else:
+            took_answers = False
+        if took_answers:
             self._top_s, self._grown_s, self._before = before, BACK_S, (math.inf, math.inf)
             self._blind_until = now + BLIND_S
         else:
