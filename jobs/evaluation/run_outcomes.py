@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 from jobs.errors import InputError
 from jobs.journal.reader import Journal
 from jobs.route.pilot.judged import judged_quality, judged_rows
-from jobs.route.plan.entries import pilot_of
+from jobs.route.plan.bill import Bill
 from jobs.route.score.entries import ScoreEntry
 from jobs.spec.sections import JUDGE
 from jobs.storage.keys import find_keys
-from jobs.storage.manifest import RUN, load_run, read_json
+from jobs.storage.manifest import RUN, load_run, read_object
 from jobs.storage.store import Store
 from routing.answers.matching import make_matcher
 from routing.data.outcomes import Outcomes
@@ -55,9 +55,9 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
     scored, bill = run.entry("score", ScoreEntry), _bill(run.store)
     if scored is None or bill is None:
         raise InputError(f"{output}: the run has no plan yet, so no answers; run it first")
-    job: dict[str, Any] = bill["job"]
+    job = bill.job
     gold = (job.get("quality") or {}).get("gold") or {}
-    judged = judged_quality(run.store, pilot_of(bill))
+    judged = judged_quality(run.store, bill.pilot)
     if not gold and judged is None:
         raise InputError(
             f"{output}: the run measured no quality, so no router can learn from it; give its job quality.gold or quality.judge,"
@@ -89,13 +89,13 @@ def _cannot_tell(answer: str, gold: str) -> float:
     return math.nan
 
 
-def _bill(store: Store) -> dict[str, Any] | None:
+def _bill(store: Store) -> Bill | None:
     """The newest plan's bill, with the job file's content in it. Not through `jobs.route.plan.plan`, which imports Ray."""
     bills = sorted(name for name in store.list("plan") if name.endswith("/bill.json"))
-    return read_json(store, bills[-1]) if bills else None
+    return Bill.from_json(read_object(store, bills[-1])) if bills else None
 
 
-def _category(job: dict[str, Any]) -> int | None:
+def _category(job: Mapping[str, Any]) -> int | None:
     """Place of the category among the kept columns."""
     keep = list((job.get("input") or {}).get("keep") or [])
     return next((keep.index(name) for name in CATEGORY_COLUMNS if name in keep), None)

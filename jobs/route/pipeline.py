@@ -32,7 +32,6 @@ from jobs.route.identity import open_run
 from jobs.route.pilot.cascade import cascade_stage
 from jobs.route.pilot.judged import judged_quality
 from jobs.route.pilot.stage import measured_agreement, pilot_stage
-from jobs.route.plan.entries import pilot_of
 from jobs.route.plan.plan import Plan, latest_plan, load_plan
 from jobs.route.plan.planner import Planner
 from jobs.route.preflight import check
@@ -114,7 +113,7 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
         if job.stopping.is_set():
             raise LaneDown(stopped_line(run.store))
         progress.enter("plan")
-        return planner.plan().bill
+        return planner.plan().bill.to_json()
 
 
 def run_job(job: Job) -> tuple[int, dict[str, Any]]:
@@ -153,7 +152,7 @@ def answer_stage(job: Job, run: Run, planner: Planner, progress: Progress) -> tu
 
 def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started: float) -> dict[str, Any]:
     """Stage 4: responses/, report.json, report.html."""
-    pilot = pilot_of(plan.bill)
+    pilot = plan.bill.pilot
     buckets = run_account(
         job.spec,
         run.store,
@@ -191,7 +190,7 @@ def provenance(spec: JobSpec, run: Run, plan: Plan) -> dict[str, Any]:
     return {
         "input": {"files": str(len(files)), "first": files[0].uri, "hash": marks["input"]},
         "router": {"source": spec.router, "hash": marks["router"]},
-        "models": models, "plan": {"number": str(plan.number), "hash": plan.bill["fingerprint"]}, "versions": versions,
+        "models": models, "plan": {"number": str(plan.number), "hash": plan.bill.fingerprint}, "versions": versions,
     }  # fmt: skip
 
 
@@ -211,7 +210,7 @@ def report_job(output: str, allow_code: bool = False) -> dict[str, Any]:
     entry, (number, bill) = run.entry("score", ScoreEntry), latest_plan(run.store)
     if entry is None or bill is None:
         raise SpecError(f"{run.store.uri}: the run has no plan yet; `headgate run` makes one")
-    job = Job(parse_spec(bill["job"] | {"output": output}), allow_code)
+    job = Job(parse_spec({**bill.job, "output": output}), allow_code)
     with ray_running(), held(job, run):
         return account_stage(job, run, entry.parts, load_plan(run.store, number), time.time())
 

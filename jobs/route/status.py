@@ -85,9 +85,7 @@ def run_status(output: str) -> RunStatus:
     beside = [name for name in (JUDGE, SAMPLES) if name not in ladder and journal.segments(name)]
     now = time.time()
     models = {
-        name: model_status(
-            run.store, name, bill["by_model"][name]["requests"] if bill and name in ladder else None, now
-        )
+        name: model_status(run.store, name, bill.by_model[name].requests if bill and name in ladder else None, now)
         for name in (*ladder, *beside)
     }
     _, owner = lease.current(run.store)
@@ -100,8 +98,8 @@ def run_status(output: str) -> RunStatus:
         plan=number,
         rows=sum(part.rows for part in scored.parts) if scored else None,
         models=models,
-        planned_usd=bill["planned_usd"] if bill else None,
-        cap_usd=bill["cap_usd"] if bill else None,
+        planned_usd=bill.planned_usd if bill else None,
+        cap_usd=bill.cap_usd if bill else None,
         spent_usd=sum(model.spent_usd for model in models.values()),
         lost_usd=sum(model.lost_usd for model in models.values()),
         eta_s=max(waits) if waits else None,

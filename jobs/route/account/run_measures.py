@@ -8,14 +8,15 @@ Cost: O(N m) NumPy, some 40 bytes a row and model for a moment. Legend: N rows, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from jobs.route.account.bucket_evidence import CATEGORIES, EXAMPLES
 from jobs.route.account.totals import REPORT, FormTotals, GroupTotals, PolicyQuality, RunEvidence, SampledRows
+from jobs.route.plan.bill import CurvePoint
 from routing.features.structure import STRUCTURE
 from routing.metrics.pair import Interval
 from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
@@ -129,29 +130,43 @@ def oracle(sample: SampledRows, all_usd: list[float | None]) -> list[dict[str, f
     return [{"usd": float(usd[i]), "quality": float(quality[i])} for i in at]
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredPoint:
+    """A point of the plan's curve, in measured dollars too."""
+
+    share: float
+    usd: float
+    quality: float
+    measured_usd: float | None
+    """None where it is not known what all-weak and all-strong cost."""
+
+
 def measured_curve(
-    curve: list[dict[str, Any]], weak_usd: float | None, strong_usd: float | None
-) -> list[dict[str, Any]]:
+    curve: Sequence[CurvePoint], weak_usd: float | None, strong_usd: float | None
+) -> list[MeasuredPoint]:
     """The plan's curve with `measured_usd`: its dollars stretched so that its ends cost what all-weak and all-strong do.
 
     Null where these are not known: a plan that expected twice the tokens is as good a plan, on another scale.
     """
-    ends = [point["usd"] for point in curve]
+    ends = [point.usd for point in curve]
     if len(curve) < 2 or weak_usd is None or strong_usd is None or ends[-1] <= ends[0]:
-        return [point | {"measured_usd": None} for point in curve]
+        return [MeasuredPoint(point.share, point.usd, point.quality, None) for point in curve]
     scale = (strong_usd - weak_usd) / (ends[-1] - ends[0])
-    return [point | {"measured_usd": weak_usd + scale * (point["usd"] - ends[0])} for point in curve]
+    return [MeasuredPoint(p.share, p.usd, p.quality, weak_usd + scale * (p.usd - ends[0])) for p in curve]
 
 
-def budget_changes(bill: dict[str, Any], curve: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """What a tenth less or more money for the answers would do, by the plan's predicted curve, in measured dollars."""
+def budget_changes(answers_usd: float, curve: Sequence[MeasuredPoint]) -> list[dict[str, float]]:
+    """What a tenth less or more money for the answers would do, by the plan's predicted curve, in measured dollars.
+
+    answers_usd: planned for the answers alone. Sample, judge and a cascade's further answers are paid beside the cut,
+    whatever it is.
+    """
     if len(curve) < 2:
         return []
-    usd, share, quality = (np.array([point[key] for point in curve]) for key in ("usd", "share", "quality"))
-    shown = usd if curve[0]["measured_usd"] is None else np.array([point["measured_usd"] for point in curve])
-    # Sample, judge and a cascade's further answers are paid beside the cut, whatever it is.
-    planned = sum(entry["usd"] for entry in bill["by_model"].values())
-    now = float(np.interp(planned, usd, shown))
+    usd, share, quality = (np.array([getattr(point, key) for point in curve]) for key in ("usd", "share", "quality"))
+    measured = [point.measured_usd for point in curve if point.measured_usd is not None]
+    shown = np.array(measured) if measured else usd
+    now = float(np.interp(answers_usd, usd, shown))
     out = []
     for change in (CHANGES[0], 0.0, CHANGES[1]):
         at = float(np.clip(now * (1 + change), shown[0], shown[-1]))

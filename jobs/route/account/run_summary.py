@@ -20,6 +20,7 @@ from jobs.route.account.bucket_evidence import EXAMPLES
 from jobs.route.account.bucket_totals import ERROR_KINDS, HISTOGRAM_BINS
 from jobs.route.account.run_measures import groups_json, interval_json
 from jobs.route.account.totals import BucketTotals, ErrorKind, ModelTotals, RunEvidence
+from jobs.route.plan.bill import Bill, BilledPrice
 from jobs.route.plan.estimate import HOUR_S
 from jobs.route.score.router import router_card
 from jobs.spec.job import JobSpec
@@ -42,7 +43,7 @@ class Beside:
 
 
 def summarise(
-    spec: JobSpec, buckets: Sequence[BucketTotals], bill: dict[str, Any], beside: Beside, facts: dict[str, Any]
+    spec: JobSpec, buckets: Sequence[BucketTotals], bill: Bill, beside: Beside, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """The report. `facts`: what the run knows of itself, provenance among it."""
     names = spec.names
@@ -52,11 +53,12 @@ def summarise(
     routed: Counter[str] = sum((part.routed for part in buckets), start=Counter())
     evidence = RunEvidence.together([part.evidence for part in buckets], len(names))
     estimated = measures.estimates(evidence)
-    from_sample = {name: _alternative(evidence, j, models[name], bill["prices"][name]) for j, name in enumerate(names)}
+    from_sample = {name: _alternative(evidence, j, models[name], bill.prices[name]) for j, name in enumerate(names)}
     # Where the sample tells, it knows better than the rows that the policy chose for the model.
     all_usd = {
         name: found.mean if (found := from_sample[name]) else _all_usd(name, models[name], bill) for name in names
     }
+    prices = {name: asdict(price) for name, price in bill.prices.items()}
     return {
         "rows": rows, "errors": errors, "open": still_open, "complete": still_open == 0,
         "by_model": {
@@ -80,12 +82,12 @@ def summarise(
         "next": _next(still_open, errors),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
-        "provenance": (facts.get("provenance") or {}) | {"prices": {"hash": fingerprint(bill["prices"])}},
+        "provenance": (facts.get("provenance") or {}) | {"prices": {"hash": fingerprint(prices)}},
     }  # fmt: skip
 
 
 def _money(
-    models: Mapping[str, ModelTotals], bill: dict[str, Any], beside: Beside, all_strong_usd: float | None
+    models: Mapping[str, ModelTotals], bill: Bill, beside: Beside, all_strong_usd: float | None
 ) -> dict[str, Any]:
     """Dollars that reconcile: planned - spent - lost = unspent. GPU dollars stand beside them."""
     spent = dict.fromkeys(REPORTED_PURPOSES, 0.0)
@@ -93,7 +95,7 @@ def _money(
     for name, model in models.items():
         for purpose, usd in model.by_purpose.items():
             spent[purpose] = spent.get(purpose, 0.0) + usd
-        rate = bill["prices"][name].get("gpu_hour_usd")
+        rate = bill.prices[name].gpu_hour_usd
         if rate is not None:
             gpu_usd = (gpu_usd or 0.0) + model.gpu_s / HOUR_S * rate
     spent["judge"] += beside.judge.cost_usd
@@ -102,20 +104,20 @@ def _money(
     lost_usd = sum(model.lost_usd for model in models.values())
     lost_usd += beside.judge.lost_usd + beside.further.lost_usd + beside.stranded_usd
     return {
-        "planned_usd": bill["planned_usd"], "spent_usd": spent_usd, "spent_by_purpose": spent, "lost_usd": lost_usd,
-        "unspent_usd": bill["planned_usd"] - spent_usd - lost_usd, "gpu_usd": gpu_usd,
+        "planned_usd": bill.planned_usd, "spent_usd": spent_usd, "spent_by_purpose": spent, "lost_usd": lost_usd,
+        "unspent_usd": bill.planned_usd - spent_usd - lost_usd, "gpu_usd": gpu_usd,
         "saved_usd": None if all_strong_usd is None else all_strong_usd - spent_usd - lost_usd - (gpu_usd or 0.0),
     }  # fmt: skip
 
 
 def _quality(
     spec: JobSpec, evidence: RunEvidence, estimated: RunEstimates, all_usd: dict[str, float | None],
-    bill: dict[str, Any],
+    bill: Bill,
 ) -> dict[str, Any]:  # fmt: skip
     """How good the answers are, and how good the routing was."""
     names, sample = spec.names, evidence.sampled
     quality, measured_rows = measures.run_quality(evidence.policy, estimated)
-    curve = measures.measured_curve(bill["curve"], all_usd[names[0]], all_usd[names[-1]])
+    curve = measures.measured_curve(bill.curve, all_usd[names[0]], all_usd[names[-1]])
     sample_rows = int(sample.reported.sum())
     intervals = ("pgr", "pgr_over_random", "gap", "over_routing", "under_routing")
     return {
@@ -125,27 +127,30 @@ def _quality(
         **measures.examples_json(evidence, names), "sample_rows": sample_rows, "n_failed": estimated.n_failed,
         "calibration": measures.calibration(sample, names),
         "oracle": measures.oracle(sample, [all_usd[name] for name in names]),
-        "curve": curve, "budget_changes": measures.budget_changes(bill, curve),
+        "curve": [asdict(point) for point in curve],
+        "budget_changes": measures.budget_changes(sum(part.usd for part in bill.by_model.values()), curve),
         "drift": measures.drift(evidence, estimated, names, router_card(spec)),
     }  # fmt: skip
 
 
-def _job(spec: JobSpec, bill: dict[str, Any]) -> dict[str, Any]:
+def _job(spec: JobSpec, bill: Bill) -> dict[str, Any]:
     """What the job was, and what pilot, judge and cascade made of it."""
+    recuts = [asdict(recut) for recut in bill.recuts]
+    pilot = bill.pilot.to_json() if bill.pilot else None
     return {
         "weak": spec.names[0], "strong": spec.names[-1], "models": list(spec.names), "output": spec.output,
-        "policy": bill["policy"], "max_usd": spec.max_usd, "cap_usd": bill["cap_usd"],
-        "judge": (bill.get("pilot") or {}).get("judge"),
-        **{name: bill.get(name) for name in ("pilot", "cascade", "promise", "recuts")},
+        "policy": asdict(bill.policy), "max_usd": spec.max_usd, "cap_usd": bill.cap_usd,
+        "judge": (pilot or {}).get("judge"), "pilot": pilot, "cascade": bill.cascade.to_json() if bill.cascade else None,
+        "promise": asdict(bill.promise) if bill.promise else None, "recuts": recuts or None,
         "prices": {
-            name: {"input": p["input_usd_per_million"], "output": p["output_usd_per_million"], "source": p["source"]}
-            for name, p in bill["prices"].items()
+            name: {"input": p.input_usd_per_million, "output": p.output_usd_per_million, "source": p.source}
+            for name, p in bill.prices.items()
         },
     }  # fmt: skip
 
 
 def _details(
-    names: tuple[str, ...], buckets: Sequence[BucketTotals], evidence: RunEvidence, bill: dict[str, Any]
+    names: tuple[str, ...], buckets: Sequence[BucketTotals], evidence: RunEvidence, bill: Bill
 ) -> dict[str, Any]:
     """What the page breaks down: scores, errors, groups of rows, the slowest calls."""
     lengths = sorted((int(key), group) for key, group in groups_json(evidence.lengths).items())
@@ -154,7 +159,7 @@ def _details(
         "score_histogram": {
             "edges": np.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(),
             "counts": {name: np.sum([part.histogram[name] for part in buckets], axis=0).tolist() for name in names},
-            "cut": bill["cut_score"],
+            "cut": bill.cut_score,
         },
         "errors_by_kind": _errors_by_kind(buckets),
         "by_category": [{"category": key} | group for key, group in groups_json(evidence.categories).items()],
@@ -194,31 +199,31 @@ def _by_model(
     return {name: interval_json(quality, rows=sample_rows, usd=all_usd[name]) for name, quality in found}
 
 
-def _alternative(evidence: RunEvidence, j: int, model: ModelTotals, price: dict[str, Any]) -> Interval | None:
+def _alternative(evidence: RunEvidence, j: int, model: ModelTotals, price: BilledPrice) -> Interval | None:
     """Dollars if this model had answered every row, with an interval from the sample; None for a machine priced by the hour,
     or where the sample cannot tell."""
-    if price.get("gpu_hour_usd") is not None or not model.answers:
+    if price.gpu_hour_usd is not None or not model.answers:
         return None
-    per_byte = model.prompt_tokens / max(1, model.asked_bytes) * price["input_usd_per_million"] / 1e6
-    per_answer = model.completion_tokens / model.answers * price["output_usd_per_million"] / 1e6
+    per_byte = model.prompt_tokens / max(1, model.asked_bytes) * price.input_usd_per_million / 1e6
+    per_answer = model.completion_tokens / model.answers * price.output_usd_per_million / 1e6
     return measures.model_usd(evidence, j, per_byte, per_answer)
 
 
-def _all_usd(name: str, model: ModelTotals, bill: dict[str, Any]) -> float | None:
+def _all_usd(name: str, model: ModelTotals, bill: Bill) -> float | None:
     """Dollars if this model had answered every row: what it was paid, and the rest at its own measured size.
 
     A model that answered nothing has the plan's estimate; a machine priced by the hour none.
     """
-    price = bill["prices"][name]
-    if price.get("gpu_hour_usd") is not None:
+    price = bill.prices[name]
+    if price.gpu_hour_usd is not None:
         return None
     if not model.answers:
-        planned = {bill["strong"]: bill["all_strong_usd"], bill["weak"]: bill["all_weak_usd"]}.get(name)
+        planned = {bill.strong: bill.all_strong_usd, bill.weak: bill.all_weak_usd}.get(name)
         return None if planned is None else float(planned)
     per_byte = model.prompt_tokens / max(1, model.asked_bytes)
     output = model.completion_tokens / model.answers
-    rest = model.unasked_bytes * per_byte * price["input_usd_per_million"]
-    rest += model.unasked * output * price["output_usd_per_million"]
+    rest = model.unasked_bytes * per_byte * price.input_usd_per_million
+    rest += model.unasked * output * price.output_usd_per_million
     return float(model.cost_usd + rest / 1e6)
 
 

@@ -228,7 +228,10 @@ def _groups_together(parts: Sequence[dict[str, GroupTotals]]) -> dict[str, Group
 def _nothing(m: int) -> RunEvidence:
     nobody, of_models = np.zeros(0, np.int64), np.zeros((0, m))
     unseen, nowhere = np.zeros(0, bool), np.zeros(0)
-    rows = SampledRows(nobody, nobody, nobody, unseen, nowhere, unseen, of_models, of_models, of_models)
+    rows = SampledRows(
+        row_key=nobody, fold=nobody, route=nobody, told=unseen, prompt_bytes=nowhere, is_leader=unseen,
+        predicted=of_models, quality=of_models, paid_usd=of_models,
+    )  # fmt: skip
     form = FormTotals(0, np.zeros(len(STRUCTURE)), np.zeros(len(STRUCTURE)))
     return RunEvidence(
         strata_rows=np.zeros(m, np.int64), strata_predicted=np.zeros((m, m)), sampled=rows, own_usd=np.zeros(m),

@@ -32,7 +32,7 @@ from jobs.route.answer.waves import Asking, SettledKeys, limited, rows_to_ask, r
 from jobs.route.plan.bill import is_tight
 from jobs.route.plan.plan import Plan
 from jobs.route.plan.planner import Planner
-from jobs.route.plan.standing import Standing
+from jobs.route.plan.situation import Standing
 from jobs.route.start import Job
 from jobs.spec.job import JobSpec
 from jobs.storage.keys import is_among
@@ -154,7 +154,7 @@ class Session:
                 on_stop=stop,
                 on_lane_down=money.stop_lane,
             )
-        self._money.planned_usd = plan.bill.get("planned_usd")
+        self._money.planned_usd = plan.bill.planned_usd
         return self._money, self._asking
 
     def _upgrade_by_rank(self, plan: Plan, dear: tuple[str, ...], standing: Standing | None = None) -> Plan:

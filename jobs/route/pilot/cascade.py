@@ -174,12 +174,8 @@ def near_cut(job: Job, planner: Planner, straight: NDArray[np.int64]) -> NDArray
     assert job.spec.cascade is not None
     first = planner.predictions(f"{planner.cascade_folder}/first", planner.rows.row_key)
     rows = replace(planner.rows, predicted=first)
-    estimates = planner.estimates()
-    found = decide(
-        job.spec, rows, estimates, planner.too_long, None, planner.sample(), planner.beside_usd(),
-        planner.weak_first(estimates),
-    )  # fmt: skip
-    leads, place, share = _places(Plan(0, *found))
+    situation = planner.situation(planner.estimates(), judged_usd=planner.beside_usd())
+    leads, place, share = _places(Plan(0, *decide(replace(situation, rows=rows))))
     near = rows.row_key[leads[np.abs(place - share) <= job.spec.cascade.band / 2]]
     answered = settled_keys(planner.run.store, job.spec.names[:1]).answered[job.spec.names[0]]
     return np.setdiff1d(np.intersect1d(near, answered), straight)

@@ -27,7 +27,7 @@ from jobs.route.answer.session import Session
 from jobs.route.pilot.judge import Case, judge_entry, make_docket, read_verdicts, rows_to_judge
 from jobs.route.pilot.judged import JUDGED
 from jobs.route.pilot.repredict import repredict
-from jobs.route.plan.entries import JudgeEntry, PilotEntry, pilot_of
+from jobs.route.plan.entries import JudgeEntry, PilotEntry
 from jobs.route.plan.plan import Plan, Sample
 from jobs.route.plan.planner import Planner
 from jobs.route.score.router import load_artifact, load_router, router_columns
@@ -191,7 +191,7 @@ def measured_agreement(spec: JobSpec, store: Store, plan: Plan) -> Interval | No
     Rows of the sample are given the strong model's answer in any case, which is not counted in. None where the policy is no
     guarantee, or its pilot is not through.
     """
-    pilot = pilot_of(plan.bill)
+    pilot = plan.bill.pilot
     if spec.policy.guarantee is None or pilot is None:
         return None
     sample = store.read_table(f"{pilot.folder}/sample.parquet")

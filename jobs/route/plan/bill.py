@@ -1,109 +1,218 @@
-"""The bill: what a plan costs by the expected sizes, the range, the worst case, and the curve of cost against quality."""
+"""The bill: what a plan costs by the expected sizes, the range, the worst case, and the curve of cost against quality.
+
+A record with the keys of plan/NNNN/bill.json, which is also what `headgate plan --json` prints. jobs/route/plan/costing.py makes it
+of a cut; the planner adds what the cut does not know.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from jobs.route.plan.estimate import Estimate
+from jobs.route.plan.entries import CascadeEntry, PilotEntry
 from jobs.spec.job import JobSpec, cap_usd
-from routing.upgrades.cut import Cut
-from routing.upgrades.steps import Steps
 
-if TYPE_CHECKING:
-    from jobs.route.plan.plan import Assignments
-    from jobs.route.plan.rows import Rows
-
-CURVE_POINTS = 21
-BATCH_WINDOW_S = 24 * 3600.0
-"""A provider's promise for a batch; most end within an hour or two."""
+T = TypeVar("T")
 
 
-def figures(
-    spec: JobSpec, rows: Rows, estimates: dict[str, Estimate], plan: Assignments, steps: Steps, chosen: Cut,
-    cost: NDArray[Any], groups: NDArray[np.int64], sample_usd: float, judge_usd: float = 0.0,
-    cascade_usd: float = 0.0,
-) -> dict[str, Any]:  # fmt: skip
-    """The bill's numbers."""
-    by_model: dict[str, dict[str, Any]] = {}
-    bounds = 0.0
-    for index, name in enumerate(spec.names):
-        estimate = estimates[name]
-        mine = groups[plan.model[groups] == index]
-        n_bytes = rows.prompt_bytes[mine]
-        usd = float(estimate.cost_usd(n_bytes).sum())
-        low, high = (estimate.completion_tokens * (1 + sign * estimate.completion_spread) for sign in (-1, 1))
-        bound = float(estimate.bound_usd(n_bytes).sum())
-        bounds += bound
-        by_model[name] = {
-            "rows": int((plan.model == index).sum()), "requests": len(mine), "usd": usd,
-            "usd_low": float(estimate.cost_usd(n_bytes, max(low, 0)).sum()) * 0.9,
-            "usd_high": min(bound or np.inf, float(estimate.cost_usd(n_bytes, min(high, estimate.max_tokens)).sum()) * 1.1),
-            "usd_bound": bound, "usd_by_rate": estimate.usd_by_rate(n_bytes),
-        }  # fmt: skip
-    asked = plan.model >= 0
-    predicted = rows.predicted[np.flatnonzero(asked), plan.model[asked]]
-    last = len(spec.names) - 1
-    planned = sum(entry["usd"] for entry in by_model.values()) + sample_usd + judge_usd + cascade_usd
-    # Where steps are ranked by something else, no one score divides the rows.
-    by_score = steps.rank_by == "score" and chosen.n_steps_taken
-    cut_score = float(steps.score[chosen.n_steps_taken - 1]) if by_score else None
-    return {
-        "rows": len(rows.row_key), "input_errors": int((plan.model < 0).sum()),
-        "duplicates": int(asked.sum() - len(groups)), "by_model": by_model, "planned_usd": planned,
-        "range_usd": [
-            sum(e[end] for e in by_model.values()) + sample_usd + judge_usd + cascade_usd for end in ("usd_low", "usd_high")
-        ],
-        "bound_usd": bounds, "cap_usd": cap_usd(spec), "all_strong_usd": float(np.nansum(cost[:, last])),
-        "all_weak_usd": float(np.nansum(cost[:, 0])), "strong_share": chosen.strong_share,
-        "predicted_quality": float(predicted.mean()) if len(predicted) else None,
-        "weak": spec.names[0], "strong": spec.names[-1], "models": list(spec.names),
-        "policy": {"kind": spec.policy.kind, "value": spec.policy.value, "rank_by": steps.rank_by},
-        "cut_score": cut_score, "sample": {"rows": int(plan.sample.sum()), "usd": sample_usd},
-        "judge_usd": judge_usd, "cascade_usd": cascade_usd,
-        "assumptions": [line for name in spec.names for line in estimates[name].sources],
-        "prices": {
-            name: {**dataclasses.asdict(estimates[name].price), "source": estimates[name].price_source} for name in spec.names
-        },
-        "curve": _curve(steps),
-    }  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class BilledModel:
+    """One model's part."""
+
+    rows: int
+    requests: int
+    """Rows that are one request are asked once."""
+    usd: float
+    usd_low: float
+    usd_high: float
+    """Range of the expected dollars."""
+    usd_bound: float
+    """Worst case: every byte a token, all of max_tokens used."""
+    usd_by_rate: Mapping[str, float] = field(default_factory=dict)
+    """`standard`, `flex`, `batch` → what the calls would cost made that way, where known."""
 
 
-def _curve(steps: Steps) -> list[dict[str, float]]:
-    """Predicted cost-quality points from no upgrade to every upgrade, in the order of the cut."""
-    dollars = steps.base_cost_usd + np.concatenate([[0.0], np.cumsum(steps.cost_usd)])
-    quality = steps.base_quality + np.concatenate([[0.0], np.cumsum(steps.gain.astype(float) * steps.weight)])
-    strong = np.where(steps.to_model == steps.n_models - 1, steps.weight, 0)
-    share = (steps.base_strong_weight + np.concatenate([[0], np.cumsum(strong)])) / max(1, steps.total_weight)
-    at = np.unique(np.linspace(0, len(dollars) - 1, CURVE_POINTS).astype(int))
-    return [
-        {"share": float(share[i]), "usd": float(dollars[i]), "quality": float(quality[i] / max(1, steps.total_weight))}
-        for i in at
-    ]
+@dataclass(frozen=True, slots=True)
+class BilledPrice:
+    """What a model's calls cost. Fields of routing.pricing.Price; `source` says where the job has them from."""
+
+    input_usd_per_million: float
+    output_usd_per_million: float
+    cached_input_usd_per_million: float | None = None
+    gpu_hour_usd: float | None = None
+    long_prompt_tokens: int | None = None
+    long_prompt: Mapping[str, Any] | None = None
+    source: str = ""
 
 
-def is_tight(spec: JobSpec, bill: dict[str, Any]) -> bool:
+@dataclass(frozen=True, slots=True)
+class BilledPolicy:
+    """Where the cut is, and what the steps were sorted by."""
+
+    kind: str
+    value: float
+    rank_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class BilledSample:
+    """Rows that every model answers, and the dollars of their answers beyond those of the cut."""
+
+    rows: int
+    usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """What the plan expects of another cut: share of rows on the strong model, dollars, mean quality."""
+
+    share: float
+    usd: float
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
+class BilledPromise:
+    """What the sample can vouch for: `routing.pilot.guarantee.Promise`, and what was asked of it."""
+
+    n_steps: int
+    strong_share: float
+    cost_usd: float
+    lower: float
+    estimate: float
+    below_all_strong: bool
+    point_strong_share: float
+    point_cost_usd: float
+    rows_needed: int | None
+    certainty_usd: float
+    kind: str
+    """The policy's."""
+    share: float
+    """What is promised: of the gap, or of rows that agree."""
+    confidence: float
+    rows: int
+    """Of the select fold, that it was read from."""
+    kept: bool
+    """False where the cap does not pay for it: the policy's own cut stands then."""
+    best_rows: int
+    one_more_row_pays: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recut:
+    """One cut made again while the dollars were spent."""
+
+    after_usd: float
+    """Spent when it was made."""
+    expected_usd: float
+    upper_usd: float
+    strong_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Rough running time."""
+
+    total: float
+    assumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """A plan's figures."""
+
+    rows: int
+    input_errors: int
+    duplicates: int
+    """Rows whose answer is another row's."""
+    by_model: Mapping[str, BilledModel]
+    planned_usd: float
+    range_usd: tuple[float, float]
+    bound_usd: float
+    cap_usd: float | None
+    all_strong_usd: float
+    all_weak_usd: float
+    strong_share: float
+    predicted_quality: float | None
+    weak: str
+    strong: str
+    models: tuple[str, ...]
+    policy: BilledPolicy
+    cut_score: float | None
+    """None where no one score divides the rows."""
+    sample: BilledSample
+    judge_usd: float
+    cascade_usd: float
+    assumptions: tuple[str, ...]
+    """One line per number that the bill rests on."""
+    prices: Mapping[str, BilledPrice]
+    curve: tuple[CurvePoint, ...]
+    promise: BilledPromise | None = None
+    pilot: PilotEntry | None = None
+    cascade: CascadeEntry | None = None
+    fingerprint: str = ""
+    """Of all that another plan would come out with."""
+    job: Mapping[str, Any] = field(default_factory=dict)
+    """The job file's content."""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    """Model → what the look at it before the run found."""
+    request: Mapping[str, Any] | None = None
+    """One request as it will be sent."""
+    hours: Hours | None = None
+    recuts: tuple[Recut, ...] = ()
+    number: int = 0
+    """Of the plan; 0 for one that is not written."""
+    made_at: float = 0.0
+    """Seconds since the epoch."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of bill.json."""
+        data = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        if not self.recuts:
+            del data["recuts"]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Bill:
+        """Of any version's bill.json: what it does not have has its default. Raises KeyError or TypeError for what is no bill."""
+        records: dict[str, Any] = {
+            "by_model": {name: _read(BilledModel, part) for name, part in data["by_model"].items()},
+            "range_usd": tuple(data["range_usd"]),
+            "models": tuple(data["models"]),
+            "policy": _read(BilledPolicy, data["policy"]),
+            "sample": _read(BilledSample, data["sample"]),
+            "assumptions": tuple(data["assumptions"]),
+            "prices": {name: _read(BilledPrice, price) for name, price in data["prices"].items()},
+            "curve": tuple(_read(CurvePoint, point) for point in data["curve"]),
+            "promise": _read(BilledPromise, data["promise"]) if data.get("promise") else None,
+            "pilot": PilotEntry.from_json(data["pilot"]) if data.get("pilot") else None,
+            "cascade": CascadeEntry.from_json(data["cascade"]) if data.get("cascade") else None,
+            "hours": _read(Hours, data["hours"]) if data.get("hours") else None,
+            "recuts": tuple(_read(Recut, recut) for recut in data.get("recuts") or ()),
+        }
+        return _read(cls, {**data, **records})
+
+
+def _read(kind: type[T], data: Mapping[str, Any]) -> T:
+    """The record that these keys make; keys it does not have are of another version."""
+    return kind(**{f.name: data[f.name] for f in fields(kind) if f.name in data})  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (PilotEntry, CascadeEntry)):
+        return value.to_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
+def is_tight(spec: JobSpec, bill: Bill) -> bool:
     """Dollars may decide which rows go up: at worst the plan passes the cap; once answers are measured, at the upper end."""
     cap = cap_usd(spec)
-    recuts = bill.get("recuts")
-    worst = recuts[-1]["upper_usd"] if recuts else max(bill["bound_usd"], bill["range_usd"][1])
+    worst = bill.recuts[-1].upper_usd if bill.recuts else max(bill.bound_usd, bill.range_usd[1])
     return cap is not None and worst > cap
-
-
-def hours(spec: JobSpec, bill: dict[str, Any], latency_s: dict[str, float]) -> dict[str, Any]:
-    """Rough running time: each lane's calls over what it may have in flight; lanes run side by side."""
-    lanes = []
-    for name in spec.names:
-        model, calls = spec.models[name], bill["by_model"][name].get("requests", 0)
-        traits = model.traits
-        parallel = traits.parallel * model.replicas if traits.runs == "here" else model.limits.in_flight
-        seconds = calls * latency_s[name] / parallel
-        if traits.runs == "batches":  # all at once, within the provider's window
-            seconds = BATCH_WINDOW_S if calls else 0.0
-        if model.limits.requests_per_minute:
-            seconds = max(seconds, calls / model.limits.requests_per_minute * 60)
-        lanes.append(seconds / 3600)
-    return {"total": max(lanes), "assumed": True}

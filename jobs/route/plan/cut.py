@@ -1,9 +1,9 @@
 """Stage 2: one cut over all rows, and the bill, before a cent is spent.
 
-    rows → groups of equal prompts → the sample → what is gone before the cut → upgrade steps → the cut → assignments, bill
+    rows → groups of equal prompts → the sample → dollars gone before the cut → upgrade steps → the cut → assignments, bill
 
-`decide` is pure: it reads and writes nothing. Memory and time: O(n log n), one process; 10 M rows take about 1 GB and half a
-minute. Legend: n rows, g groups, m models.
+`decide` is pure: it reads nothing but the `Situation`, and writes nothing. O(n log n) in one process: 10 M rows take about 1 GB
+and half a minute. Legend: n rows, g groups, m models.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import SpecError
-from jobs.route.plan.bill import figures
-from jobs.route.plan.estimate import Estimate, judge_usd
+from jobs.route.plan.bill import Bill
+from jobs.route.plan.costing import BesideUsd, Chosen, bill_of
+from jobs.route.plan.estimate import judge_usd
 from jobs.route.plan.groups import Groups, group_rows
-from jobs.route.plan.plan import Assignments, Paid, Sample, WeakFirst
-from jobs.route.plan.rows import Rows
+from jobs.route.plan.plan import Assignments, Paid
 from jobs.route.plan.sampling import draw_sample, folds_of_rows, keep_promise
+from jobs.route.plan.situation import Situation
 from jobs.spec.job import JobSpec, cap_usd, most_judged
 from routing.errors import RoutingError
 from routing.upgrades.cut import Cut, Limits, cut, row_ranks, row_scores
@@ -40,56 +41,51 @@ def policy_of(spec: JobSpec, learnt: RankBy | None = None) -> Policy:
         raise SpecError(str(error)) from None
 
 
-def decide(
-    spec: JobSpec,
-    rows: Rows,
-    estimates: dict[str, Estimate],
-    too_long: NDArray[np.bool_],
-    paid: Paid | None = None,
-    sample: Sample | None = None,
-    judged_usd: float | None = None,
-    weak_first: WeakFirst | None = None,
-) -> tuple[Assignments, dict[str, Any]]:
-    """Cut the set. `too_long`: (n, m) True where a prompt does not fit a model. Raises SpecError for an unaffordable policy.
-
-    `paid`: rows with an answer keep the best one they have, at no further cost, and the dollars left are cut over the others.
-    Rows of the sample are cut as if nothing were paid: what the policy makes of them is what the sample measures.
-    `sample`: the one that was drawn before; None draws it where the job has one. `judged_usd`: what the judge has had, once it is
-    through; None expects its dollars. `weak_first`: rows that a cascade's weak model answers whatever the cut makes of them: what
-    it costs there is gone before the cut, and an upgrade costs the whole of the dearer call.
-    """
+def decide(situation: Situation) -> tuple[Assignments, Bill]:
+    """Cut the set. Raises SpecError for a policy that the dollars do not pay for, and where no row can be asked."""
+    spec, rows, too_long, paid = situation.spec, situation.rows, situation.too_long, situation.paid
+    sample = situation.sample
     groups, policy = group_rows(spec, rows, too_long), policy_of(spec, sample.rank_by if sample else None)
     n_bytes = rows.prompt_bytes[groups.at]
-    cost = np.stack([estimates[name].cost_usd(n_bytes) for name in spec.names], axis=1)
+    cost = np.stack([situation.estimates[name].cost_usd(n_bytes) for name in spec.names], axis=1)
     if sample is None and spec.sample is not None:
-        sample = draw_sample(spec, rows, groups, cost, judge_usd(spec, estimates, n_bytes))
+        sample = draw_sample(spec, rows, groups, cost, judge_usd(spec, situation.estimates, n_bytes))
     fold = folds_of_rows(sample, rows, groups.askable)
     drawn = np.isin(groups.at, groups.leader[fold >= 0])
+    judged_usd = situation.judged_usd
     if judged_usd is None:
-        judged_usd = float(judge_usd(spec, estimates, n_bytes[drawn])[: most_judged(spec)].sum())
-    offer = _offer(groups, cost, too_long[groups.at], drawn, paid, weak_first)
-    raw = None if rows.raw is None else rows.raw[groups.at]
+        judged_usd = float(judge_usd(spec, situation.estimates, n_bytes[drawn])[: most_judged(spec)].sum())
+    offer = _offer(situation, groups, cost, drawn)
     steps = build_steps(
-        rows.predicted[groups.at], offer.cost_usd, rows.row_key[groups.at], groups.weight, offer.feasible, policy.order, raw
+        quality=rows.predicted[groups.at], cost_usd=offer.cost_usd, row_key=rows.row_key[groups.at],
+        weight=groups.weight, feasible=offer.feasible, rank_by=policy.order,
+        raw_score=None if rows.raw is None else rows.raw[groups.at],
     )  # fmt: skip
     gone_usd = offer.gone_usd + judged_usd
-    chosen = _cut(spec, policy, steps, gone_usd)
-    promised = None
+    chosen, promise = _cut(spec, policy, steps, gone_usd), None
     if spec.policy.promises and sample is not None and sample.quality is not None:
         left_usd = None if spec.max_usd is None else spec.max_usd - gone_usd
-        chosen, promised = keep_promise(spec, rows, sample, steps, groups, too_long, chosen, left_usd)
-    scores, ranks = row_scores(steps), row_ranks(steps)
+        chosen, promise = keep_promise(situation, sample, steps, groups, chosen, left_usd)
+    places = _Places(row_scores(steps), row_ranks(steps), cost[np.arange(len(cost)), chosen.model])
     if paid is not None:
-        _rank_settled(scores, ranks, policy, rows, groups, cost, ~too_long[groups.at])
-    dollars = cost[np.arange(len(cost)), chosen.model]
-    assignments = _assignments(spec, rows, groups, too_long, fold, chosen, scores, ranks, dollars)
-    # Of the sample's dollars, those beyond what the cut pays anyway.
-    sample_usd = float((cost[drawn].sum(axis=1) - dollars[drawn]).sum())
-    cascade_usd = float(cost[offer.asked_first & ~drawn & (chosen.model > 0), 0].sum()) + offer.further_usd
-    bill = figures(
-        spec, rows, estimates, assignments, steps, chosen, cost, groups.at, sample_usd, judged_usd, cascade_usd
+        _rank_settled(places, situation, policy, groups, cost)
+    assignments = _assignments(situation, groups, fold, chosen, places)
+    beside = BesideUsd(
+        # Of the sample's dollars, those beyond what the cut pays anyway.
+        sample=float((cost[drawn].sum(axis=1) - places.cost_usd[drawn]).sum()),
+        judge=judged_usd,
+        cascade=float(cost[offer.asked_first & ~drawn & (chosen.model > 0), 0].sum()) + offer.further_usd,
     )
-    return assignments, bill | {"promise": promised}
+    return assignments, bill_of(situation, Chosen(groups, steps, chosen, cost, promise), assignments, beside)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where each group stands in the order of the cut, and what its choice costs. All (g,)."""
+
+    score: NDArray[np.float32]
+    rank: NDArray[np.float64]
+    cost_usd: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +104,10 @@ class _Offer:
     """Sample, cascade, and all that is spent on other groups than the sample's; the judge is not in it."""
 
 
-def _offer(
-    groups: Groups, cost: NDArray[np.float64], too_long: NDArray[np.bool_], drawn: NDArray[np.bool_], paid: Paid | None,
-    weak_first: WeakFirst | None,
-) -> _Offer:  # fmt: skip
-    """The choices of every group. cost: (g, m) expected dollars of a call. too_long: (g, m). drawn: (g,) groups of the sample."""
-    at = groups.at
+def _offer(situation: Situation, groups: Groups, cost: NDArray[np.float64], drawn: NDArray[np.bool_]) -> _Offer:
+    """The choices of every group. cost: (g, m) expected dollars of a call. drawn: (g,) groups of the sample."""
+    at, paid, weak_first = groups.at, situation.paid, situation.weak_first
+    too_long = situation.too_long[at]
     asked_first = np.zeros(len(at), bool) if weak_first is None else weak_first.asked[at] & ~too_long[:, 0]
     sunk_usd = np.where(asked_first, cost[:, 0], 0.0)
     further_usd = 0.0 if weak_first is None else weak_first.samples_usd
@@ -164,31 +158,31 @@ def _cut(spec: JobSpec, policy: Policy, steps: Steps, gone_usd: float) -> Cut:
 
 
 def _rank_settled(
-    scores: NDArray[np.float32], ranks: NDArray[np.float64], policy: Policy, rows: Rows, groups: Groups,
-    cost: NDArray[np.float64], feasible: NDArray[np.bool_],
-) -> None:  # fmt: skip
-    """Give groups without a choice left what the router said of them, as if nothing were paid. In place."""
-    done = np.flatnonzero(np.isnan(scores))
+    places: _Places, situation: Situation, policy: Policy, groups: Groups, cost: NDArray[np.float64]
+) -> None:
+    """Give groups without a choice left what the router said of them, as if nothing were paid. In place. cost: (g, m)."""
+    done = np.flatnonzero(np.isnan(places.score))
     if not len(done):
         return
-    at = groups.at[done]
+    at, rows = groups.at[done], situation.rows
     whole = build_steps(
-        rows.predicted[at], cost[done], rows.row_key[at], groups.weight[done], feasible[done], policy.order
-    )
-    scores[done], ranks[done] = row_scores(whole), row_ranks(whole)
+        quality=rows.predicted[at], cost_usd=cost[done], row_key=rows.row_key[at], weight=groups.weight[done],
+        feasible=~situation.too_long[at], rank_by=policy.order,
+    )  # fmt: skip
+    places.score[done], places.rank[done] = row_scores(whole), row_ranks(whole)
 
 
 def _assignments(
-    spec: JobSpec, rows: Rows, groups: Groups, too_long: NDArray[np.bool_], fold: NDArray[np.int8], chosen: Cut,
-    scores: NDArray[np.float32], ranks: NDArray[np.float64], dollars: NDArray[np.float64],
-) -> Assignments:  # fmt: skip
-    """Every row's share in its group's choice. scores, ranks, dollars: (g,)."""
+    situation: Situation, groups: Groups, fold: NDArray[np.int8], chosen: Cut, places: _Places
+) -> Assignments:
+    """Every row's share in its group's choice. fold: (n,)."""
+    spec, rows, too_long = situation.spec, situation.rows, situation.too_long
     n, strong = rows.predicted.shape[0], rows.predicted.shape[1] - 1
     model = np.full(n, -1, np.int8)
     model[groups.at] = chosen.model
     model[groups.askable] = model[groups.leader[groups.askable]]
     score, rank, cost_usd = np.full(n, np.nan, np.float32), np.full(n, -np.inf), np.zeros(n)
-    score[groups.at], rank[groups.at], cost_usd[groups.at] = scores, ranks, dollars
+    score[groups.at], rank[groups.at], cost_usd[groups.at] = places.score, places.rank, places.cost_usd
     reason = np.full(n, "", object)
     reason[model >= 0] = "between the cuts"
     reason[model == 0] = "below the cut"

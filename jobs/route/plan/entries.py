@@ -97,11 +97,5 @@ class CascadeEntry:
         return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})
 
 
-def pilot_of(bill: Mapping[str, Any]) -> PilotEntry | None:
-    """The entry of the pilot that a plan was made with, None for a plan without one."""
-    data = bill.get("pilot")
-    return PilotEntry.from_json(data) if data else None
-
-
 def _without_none(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if value is not None}

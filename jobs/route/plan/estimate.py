@@ -85,7 +85,7 @@ def resolve_prices(spec: JobSpec) -> dict[str, Rates]:
     return {name: model_rates(spec, name) for name in spec.names}
 
 
-def judge_usd(spec: JobSpec, estimates: dict[str, Estimate], prompt_bytes: NDArray[Any]) -> NDArray[np.float64]:
+def judge_usd(spec: JobSpec, estimates: Mapping[str, Estimate], prompt_bytes: NDArray[Any]) -> NDArray[np.float64]:
     """Expected dollars of having every model's answer to a row judged, shape of `prompt_bytes`; 0 without a judge, or by the hour.
 
     Counts every row: which of them a gold answer spares the judge shows when they are answered.
@@ -146,8 +146,9 @@ def estimate_all(
             sources.append(f"{name}: output tokens assumed, {completion:.0f} a row")
         sources += [rates.assumed] if rates.assumed else []
         estimates[name] = Estimate(
-            rates.used, rates.source, ratio, completion, spread, max_tokens, tuple(sources), latency,
-            measured is not None, rates.full, rates.known(),
+            price=rates.used, price_source=rates.source, tokens_per_byte=ratio, completion_tokens=completion,
+            completion_spread=spread, max_tokens=max_tokens, sources=tuple(sources), latency_s=latency,
+            measured=measured is not None, bound_price=rates.full, rates=rates.known(),
         )  # fmt: skip
     return estimates
 

@@ -12,14 +12,14 @@ import dataclasses
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.route.plan.bill import Bill
 from jobs.spec.job import JobSpec
-from jobs.storage.manifest import Run, fingerprint, read_json
+from jobs.storage.manifest import Run, damaged, fingerprint, read_object
 from jobs.storage.store import Store
 from routing.upgrades.hull import RankBy
 
@@ -108,7 +108,7 @@ class Plan:
 
     number: int
     assignments: Assignments
-    bill: dict[str, Any]
+    bill: Bill
 
 
 def plan_fingerprint(run: Run, spec: JobSpec) -> str:
@@ -131,10 +131,19 @@ def plan_fingerprint(run: Run, spec: JobSpec) -> str:
     )
 
 
-def latest_plan(store: Store) -> tuple[int, dict[str, Any] | None]:
+def latest_plan(store: Store) -> tuple[int, Bill | None]:
     """(number, bill) of the newest finished plan; (0, None) where there is none."""
     numbers = sorted({int(name.split("/")[1]) for name in store.list("plan") if name.endswith("/bill.json")})
-    return (numbers[-1], read_json(store, f"plan/{numbers[-1]:04d}/bill.json")) if numbers else (0, None)
+    return (numbers[-1], _read_bill(store, numbers[-1])) if numbers else (0, None)
+
+
+def _read_bill(store: Store, number: int) -> Bill:
+    """Raises StoreError where the file holds no bill."""
+    name = f"plan/{number:04d}/bill.json"
+    try:
+        return Bill.from_json(read_object(store, name))
+    except (KeyError, TypeError, AttributeError):
+        raise damaged(store, name) from None
 
 
 def load_plan(store: Store, number: int) -> Plan:
@@ -143,10 +152,10 @@ def load_plan(store: Store, number: int) -> Plan:
     table = store.read_table(f"{folder}/assignments.parquet")
     names = [field.name for field in dataclasses.fields(Assignments)]
     columns = {name: table[name].combine_chunks().to_numpy(zero_copy_only=False) for name in names}
-    return Plan(number, Assignments(**columns), json.loads(store.read(f"{folder}/bill.json")))
+    return Plan(number, Assignments(**columns), _read_bill(store, number))
 
 
-def write_plan(store: Store, number: int, assignments: Assignments, bill: dict[str, Any]) -> Plan:
+def write_plan(store: Store, number: int, assignments: Assignments, bill: Bill) -> Plan:
     """Write a plan, the bill last: a plan without a bill is not there."""
     folder = f"plan/{number:04d}"
     columns = {
@@ -156,6 +165,6 @@ def write_plan(store: Store, number: int, assignments: Assignments, bill: dict[s
         for field in dataclasses.fields(Assignments)
     }
     store.write_table(f"{folder}/assignments.parquet", pa.table(columns))
-    body = json.dumps(bill | {"number": number, "made_at": time.time()}, indent=1, default=str)
-    store.create(f"{folder}/bill.json", body.encode())
-    return Plan(number, assignments, json.loads(body))
+    bill = dataclasses.replace(bill, number=number, made_at=time.time())
+    store.create(f"{folder}/bill.json", json.dumps(bill.to_json(), indent=1, default=str).encode())
+    return Plan(number, assignments, bill)

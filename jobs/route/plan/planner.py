@@ -8,7 +8,7 @@ keeps the planned dollars of the bill that the user saw. Cost: one pass over sco
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,15 +23,16 @@ from jobs.journal.reader import Journal
 from jobs.journal.rows import RANKS
 from jobs.lanes.chat import build_request
 from jobs.money.spent import judge_spent, samples_spent, stranded
-from jobs.route.plan.bill import hours, is_tight
+from jobs.route.plan.bill import Recut, is_tight
 from jobs.route.plan.context_limits import find_too_long, token_counter
+from jobs.route.plan.costing import running_hours
 from jobs.route.plan.cut import decide, policy_of
 from jobs.route.plan.entries import CascadeEntry, PilotEntry
 from jobs.route.plan.estimate import Estimate, estimate_all
 from jobs.route.plan.groups import Groups, group_rows
 from jobs.route.plan.plan import Paid, Plan, Sample, WeakFirst, latest_plan, load_plan, plan_fingerprint, write_plan
 from jobs.route.plan.rows import Rows, read_rows
-from jobs.route.plan.standing import Standing
+from jobs.route.plan.situation import Situation, Standing
 from jobs.route.score.entries import Part
 from jobs.route.score.scored import matrix_of
 from jobs.route.start import Border, Job
@@ -39,9 +40,6 @@ from jobs.spec.fields import Model
 from jobs.spec.job import cap_usd, has_pilot
 from jobs.storage.keys import is_among, positions
 from jobs.storage.manifest import Run, fingerprint
-
-KEPT_OF_THE_BILL = ("planned_usd", "range_usd", "bound_usd", "curve", "request", "hours", "assumptions")
-"""What a re-cut leaves as the user saw it before the run."""
 
 
 class Planner:
@@ -51,6 +49,7 @@ class Planner:
         self.job, self.border, self.run = job, border, run
         self.parts = parts
         self.names = [part.name for part in parts]
+        self._rows: Rows | None = None
 
     @cached_property
     def pilot_entry(self) -> str:
@@ -85,7 +84,7 @@ class Planner:
             return None
         return self.run.entry(self.cascade_entry, CascadeEntry)
 
-    def weak_first(self, estimates: dict[str, Estimate]) -> WeakFirst | None:
+    def weak_first(self, estimates: Mapping[str, Estimate]) -> WeakFirst | None:
         """The rows that the weak model answers before the cut, as far as it is known which; None without a cascade."""
         spec = self.job.spec
         if spec.cascade is None or self.job.limit is not None:
@@ -106,14 +105,20 @@ class Planner:
         spent = (judge_spent(self.run.store, self.job.spec), samples_spent(self.run.store, self.job.spec))
         return sum(each.cost_usd + each.lost_usd for each in spent)
 
+    def situation(
+        self, estimates: Mapping[str, Estimate], paid: Paid | None = None, judged_usd: float | None = None
+    ) -> Situation:
+        """What a cut is made from now. paid, judged_usd: as in `Situation`."""
+        return Situation(
+            spec=self.job.spec, rows=self.rows, estimates=estimates, too_long=self.too_long, paid=paid,
+            sample=self.sample(), judged_usd=judged_usd, weak_first=self.weak_first(estimates),
+        )  # fmt: skip
+
     def draft(self) -> Plan:
         """A plan that is not written: what the pilot asks. Draws the sample, once and for all."""
-        spec, estimates = self.job.spec, self.estimates()
-        assignments, bill = decide(
-            spec, self.rows, estimates, self.too_long, None, self.sample(), weak_first=self.weak_first(estimates)
-        )
+        assignments, bill = decide(self.situation(self.estimates()))
         name = f"{self.pilot_folder}/sample.parquet"
-        if has_pilot(spec) and not self.run.store.exists(name):
+        if has_pilot(self.job.spec) and not self.run.store.exists(name):
             drawn = assignments.fold >= 0
             self.run.store.write_table(
                 name, pa.table({"row_key": assignments.row_key[drawn], "fold": assignments.fold[drawn]})
@@ -150,7 +155,7 @@ class Planner:
 
     def forget(self) -> None:
         """The pilot or the cascade is through: predictions are read anew."""
-        self.__dict__.pop("rows", None)
+        self._rows = None
 
     def plan(self) -> Plan:
         """The newest plan if it is the plan of this very policy, else a new one. Raises SpecError."""
@@ -160,24 +165,18 @@ class Planner:
             marks.append(cascade.to_json() if cascade else self.job.spec.cascade.model_dump())
         mark = fingerprint(marks)
         number, bill = latest_plan(self.run.store)
-        if bill is not None and bill["fingerprint"] == mark:
+        if bill is not None and bill.fingerprint == mark:
             return load_plan(self.run.store, number)
         spec, estimates = self.job.spec, self.estimates()
         # A budget counts what is spent already; the other policies say what they want as if nothing were paid.
         paid = self.paid() if spec.policy.budget_usd is not None else None
         beside_usd = None if spec.quality.judge and pilot is None else self.beside_usd()
-        assignments, bill = decide(
-            spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd, self.weak_first(estimates)
-        )
-        bill |= {
-            "pilot": pilot and pilot.to_json(),
-            "cascade": cascade and cascade.to_json(),
-            "fingerprint": mark,
-            "job": spec.model_dump(mode="json", exclude_none=True),
-            "checks": self.job.checks,
-            "request": self._rendered_request(),
-        }
-        bill["hours"] = hours(spec, bill, {name: estimates[name].latency_s for name in spec.names})
+        assignments, bill = decide(self.situation(estimates, paid, beside_usd))
+        bill = replace(
+            bill, pilot=self.pilot(), cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
+            job=spec.model_dump(mode="json", exclude_none=True), request=self._rendered_request(),
+            hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}),
+        )  # fmt: skip
         return write_plan(self.run.store, number + 1, assignments, bill)
 
     def standing(self) -> Standing:
@@ -186,31 +185,36 @@ class Planner:
 
     def recut(self, plan: Plan, standing: Standing) -> Plan | None:
         """The same policy, cut again over what is not paid yet. None where the dollars left pay for no plan at all."""
-        paid, estimates, beside_usd = standing.paid, standing.estimates, self.beside_usd()
+        beside_usd = self.beside_usd()
         try:
-            assignments, bill = decide(
-                self.job.spec, self.rows, estimates, self.too_long, paid, self.sample(), beside_usd,
-                self.weak_first(estimates),
-            )  # fmt: skip
+            assignments, bill = decide(self.situation(standing.estimates, standing.paid, beside_usd))
         except SpecError:
             return None
-        kept = {name: plan.bill[name] for name in KEPT_OF_THE_BILL if name in plan.bill}
-        history = {
-            "after_usd": paid.usd + beside_usd,
-            "expected_usd": bill["planned_usd"],
-            "upper_usd": bill["range_usd"][1],
-            "strong_share": bill["strong_share"],
-        }
-        bill |= {
-            **kept,
-            **{name: plan.bill[name] for name in ("fingerprint", "job", "checks", "pilot", "cascade")},
-            "recuts": [*plan.bill.get("recuts", []), history],
-        }
+        history = Recut(
+            after_usd=standing.paid.usd + beside_usd,
+            expected_usd=bill.planned_usd,
+            upper_usd=bill.range_usd[1],
+            strong_share=bill.strong_share,
+        )
+        seen = plan.bill
+        bill = replace(
+            bill, recuts=(*seen.recuts, history),
+            # What the user saw before the run stays.
+            planned_usd=seen.planned_usd, range_usd=seen.range_usd, bound_usd=seen.bound_usd, curve=seen.curve,
+            request=seen.request, hours=seen.hours, assumptions=seen.assumptions,
+            # It is the same plan, cut again.
+            fingerprint=seen.fingerprint, job=seen.job, checks=seen.checks, pilot=seen.pilot, cascade=seen.cascade,
+        )  # fmt: skip
         return write_plan(self.run.store, plan.number + 1, assignments, bill)
 
-    @cached_property
+    @property
     def rows(self) -> Rows:
         """The planning columns of all rows, with the predictions of the cascade or the pilot where there are some."""
+        if self._rows is None:
+            self._rows = self._read_rows()
+        return self._rows
+
+    def _read_rows(self) -> Rows:
         rows = read_rows(self.run.store, self.parts)
         entry = self.pilot() if has_pilot(self.job.spec) else None
         if entry is not None and entry.head != "none":
@@ -240,7 +244,7 @@ class Planner:
 
         return estimate_all(
             self.job.spec, self.run.store, self.names, self.border.router_card, self.border.router_columns,
-            lambda name: token_counter(self.job.spec.models[name]), measured_bytes,
+            count_tokens=lambda name: token_counter(self.job.spec.models[name]), measured_bytes=measured_bytes,
         )  # fmt: skip
 
     def weak_usd(self, plan: Plan, standing: Standing | None = None) -> float:
@@ -254,9 +258,9 @@ class Planner:
         if cap_usd(spec) is None:
             return 0.0
         if not is_tight(spec, plan.bill):
-            entry = plan.bill["by_model"][weak]
-            factor = entry["usd_high"] / entry["usd"] if entry["usd"] else 1.1
-            return float(plan.bill["all_weak_usd"] * factor) + self.beside_usd()
+            part = plan.bill.by_model[weak]
+            factor = part.usd_high / part.usd if part.usd else 1.1
+            return float(plan.bill.all_weak_usd * factor) + self.beside_usd()
         standing = standing or self.standing()
         paid, estimate = standing.paid, standing.estimates[weak]
         lead = (plan.assignments.row_key == plan.assignments.leader) & (plan.assignments.model >= 0)

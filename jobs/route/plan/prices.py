@@ -72,7 +72,7 @@ def model_rates(spec: JobSpec, name: str) -> Rates:
         )
     source = "job file" if tier in given or "standard" in given else LIST
     full = known["standard"] if tier == "flex" else None
-    return Rates(used, source, assumed, known.get("standard"), known.get("flex"), known.get("batch"), full)
+    return Rates(used, source, assumed, known.get("standard"), known.get("flex"), batch=known.get("batch"), full=full)
 
 
 _FIELDS = {"standard": "per_million", "flex": "flex", "batch": "batch"}

@@ -1,4 +1,4 @@
-"""jobs/route/plan/rows.py: carried here."""
+"""The columns of scored/ that planning looks at, as arrays: some 60 bytes a row, all rows in memory."""
 
 from __future__ import annotations
 

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.route.plan.bill import BilledPromise
 from jobs.route.plan.groups import Groups
 from jobs.route.plan.plan import Sample
 from jobs.route.plan.rows import Rows
+from jobs.route.plan.situation import Situation
 from jobs.spec.job import JobSpec, has_pilot, most_judged
 from jobs.storage.keys import find_keys, positions
 from routing.pilot.folds import FOLD_NAMES, FoldSizes, affordable, assign_folds, draw, fold_sizes, stopping
@@ -61,17 +63,17 @@ def folds_of_rows(sample: Sample | None, rows: Rows, askable: NDArray[np.bool_])
 
 
 def keep_promise(
-    spec: JobSpec, rows: Rows, sample: Sample, steps: Steps, groups: Groups, too_long: NDArray[np.bool_], predicted: Cut,
-    left_usd: float | None,
-) -> tuple[Cut, dict[str, Any] | None]:  # fmt: skip
+    situation: Situation, sample: Sample, steps: Steps, groups: Groups, predicted: Cut, left_usd: float | None
+) -> tuple[Cut, BilledPromise | None]:
     """The cheapest cut that the pilot's select fold vouches for, never dearer than `left_usd`; what the bill says of it.
 
     predicted: the policy's own cut, which stands, with nothing for the bill, where there is no select fold. left_usd: of the cap,
     after all that is gone beside the cut; None without a cap.
     """
     assert sample.quality is not None
+    spec, rows = situation.spec, situation.rows
     at = positions(rows.row_key, sample.row_key)
-    quality = fill_in(sample.quality, too_long[at])
+    quality = fill_in(sample.quality, situation.too_long[at])
     use = (sample.fold == FOLD_NAMES.index("select")) & np.isfinite(quality).all(axis=1) & groups.askable[at]
     if not use.any():
         return predicted, None
@@ -88,12 +90,11 @@ def keep_promise(
         chosen = predicted  # which was cut under the same cap
     row_usd = float((cuts.cost_usd[0] + steps.base_cost_usd) / max(1, steps.total_weight))
     more = stopping(int(use.sum()), max(0.0, found.certainty_usd), row_usd, steps.total_weight)
-    return chosen, {
-        **dataclasses.asdict(found), "certainty_usd": found.certainty_usd,
-        "kind": spec.policy.kind, "share": spec.policy.value, "confidence": confidence,
-        "rows": int(use.sum()), "kept": chosen.n_steps_taken == found.n_steps,
-        "best_rows": more.best_rows, "one_more_row_pays": more.pays,
-    }  # fmt: skip
+    return chosen, BilledPromise(
+        **dataclasses.asdict(found), certainty_usd=found.certainty_usd, kind=spec.policy.kind, share=spec.policy.value,
+        confidence=confidence, rows=int(use.sum()), kept=chosen.n_steps_taken == found.n_steps,
+        best_rows=more.best_rows, one_more_row_pays=more.pays,
+    )  # fmt: skip
 
 
 def fill_in(quality: NDArray[np.float64], too_long: NDArray[np.bool_]) -> NDArray[np.float64]:

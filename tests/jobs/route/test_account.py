@@ -16,6 +16,7 @@ from jobs.route.account.stage import run_account
 from jobs.route.plan.cut import decide
 from jobs.route.plan.estimate import Estimate
 from jobs.route.plan.rows import read_rows
+from jobs.route.plan.situation import Situation
 from jobs.route.score.files import list_files
 from jobs.route.score.stage import plan_score, run_score
 from jobs.spec.loader import parse_spec
@@ -24,7 +25,7 @@ from routing.pricing import Price
 from tests import local_ray
 
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}
-EST = {n: Estimate(Price(u, u), "job file", 0.25, 10.0, 0.1, 50, ()) for n, u in (("a", 1.0), ("b", 20.0))}
+EST = {n: Estimate(Price(u, u), "job file", 0.25, 10.0, 0.1, 50, sources=()) for n, u in (("a", 1.0), ("b", 20.0))}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def run(scored, tmp_path, ray_local):
     spec = job(folder, tmp_path)
     store = Store(spec.output)
     rows = read_rows(store, parts)
-    plan, bill = decide(spec, rows, EST, np.zeros((12, 2), bool))
+    plan, bill = decide(Situation(spec, rows, EST, np.zeros((12, 2), bool)))
     return spec, store, parts, plan, bill, tmp_path
 
 

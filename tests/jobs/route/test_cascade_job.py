@@ -19,6 +19,7 @@ from jobs.route.plan.cut import decide
 from jobs.route.plan.estimate import Estimate
 from jobs.route.plan.plan import WeakFirst
 from jobs.route.plan.rows import Rows
+from jobs.route.plan.situation import Situation
 from jobs.route.start import Job
 from jobs.spec.loader import parse_spec
 from jobs.storage.store import Store
@@ -100,7 +101,8 @@ def test_weak_answers_are_paid_before_the_cut_and_upgrades_cost_the_whole_dear_c
     pairs = np.stack([keys, keys], axis=1)
     rows = Rows(keys, np.zeros(n, np.int32), pairs, pairs, np.full(n, 400), np.zeros(n, bool), predicted)
     usd = {
-        name: Estimate(Price(rate, rate), "x", 0.25, 100.0, 0.1, 500, ()) for name, rate in (("a", 1.0), ("b", 20.0))
+        name: Estimate(Price(rate, rate), "x", 0.25, 100.0, 0.1, 500, sources=())
+        for name, rate in (("a", 1.0), ("b", 20.0))
     }
     models = {"a": {"engine": "openai"}, "b": {"engine": "openai"}}
     spec = parse_spec({
@@ -109,17 +111,17 @@ def test_weak_answers_are_paid_before_the_cut_and_upgrades_cost_the_whole_dear_c
     })  # fmt: skip
     fits, everybody = np.zeros((n, 2), bool), np.ones(n, bool)
     # A weak call is $0.0002, a strong one $0.0040: all weak first is $0.20, and the rest pays for 250 upgrades.
-    plan, bill = decide(spec, rows, usd, fits, weak_first=WeakFirst(everybody, 0.0))
+    plan, bill = decide(Situation(spec, rows, usd, fits, weak_first=WeakFirst(everybody, 0.0)))
     assert (plan.model == 1).sum() == 250
-    assert bill["planned_usd"] == pytest.approx(1.2) and bill["cascade_usd"] == pytest.approx(250 * 0.0002)
-    plan, bill = decide(spec, rows, usd, fits)
-    assert (plan.model == 1).sum() == 263 and bill["cascade_usd"] == 0
-    plan, bill = decide(spec, rows, usd, fits, weak_first=WeakFirst(everybody, 0.4))
-    assert (plan.model == 1).sum() == 150 and bill["planned_usd"] == pytest.approx(1.2)
+    assert bill.planned_usd == pytest.approx(1.2) and bill.cascade_usd == pytest.approx(250 * 0.0002)
+    plan, bill = decide(Situation(spec, rows, usd, fits))
+    assert (plan.model == 1).sum() == 263 and bill.cascade_usd == 0
+    plan, bill = decide(Situation(spec, rows, usd, fits, weak_first=WeakFirst(everybody, 0.4)))
+    assert (plan.model == 1).sum() == 150 and bill.planned_usd == pytest.approx(1.2)
     straight = keys >= 900  # unasked, they cost no weak call where they go up
-    plan, bill = decide(spec, rows, usd, fits, weak_first=WeakFirst(~straight, 0.0))
-    assert bill["cascade_usd"] == pytest.approx(((plan.model == 1) & ~straight).sum() * 0.0002)
-    assert bill["planned_usd"] <= 1.2 + 1e-9
+    plan, bill = decide(Situation(spec, rows, usd, fits, weak_first=WeakFirst(~straight, 0.0)))
+    assert bill.cascade_usd == pytest.approx(((plan.model == 1) & ~straight).sum() * 0.0002)
+    assert bill.planned_usd <= 1.2 + 1e-9
 
 
 def test_a_cascade_needs_a_sample_with_quality():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import StoreError
-from jobs.route.plan.entries import CascadeEntry, PilotEntry, pilot_of
+from jobs.route.plan.entries import CascadeEntry, PilotEntry
 from jobs.route.score.entries import Part, ScoreEntry
 from jobs.storage.manifest import Entry, Identity, Run, load_run, read_identity
 from jobs.storage.store import Store
@@ -70,11 +70,6 @@ def test_keys_that_an_earlier_version_did_not_write_are_not_missed() -> None:
     cascade = CascadeEntry.from_json({"used": True, "fit_rows": 5})
     assert cascade.fit_rows == 5 and cascade.error is None and cascade.to_json() == {"used": True, "fit_rows": 5}
     assert Identity.from_json({}) == Identity(0, "", (), {}, ())
-
-
-def test_a_bill_says_which_pilot_made_it() -> None:
-    assert pilot_of({}) is None and pilot_of({"pilot": None}) is None
-    assert pilot_of({"pilot": PILOT}) == PilotEntry.from_json(PILOT)
 
 
 def test_the_pilots_predictions_are_read_where_it_fitted_a_head() -> None:

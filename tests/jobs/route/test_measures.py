@@ -13,6 +13,7 @@ import pytest
 from jobs.route.account import run_measures as measures
 from jobs.route.account.bucket_evidence import BucketRows, bucket_evidence, length_bins, shown
 from jobs.route.account.totals import REPORT, PolicyQuality, RunEvidence
+from jobs.route.plan.bill import CurvePoint
 from routing.features.structure import STRUCTURE
 from routing.pilot.estimates import Answered, RunEstimates, alternative_usd, estimate_run
 
@@ -185,18 +186,16 @@ def test_groups_examples_and_lengths():
 
 
 def test_budget_changes_move_along_the_curve():
-    curve = [{"share": s, "usd": 1 + 9 * s, "quality": 0.5 + 0.4 * s} for s in np.linspace(0, 1, 21).tolist()]
+    curve = [CurvePoint(s, 1 + 9 * s, 0.5 + 0.4 * s) for s in np.linspace(0, 1, 21).tolist()]
     measured = measures.measured_curve(curve, 2.0, 20.0)
-    assert [measured[0]["measured_usd"], measured[-1]["measured_usd"]] == [2.0, 20.0]
-    found = measures.budget_changes({"planned_usd": 7.5, "by_model": {"a": {"usd": 5.0}, "b": {"usd": 0.5}}}, measured)
+    assert [measured[0].measured_usd, measured[-1].measured_usd] == [2.0, 20.0]
+    found = measures.budget_changes(5.5, measured)
     assert [point["usd"] for point in found] == pytest.approx([9.9, 11.0, 12.1])
     assert [point["strong_share"] for point in found] == pytest.approx([7.9 / 18, 0.5, 10.1 / 18])
     assert found[2]["quality_change"] == pytest.approx(0.4 * 1.1 / 18) == pytest.approx(-found[0]["quality_change"])
     unknown = measures.measured_curve(curve, None, 20.0)
-    assert measures.budget_changes({"by_model": {"a": {"usd": 99.0}}}, unknown)[2]["strong_share"] == 1.0, (
-        "no more than all-strong"
-    )
-    assert measures.budget_changes({"by_model": {}}, []) == []
+    assert measures.budget_changes(99.0, unknown)[2]["strong_share"] == 1.0, "no more than all-strong"
+    assert measures.budget_changes(0.0, []) == []
 
 
 def test_drift_is_in_deviations_of_the_training_data_and_says_nothing_without_them():
