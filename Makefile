@@ -3,9 +3,9 @@
 
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do $$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
-# The files of tests are shared out to WORKERS processes: most of what one does is waiting for Ray. WORKERS=0: none but pytest itself.
-WORKERS ?= 2
-PYTEST := .venv/bin/python -m pytest --durations=15 -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# The files of tests are shared out to processes, the longest first (tests/conftest.py): much of what one does is waiting, for Ray,
+# for engines, for stores that do not answer. Slow tests hold whole jobs to times: one process fewer. WORKERS=0: none but pytest.
+PYTEST := .venv/bin/python -m pytest --durations=15 --dist loadfile --no-loadscope-reorder
 # make test-all SLOW_ONLY=1 leaves out what `make test` has just passed; PART="tests/jobs/test_k*.py" runs those files alone.
 ALL_TESTS := $(if $(SLOW_ONLY),-m slow,) $(PART)
 
@@ -15,10 +15,10 @@ demo: install
 	@.venv/bin/headgate demo
 
 test: install
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -n $(or $(WORKERS),3) -m "not slow"
 
 test-all: install
-	@$(PYTEST) $(ALL_TESTS)
+	@$(PYTEST) -n $(or $(WORKERS),2) $(ALL_TESTS)
 
 # docs/reliability.md: faults of every kind done to real jobs, and what became of them. Within an hour.
 # CHAOS="--results build/chaos.jsonl" keeps what is done, so that a run cut short goes on.
