@@ -139,7 +139,10 @@ def training_cost(
         gpu: flops / (UTILIZATION * peak) / 3600 if total <= GPU_BYTES[gpu] else None
         for gpu, peak in PEAK_FLOPS.items()
     }
-    return TrainingCost(name, method, parameters, trained, weight_bytes, 4 * trained, 8 * trained, flops, hours)
+    return TrainingCost(
+        name, method, parameters, trained, weight_bytes, gradient_bytes=4 * trained, adam_bytes=8 * trained, flops=flops,
+        hours=hours,
+    )  # fmt: skip
 
 
 def training_costs() -> list[TrainingCost]:

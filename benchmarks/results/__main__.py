@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = _parser().parse_args(arguments)
     options = Options(
-        Path(args.data), args.quick, 1 if args.quick else args.seeds, not args.no_encoder, tuple(args.only), args.cache,
-        Path(args.parts) if args.parts else None, Path(args.live) if args.live else None,
+        Path(args.data), args.quick, 1 if args.quick else args.seeds, not args.no_encoder, tuple(args.only),
+        cache=args.cache, parts=Path(args.parts) if args.parts else None, live=Path(args.live) if args.live else None,
     )  # fmt: skip
     try:
         text = results(options, lambda line: print(f"results: {line}", file=sys.stderr, flush=True))

@@ -109,8 +109,9 @@ def read_live(output: str) -> Live:
     told = [answers[name].cast(pa.float64()).to_numpy() for name in ("mean_logprob", "min_logprob")]
     finish = answers["finish_reason"].to_pylist()
     evidence = Evidence(
-        outcomes.prompts, said, np.zeros(outcomes.quality.shape), finish, np.stack(told, axis=1),
-        read_agreement(run.store, keys, said, SAMPLES_A_ROW), answer_marks(outcomes.prompts, said, finish),
+        outcomes.prompts, said, np.zeros(outcomes.quality.shape), finish, log_probabilities=np.stack(told, axis=1),
+        agreement=read_agreement(run.store, keys, said, SAMPLES_A_ROW),
+        marks=answer_marks(outcomes.prompts, said, finish),
     )  # fmt: skip
     return Live(outcomes, evidence, paid)
 

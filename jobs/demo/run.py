@@ -39,7 +39,7 @@ JOB_TEXT = """\
 """
 
 
-def demo_job(folder: Path, strong: dict[str, Any], weak_engine: str) -> dict[str, Any]:
+def demo_job(folder: Path, strong: Mapping[str, object], weak_engine: str) -> dict[str, Any]:
     """The demo's job as a mapping."""
     weak = {
         "engine": weak_engine,
@@ -50,7 +50,7 @@ def demo_job(folder: Path, strong: dict[str, Any], weak_engine: str) -> dict[str
         "input": {"path": str(folder / "prompts"), "id": "id", "prompt": "prompt", "keep": ["category"]},
         "output": str(folder / "run"),
         "router": str(ASSETS / "router"),
-        "models": {"weak": weak, "strong": strong | {"price": {"per_million": {"input": 10.0, "output": 30.0}}}},
+        "models": {"weak": weak, "strong": {**strong, "price": {"per_million": {"input": 10.0, "output": 30.0}}}},
         "weak": "weak",
         "strong": "strong",
         "sampling": {"temperature": 0, "max_tokens": 24},
@@ -92,7 +92,7 @@ def is_complete(run: Path) -> bool:
 
 
 def _run(
-    folder: Path, strong: dict[str, Any], weak_engine: str, live: bool | None, change: Mapping[str, Any] | None
+    folder: Path, strong: Mapping[str, object], weak_engine: str, live: bool | None, change: Mapping[str, Any] | None
 ) -> tuple[int, dict[str, Any]]:
     """Write the job file and run it."""
     data = demo_job(folder, strong, weak_engine) | dict(change or {})

@@ -1,1 +1,6 @@
-"""Measuring routers on recorded outcomes: reading (`sources`), one table of figures (`measure`), and showing it."""
+"""Routers fitted and measured on recorded outcomes: `headgate train` and `headgate evaluate`.
+
+`train.run_train` writes an artifact, `evaluate.run_evaluate` makes one table of many routers; `sources` and `training_data`
+read what both need, `run_outcomes` a finished run. The figures themselves are routing's (`routing.metrics`). It needs no Ray
+and no server, and must not import ray, jobs.lanes or jobs.replay.
+"""

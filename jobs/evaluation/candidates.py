@@ -9,7 +9,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Candidate:
     """What the user wrote."""
     name: str = ""
     """Registry name; "" for an artifact."""
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, object] = field(default_factory=dict)
     artifact: Router | None = None
     trained_on: tuple[str, ...] = ()
     """URIs of the sets an artifact was trained on, as its card names them."""
@@ -57,7 +57,7 @@ class Candidate:
         return self.artifact is None and "seed" in _arguments(self.name) and "seed" not in self.hyperparameters
 
 
-def make_router(name: str, hyperparameters: dict[str, Any], seed: int) -> Router:
+def make_router(name: str, hyperparameters: Mapping[str, object], seed: int) -> Router:
     """An unfitted router; `seed` is passed on where the class takes one and the user named none. Raises RoutingError."""
     arguments = dict(hyperparameters)
     if "seed" in _arguments(name):
@@ -91,7 +91,7 @@ def _trained_on(store: Store) -> tuple[str, ...]:
     return tuple(Store(str(path)).uri for path in paths)
 
 
-def parse_hyperparameters(text: str, where: str) -> dict[str, Any]:
+def parse_hyperparameters(text: str, where: str) -> dict[str, object]:
     """`k=20,features={kind: encoder}` as a dict. Raises SpecError."""
     try:
         values = yaml.safe_load("{" + text.replace("=", ": ") + "}")

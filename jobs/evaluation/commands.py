@@ -1,4 +1,4 @@
-"""jobs/evaluation/commands.py: carried here."""
+"""`headgate train` and `headgate evaluate`: flags in, a table or JSON out."""
 
 from __future__ import annotations
 
@@ -67,7 +67,15 @@ def train(
         (*(outcomes or ()), *(from_run or ())), tuple(preferences or ()), weights=tuple(weights or ()), weak=weak, strong=strong,
         tiers=tiers, all_battles="models" in chosen.hyperparameters, seed=seed, allow_code=allow_code,
     )  # fmt: skip
-    options = TrainOptions(sets, chosen.name, out, chosen.hyperparameters, validation, tuple(held_out or ()), cache)
+    options = TrainOptions(
+        sets,
+        chosen.name,
+        out,
+        chosen.hyperparameters,
+        validation=validation,
+        held_out=tuple(held_out or ()),
+        cache=cache,
+    )
     with steps("train") as say:
         summary = run_train(options, say)
     if as_json:
@@ -123,8 +131,9 @@ def evaluate(
     from jobs.report.console import steps
 
     options = EvaluateOptions(
-        tuple(outcomes or ()), tuple(routers), weak, strong, tuple(train or ()), train_weak, train_strong, train_rows,
-        fraction, seeds, seed, drop_contaminated, tiers, tuple(weights or ()), cache=cache, allow_code=allow_code,
+        outcomes=tuple(outcomes or ()), routers=tuple(routers), weak=weak, strong=strong, train=tuple(train or ()),
+        train_weak=train_weak, train_strong=train_strong, train_rows=train_rows, fraction=fraction, seeds=seeds, seed=seed,
+        drop_contaminated=drop_contaminated, tiers=tiers, weights=tuple(weights or ()), cache=cache, allow_code=allow_code,
     )  # fmt: skip
     with steps("evaluate") as say:
         found = run_evaluate(options, say)

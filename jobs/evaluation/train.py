@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +47,7 @@ class TrainOptions:
     sets: TrainingOptions
     router: str
     out: str
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, object] = field(default_factory=dict)
     validation: float = 0.1
     """Share of the rows held out for the card's figures; 0 trains on everything and measures nothing."""
     held_out: tuple[str, ...] = ()
@@ -70,11 +70,11 @@ def run_train(options: TrainOptions, say: Callable[[str], None] = lambda text: N
     check_target(target)
     say("reading")
     data, notes = gather(options.sets)
-    facts: dict[str, Any] = {}
+    similarity: Mapping[str, object] = {}
     if options.held_out:
         say("comparing with the held-out prompts")
         prompts = [prompt for path in options.held_out for prompt in read_training_set(path).prompts]
-        data, facts = without_contaminated(data, prompts)
+        data, similarity = without_contaminated(data, prompts)
     train, held_out, note = hold_out(data, options.validation, options.sets.seed)
     notes += note
     if hasattr(router, "on_progress"):
@@ -97,7 +97,7 @@ def run_train(options: TrainOptions, say: Callable[[str], None] = lambda text: N
             "validation_rows": 0 if held_out is None else len(held_out),
             "fit_s": fit_s,
             "trained_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **facts,
+            **similarity,
         },
         "versions": versions(),
         "notes": notes + more,
@@ -168,7 +168,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save(router: Router, target: Store, metrics: dict[str, Any]) -> None:
+def save(router: Router, target: Store, metrics: Mapping[str, Any]) -> None:
     """Write the artifact to a local folder or an object store; the card last, so that a folder with one is whole.
 
     A local folder is replaced as a whole; on a store the files are written one by one.

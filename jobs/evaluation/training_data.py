@@ -120,7 +120,7 @@ def parse_tiers(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(top), tuple(low)
 
 
-def without_contaminated(data: Any, test_prompts: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+def without_contaminated(data: Any, test_prompts: Sequence[str]) -> tuple[Any, dict[str, object]]:
     """(training data without prompts too near a test prompt, {"contaminated", "similarity", "threshold", "features"}).
 
     Dropped is what equals a test prompt (case and white space apart) or has a cosine of .95 with one; `similarity` is RouteLLM's

@@ -4,9 +4,6 @@ A real HTTP server, not a mock: tests count at it what was paid, and a user rehe
 `server` is the aiohttp application, `table` finds recorded answers, `faults` and `limits` are what goes wrong, `counts`
 what `/stats` tells, `batches` the files and batches, `wire` the JSON bodies, `options` the checked settings. An answer
 costs one dictionary look-up.
-Sampling parameters do not change an answer, and no log-probabilities are recorded: use a real engine for those.
+Sampling parameters do not change an answer, and no log-probabilities are recorded: use a real engine for those. It reads
+outcomes and serves them; it must not import ray, jobs.route or jobs.lanes.
 """
-
-from __future__ import annotations
-
-__all__ = ["ReplayOptions", "make_app", "parse_faults", "run_app", "serve"]

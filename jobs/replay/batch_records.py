@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from jobs.replay import wire
 
@@ -21,7 +20,7 @@ class File:
     data: bytes
     created_at: int = field(default_factory=lambda: int(time.time()))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "id": self.id, "object": "file", "bytes": len(self.data), "created_at": self.created_at,
             "filename": self.name, "purpose": self.purpose, "status": "processed",
@@ -46,7 +45,7 @@ class Batch:
     status: str = "validating"
     times: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: {"total": 0, "completed": 0, "failed": 0})
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, object]] = field(default_factory=list)
     output_file_id: str | None = None
     error_file_id: str | None = None
     tokens: dict[str, int] = field(default_factory=dict)
@@ -56,7 +55,7 @@ class Batch:
         self.status = status
         self.times[f"{status}_at"] = int(time.time())
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "id": self.id, "object": "batch", "endpoint": ENDPOINT, "input_file_id": self.input_file_id,
             "completion_window": "24h", "status": self.status, "metadata": self.metadata, "request_counts": self.counts,
@@ -83,7 +82,7 @@ def read_creation(raw: bytes) -> tuple[str, dict[str, str]]:
     return file_id, metadata
 
 
-def error_entry(code: str, message: str, line: int | None) -> dict[str, Any]:
+def error_entry(code: str, message: str, line: int | None) -> dict[str, object]:
     return {"code": code, "message": message, "param": None, "line": line}
 
 

@@ -7,7 +7,7 @@ the text; a job that wraps prompts in a template replays outcomes recorded with 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class AnswerTable:
         """Distinct prompt texts."""
         return len(self._rows)
 
-    def find(self, model: str, messages: Sequence[dict[str, Any]]) -> Recorded | None:
+    def find(self, model: str, messages: Sequence[Mapping[str, Any]]) -> Recorded | None:
         """The answer of `model` (a known one) to `messages`, or None where nothing is recorded.
 
         Tried in turn: the last user message's text, then the texts of the user messages, then of all messages, joined
@@ -92,7 +92,7 @@ def _cell(table: Outcomes, row: int, column: int) -> Recorded | None:
     return Recorded(text, count(table.prompt_tokens), count(table.completion_tokens))
 
 
-def text_of(message: dict[str, Any]) -> str:
+def text_of(message: Mapping[str, Any]) -> str:
     """A message's text: its string, or its text parts joined; "" for null content. The shape is checked in `wire`."""
     content = message.get("content")
     if isinstance(content, str):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class ChatRequest:
     """What of a request's body matters here."""
 
     model: str
-    messages: list[dict[str, Any]]
+    messages: Sequence[Mapping[str, Any]]
     max_tokens: int | None
     n: int
     stream: bool
@@ -84,8 +84,9 @@ def parse_request(raw: bytes) -> ChatRequest:
     usage = isinstance(stream_options, dict) and stream_options.get("include_usage") is True
     tier = body.get("service_tier")
     return ChatRequest(
-        model, messages, max_tokens, n, body.get("stream") is True, usage, tier if isinstance(tier, str) else ""
-    )
+        model, messages, max_tokens, n, stream=body.get("stream") is True, stream_usage=usage,
+        tier=tier if isinstance(tier, str) else "",
+    )  # fmt: skip
 
 
 def completion_body(request: ChatRequest, answer: ChatAnswer, ordinal: int) -> bytes:
@@ -139,11 +140,11 @@ def error_body(message: str, kind: str, code: str) -> bytes:
     return _dump({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-def _head(model: str, ordinal: int, kind: str) -> dict[str, Any]:
+def _head(model: str, ordinal: int, kind: str) -> dict[str, object]:
     return {"id": f"chatcmpl-replay-{ordinal}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def _usage(answer: ChatAnswer) -> dict[str, Any]:
+def _usage(answer: ChatAnswer) -> dict[str, object]:
     return {
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,

@@ -1,4 +1,7 @@
-"""jobs/report/console.py: carried here."""
+"""The command line's edge: results on standard output, everything else on standard error, one line for whatever goes wrong.
+
+A traceback goes to a file that the line names.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the job file name Python functions to call.")]
 
 
-def finish(result: dict[str, Any], as_json: bool) -> None:
+def finish(result: Mapping[str, Any], as_json: bool) -> None:
     """Print a run's report: the table and where report.html is, or JSON."""
     if as_json:
         print_json(result)
@@ -33,7 +36,7 @@ def finish(result: dict[str, Any], as_json: bool) -> None:
     print(f"report: {result['output'].rstrip('/')}/report.html")
 
 
-def print_json(value: dict[str, Any]) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object; what JSON cannot say (NaN) is null."""
     from jobs.report.contents import json_safe
 

@@ -1,4 +1,4 @@
-"""jobs/report/contents.py: carried here."""
+"""What a report has at least: its keys, null where nothing is known, and the sentence that sums it up."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import time
 import psutil
 
 from tests.chaos.bench import Bench, Scenario
-from tests.chaos.setting import IN_FLIGHT, ROWS, Outcome, Setting, senders
+from tests.chaos.processes import senders
+from tests.chaos.setting import IN_FLIGHT, ROWS, Outcome, Setting
 
 FAMILY = "process"
 KILLS_PER_JOB, JOBS = 2, 10

@@ -18,7 +18,8 @@ import psutil
 
 from jobs.journal.local_log import local_dir
 from tests.chaos.bench import Bench, Scenario
-from tests.chaos.setting import IN_FLIGHT, LANE, LATENCY_S, Outcome, Setting
+from tests.chaos.processes import LANE
+from tests.chaos.setting import IN_FLIGHT, LATENCY_S, Outcome, Setting
 
 FAMILY = "node"
 FLUSH_S = 2.0

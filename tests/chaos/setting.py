@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -24,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from routing.data.outcomes import Outcomes, write_outcomes
 from tests.chaos.buckets import Bucket
+from tests.chaos.processes import MARK, end_marked
 from tests.replay_server import ROOT, Replay, process_replay
 
 ROWS, IN_FLIGHT, LATENCY_S = 200, 8, 0.2
@@ -39,12 +38,9 @@ BUDGET_USD = 0.12
 """Buys the strong model for about half of the rows, so that rank bands and re-cuts are part of every run."""
 PRICE = {"weak": {"input": 0.5, "output": 1.0}, "strong": {"input": 10.0, "output": 30.0}}
 PROVIDER = {"weak": "org/weak", "strong": "strong"}
-MARK = "HEADGATE_CHAOS"
 MAX_STARTS = 8
 START_LIMIT_S = 900.0
 """One start of a job that takes 15 s alone; what has not ended by then hangs."""
-LANE = "ApiActor"
-"""Ray names a sending process after its class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,38 +313,3 @@ def job_of(folder: Path, base_url: str, policy: dict[str, Any] | None = None) ->
         "sampling": {"temperature": 0, "max_tokens": MAX_TOKENS},
     }  # fmt: skip
     return job if "budget_usd" in policy else job | {"max_usd": 1.0}
-
-
-def marked(token: str) -> list[psutil.Process]:
-    """Processes that inherited this mark, this one left out."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            mine = process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            continue
-        if mine and process.pid != os.getpid():
-            found.append(process)
-    return found
-
-
-def end_marked(token: str, grace_s: float = 20.0) -> None:
-    """Wait for what a scenario started to end by itself, then end the rest by pid."""
-    deadline = time.monotonic() + grace_s
-    while (left := marked(token)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for process in left:
-        process.kill()
-    psutil.wait_procs(left, timeout=10)
-
-
-def senders(driver_pid: int) -> list[psutil.Process]:
-    """The lanes' sending processes below a driver."""
-    return [p for p in psutil.Process(driver_pid).children(recursive=True) if re.search(LANE, _command(p))]
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""

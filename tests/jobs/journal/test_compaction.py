@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -303,15 +302,6 @@ def test_a_reader_meanwhile_sees_every_row_once(tmp_path: Path) -> None:
             assert answer.tolist() == sorted(expected["kinds"][0] + expected["kinds"][1])
 
 
-def test_a_missing_segment_is_an_error_and_not_less_money(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "run"))
-    fill(store, "m", some_segments())
-    compact_journal(store, ["m"], 0)
-    store.delete(store.list("answers/model=m")[0])
-    with pytest.raises(StoreError, match="not found"):
-        Journal(store).spent("m")
-
-
 def test_a_log_found_after_its_segment_was_merged_is_not_committed_again(tmp_path: Path) -> None:
     """A node that died between commit and removal of its log may come back after a merge elsewhere."""
     store, folder = Store(str(tmp_path / "run")), tmp_path / "local"
@@ -340,16 +330,3 @@ def test_writers_go_on_while_segments_are_merged(tmp_path: Path) -> None:
     fresh = Store(str(tmp_path / "unmerged"))
     fill(fresh, "m", made)
     assert told(Store(uri)) == told(fresh)
-
-
-def test_settlements_are_one_per_key_in_three_columns(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "run"))
-    fill(store, "m", some_segments(20))
-    table = Journal(store).read("m").sort_by("row_key")
-    found = Journal(store).settlements("m")
-    assert found.row_key.tolist() == table["row_key"].to_pylist()
-    assert found.cost_usd.tolist() == table["cost_usd"].to_pylist()
-    assert found.lost_usd.tolist() == table["lost_usd"].to_pylist()
-    assert [("answered", "rejected", "failed")[rank] for rank in found.rank] == table["kind"].to_pylist()
-    few = np.array(sorted(table["row_key"].to_pylist()[::3]))
-    assert Journal(store).read("m", keys=few)["row_key"].sort().to_pylist() == few.tolist()
