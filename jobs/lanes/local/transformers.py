@@ -75,7 +75,7 @@ class TransformersLane:
             .map_batches(
                 _Model,
                 fn_constructor_args=(context,),
-                batch_size=None,
+                batch_size=4 * BATCH_ROWS,  # Ray Data takes no actors with a GPU without a number here
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=context.model.replicas),
                 num_cpus=context.num_cpus,

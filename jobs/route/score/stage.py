@@ -179,10 +179,8 @@ class Scorer:
         self.router = load_router(spec)
         self.columns = router_columns(self.router, spec)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        parts = [
-            self._score(block.filter(pc.equal(block["bucket"], b))) for b in pc.unique(block["bucket"]).to_pylist()
-        ]
+    def __call__(self, shards: pa.Table) -> pa.Table:
+        parts = [self._score(_unpacked(packed)) for packed in shards["shard"]]
         return pa.Table.from_pylist([asdict(part) for part in parts])
 
     def _score(self, shard: pa.Table) -> Part:
@@ -220,7 +218,7 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
     scored = rows.map_batches(
         Scorer,
         fn_constructor_args=(plan.spec, output),
-        batch_size=None,
+        batch_size=1,  # a shard; Ray Data takes no actors with a GPU without a number here
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(size=size),
@@ -242,4 +240,17 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
 
 def _read_batch(batch: pd.DataFrame, plan: ScorePlan) -> Iterator[pa.Table]:
     for split, files in zip(batch["split"], batch["files"], strict=True):
-        yield from read_split(int(split), [int(index) for index in files], plan)
+        for shard in read_split(int(split), [int(index) for index in files], plan):
+            yield _packed(shard)
+
+
+def _packed(shard: pa.Table) -> pa.Table:
+    """One row, so that no batch of rows cuts a shard in two."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, shard.schema) as writer:
+        writer.write_table(shard)
+    return pa.table({"shard": pa.array([sink.getvalue()], pa.large_binary())})
+
+
+def _unpacked(packed: pa.Scalar) -> pa.Table:
+    return pa.ipc.open_stream(packed.as_buffer()).read_all()
