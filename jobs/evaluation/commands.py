@@ -126,7 +126,7 @@ def evaluate(
     allow_code: AllowCode = False,
 ) -> None:
     """Measure routers on recorded outcomes: APGR, CPT and AIQ with intervals, beside the baselines."""
-    from jobs.evaluation.evaluate import figures_only, run_evaluate
+    from jobs.evaluation.evaluate import run_evaluate, without_curves
     from jobs.evaluation.folds import EvaluateOptions
     from jobs.report.console import steps
 
@@ -143,7 +143,7 @@ def evaluate(
 
             write_evaluation(Store(out), found)
     if as_json:
-        print_json(figures_only(found))
+        print_json(without_curves(found))
         return
     from jobs.evaluation.terminal import evaluation_table
 

@@ -242,12 +242,12 @@ def _pair_notes(table: Outcomes, pair: bool) -> list[str]:
     return notes
 
 
-def figures_only(found: dict[str, Any]) -> dict[str, Any]:
+def without_curves(found: dict[str, Any]) -> dict[str, Any]:
     """The evaluation without curves: what `--json` prints."""
     if "sets" in found:
-        sets = {name: figures_only(each) for name, each in found["sets"].items()}
-        return {**found, "sets": sets, "pooled": found["pooled"] and figures_only(found["pooled"])}
+        sets = {name: without_curves(each) for name, each in found["sets"].items()}
+        return {**found, "sets": sets, "pooled": found["pooled"] and without_curves(found["pooled"])}
     return {key: value for key, value in found.items() if key != "curves"}
 
 
-__all__ = ["EvaluateOptions", "evaluate_set", "figures_only", "run_evaluate"]
+__all__ = ["EvaluateOptions", "evaluate_set", "run_evaluate", "without_curves"]

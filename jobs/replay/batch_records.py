@@ -28,7 +28,7 @@ class File:
 
 
 @dataclass(slots=True)
-class Row:
+class BatchRow:
     """One line of a batch: what it asks, or the status and error it gets instead."""
 
     custom_id: str

@@ -20,8 +20,8 @@ from jobs.replay import wire
 from jobs.replay.batch_records import (
     ENDPOINT,
     Batch,
+    BatchRow,
     File,
-    Row,
     error_entry,
     gone,
     read_creation,
@@ -244,9 +244,9 @@ class BatchService:
         batch.tokens = {}
         self._counts.batches[status] += 1
 
-    def _validate(self, batch: Batch) -> list[Row]:
+    def _validate(self, batch: Batch) -> list[BatchRow]:
         """The file's rows; what is wrong with it goes to `batch.errors`, and then nothing of it is answered."""
-        rows: list[Row] = []
+        rows: list[BatchRow] = []
         seen: set[str] = set()
         tokens: dict[str, int] = {}
         for number, line in enumerate(self._files[batch.input_file_id].data.splitlines(), 1):
@@ -265,7 +265,7 @@ class BatchService:
                 batch.errors.append(error_entry("duplicate_custom_id", "The custom_id is not unique.", number))
                 return []
             seen.add(custom_id)
-            row = Row(custom_id)
+            row = BatchRow(custom_id)
             try:
                 row.chat = wire.parse_request(body)
                 row.answer = self._find(row.chat)
@@ -292,7 +292,7 @@ class BatchService:
             batch.tokens = tokens
         return rows
 
-    def _answer(self, batch: Batch, row: Row, output: list[bytes], errors: list[bytes]) -> None:
+    def _answer(self, batch: Batch, row: BatchRow, output: list[bytes], errors: list[bytes]) -> None:
         """One row: a line in one of the files, or (fault `missing`) in none."""
         self._counts.requests += 1
         ordinal, self._n_rows = self._n_rows, self._n_rows + 1

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.report.formatting import count, duration, percent, short_count, usd
-from jobs.report.tally import Counts, JobCounts, LaneCounts, Tally
+from jobs.report.tally import JobCounts, LaneCounts, LiveCounts, Tally
 
 LOG_INTERVAL_S, REFRESH_PER_S = 5.0, 2.0
 MAX_WIDTH = 100
@@ -84,9 +84,9 @@ class Progress:
 
     def enter(self, stage: str, done: int = 0) -> None:
         """A stage that has no lanes, or none yet, begins, or has done so many rows."""
-        self.update(Counts(JobCounts(stage, done)))
+        self.update(LiveCounts(JobCounts(stage, done)))
 
-    def update(self, counts: Counts) -> None:
+    def update(self, counts: LiveCounts) -> None:
         """Take new counts and show them: the panel at once, a line when one is due or the stage changed."""
         now = self._clock()
         new_stage = self.tally.take(counts, now)

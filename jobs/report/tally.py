@@ -52,7 +52,7 @@ class LaneCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class LiveCounts:
     """One picture of a run."""
 
     job: JobCounts = JobCounts()
@@ -93,10 +93,10 @@ class Tally:
         self.total_rows = total_rows
         self.models = list(models)
         self.stage: str | None = None
-        self._given = Counts()
+        self._given = LiveCounts()
         self._rates: dict[str, Rate] = {}
 
-    def take(self, given: Counts, now_s: float) -> bool:
+    def take(self, given: LiveCounts, now_s: float) -> bool:
         """The counts at `now_s`. True where a new stage has begun."""
         self._given = given
         stage = given.job.stage

@@ -30,7 +30,7 @@ from routing.upgrades.steps import Steps
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CutLimits:
     """Where the cut is; every limit that is not None holds at once."""
 
     min_score: float | None = None
@@ -62,7 +62,7 @@ class Cut:
     """strong_weight over the answerable rows; NaN without any."""
 
 
-def cut(steps: Steps, limits: Limits) -> Cut:
+def cut(steps: Steps, limits: CutLimits) -> Cut:
     """Take the longest prefix of steps within `limits`, exact to one group; a wider limit takes a superset.
 
     Dollars run out at the first step that passes them: a cheaper step after it does not slip in. A limit that the base

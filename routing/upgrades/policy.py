@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from routing.errors import RoutingError
-from routing.upgrades.cut import Cut, Limits, cut
+from routing.upgrades.cut import Cut, CutLimits, cut
 from routing.upgrades.hull import RANKS, RankBy
 from routing.upgrades.steps import Steps
 
@@ -63,19 +63,19 @@ class Policy:
         """`rank_by`, or the default of the kind: what to give `build_steps`."""
         return self.rank_by or DEFAULT_RANK_BY[self.kind]
 
-    def limits(self, steps: Steps) -> Limits:
+    def limits(self, steps: Steps) -> CutLimits:
         """The policy as limits of the cut. Raises RoutingError where the budget does not pay for the base models."""
         if self.kind == "threshold":
-            return Limits(min_score=self.value)
+            return CutLimits(min_score=self.value)
         if self.kind == "strong_share":
             share = self.value * steps.total_weight
             # .29 of 100 M rows is 28,999,999.999999996 in binary: the slack grows with the count.
-            return Limits(max_strong_weight=math.floor(share + max(1e-9, 1e-12 * share)))
+            return CutLimits(max_strong_weight=math.floor(share + max(1e-9, 1e-12 * share)))
         if self.kind == "budget_usd":
             require_base_paid(steps, self.value, "policy.budget_usd")
-            return Limits(max_usd=self.value, only_gains=True)
+            return CutLimits(max_usd=self.value, only_gains=True)
         gap = steps.strong_quality - steps.base_quality
-        return Limits(min_quality=steps.base_quality + self.value * gap, only_gains=True)
+        return CutLimits(min_quality=steps.base_quality + self.value * gap, only_gains=True)
 
     def cut(self, steps: Steps) -> Cut:
         """Where this policy cuts `steps`, which must have been built with `rank_by=policy.order`."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs.money.driver import Money
 from jobs.report.progress import Progress
-from jobs.report.tally import Counts, JobCounts, LaneCounts
+from jobs.report.tally import JobCounts, LaneCounts, LiveCounts
 
 SHOW_S = 0.5
 """Least time between two pictures."""
@@ -39,7 +39,7 @@ class Live:
         self._shown_s = time.monotonic()
         money.refresh()
         job = JobCounts("answer", cap_usd=money.cap, planned_usd=money.planned_usd)
-        self._progress.update(Counts(job, {name: self._lane(name) for name in money.todo if money.todo[name]}))
+        self._progress.update(LiveCounts(job, {name: self._lane(name) for name in money.todo if money.todo[name]}))
 
     def _lane(self, name: str) -> LaneCounts:
         known, sums = self._money.state.models[name], self._money.sums_of(name)

@@ -108,7 +108,7 @@ def _find_part(spec: JobSpec, output: str, part: str, known_ref: list[Any]) -> p
     requests = list(zip(table["messages"].to_pylist(), table["body"].to_pylist(), strict=True))
     found = []
     for j, name in enumerate(spec.names):
-        keys = pa.array([request_key(spec, name, *request) for request in requests], KEY)
+        keys = pa.array([answer_key_of(spec, name, *request) for request in requests], KEY)
         at = pc.index_in(keys, value_set=known)
         rows = table.select(["row_key", "bucket", "row"]).append_column("at", at)
         rows = rows.append_column("model", pa.array(np.full(len(rows), j, np.int8)))
@@ -119,7 +119,7 @@ def _find_part(spec: JobSpec, output: str, part: str, known_ref: list[Any]) -> p
 _find_in_part: Any = ray.remote(num_cpus=0.5)(_find_part)
 
 
-def request_key(spec: JobSpec, name: str, messages: str, body: str) -> bytes | None:
+def answer_key_of(spec: JobSpec, name: str, messages: str, body: str) -> bytes | None:
     """The answer key of one row for one model, as the model's lane makes it; None where it makes no request."""
     model = spec.models[name]
     if model.source:

@@ -25,7 +25,7 @@ from jobs.route.plan.sampling import draw_sample, folds_of_rows, keep_promise
 from jobs.route.plan.situation import Situation
 from jobs.spec.job import JobSpec, cap_usd, most_judged
 from routing.errors import RoutingError
-from routing.upgrades.cut import Cut, Limits, cut, row_ranks, row_scores
+from routing.upgrades.cut import Cut, CutLimits, cut, row_ranks, row_scores
 from routing.upgrades.hull import RankBy
 from routing.upgrades.policy import Policy, require_base_paid
 from routing.upgrades.steps import Steps, build_steps
@@ -150,7 +150,7 @@ def _cut(spec: JobSpec, policy: Policy, steps: Steps, gone_usd: float) -> Cut:
                 require_base_paid(steps, usd, field, gone_usd)
         cap = cap_usd(spec)
         left = None if cap is None else max(cap - gone_usd, 1e-12)
-        limits = Limits(only_gains=True) if policy.kind == "budget_usd" else policy.limits(steps)
+        limits = CutLimits(only_gains=True) if policy.kind == "budget_usd" else policy.limits(steps)
         limits = dataclasses.replace(limits, max_usd=left)
         return cut(steps, limits)
     except RoutingError as error:

@@ -1,8 +1,9 @@
-"""The plan of a run, made once and cut again as the money is spent.
+"""A run's plans: the first one, and those made again as the money is spent.
 
-`Planner.plan` gives the newest plan of this very policy, or makes it. `Planner.recut` makes it again with what the answers so
-far have cost: paid answers stay, and the money left is cut over the rest with measured tokens. Both write plan/NNNN/; a re-cut
-keeps the planned dollars of the bill that the user saw. Cost: one pass over scored/ a process, and a sort a cut.
+`Planner.plan` gives the newest plan of this very policy, or makes it. `Planner.recut` makes it again while the run spends: what is
+answered stays, and the dollars left are cut over all other rows, at the token counts that the answers so far had. Both write
+plan/NNNN/; a plan cut again keeps the planned dollars that the user saw before the run. It also reads what a cut needs of the
+run: rows and predictions, the sample, what is paid. Cost: one pass over scored/ a process, and a sort a cut.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def _packed(shard: pa.Table) -> pa.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, shard.schema) as writer:
         writer.write_table(shard)
-    return pa.table({"shard": pa.array([sink.getvalue()], pa.large_binary())})
+    return pa.table({"shard": pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
 
 
 def _unpacked(packed: pa.Scalar) -> pa.Table:

@@ -14,7 +14,7 @@ from outcome_tables import two_topics
 
 from jobs import cli
 from jobs.errors import HeadgateError, InputError, SpecError
-from jobs.evaluation.evaluate import figures_only, run_evaluate
+from jobs.evaluation.evaluate import run_evaluate, without_curves
 from jobs.evaluation.folds import EvaluateOptions
 from jobs.evaluation.page import render_page
 from jobs.evaluation.sources import find_model, read_outcome_set
@@ -134,7 +134,7 @@ def test_several_sets_and_all_of_them_together(folder):
     found = run_evaluate(replace(options(folder), outcomes=paths))
     assert set(found["sets"]) == {"pair", "more"} and found["pooled"]["rows"] == 440
     assert found["routers"] == found["pooled"]["routers"]
-    assert "curves" not in json.dumps(figures_only(found))
+    assert "curves" not in json.dumps(without_curves(found))
     apart = replace(options(folder, name="three"), outcomes=(paths[0], str(folder / "three.parquet")))
     assert run_evaluate(apart)["pooled"] is None
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from jobs.report.progress import Progress
-from jobs.report.tally import Counts, JobCounts, LaneCounts, Rate
+from jobs.report.tally import JobCounts, LaneCounts, LiveCounts, Rate
 
 LONG_NAME = "a-model-whose-name-takes-all-the-64-characters-that-are-allowed-"[:64]
 
@@ -32,8 +32,8 @@ def lane(todo: int, settled: int, cost_usd: float = 0.0, **more: Any) -> LaneCou
     return LaneCounts(todo, settled, cost_usd=cost_usd, **tokens, **more)
 
 
-def state(weak: LaneCounts, strong: LaneCounts, **job: Any) -> Counts:
-    return Counts(JobCounts("answer", **job), {"weak": weak, "strong": strong})
+def state(weak: LaneCounts, strong: LaneCounts, **job: Any) -> LiveCounts:
+    return LiveCounts(JobCounts("answer", **job), {"weak": weak, "strong": strong})
 
 
 def progress_at(
@@ -130,7 +130,7 @@ def test_panel_keeps_one_line_per_fact(width: int, scale: int):
         weak = lane(1500 * scale, 90 * step * scale, 1e-6 * step, in_flight=64, reserved_usd=0.0021, lost_usd=0.0001)
         strong = lane(900 * scale, 34 * step * scale, 12.3 * step, in_flight=256, requests_per_minute=10_000)
         job = JobCounts("answer", cap_usd=250.0, planned_usd=3.0)
-        progress.update(Counts(job, {"weak": weak, LONG_NAME: strong}))
+        progress.update(LiveCounts(job, {"weak": weak, LONG_NAME: strong}))
     lines = panel_lines(progress, width)
     assert len(lines) == 9
     assert all(len(line) <= width for line in lines)
@@ -163,7 +163,7 @@ def test_a_stage_without_a_known_number_of_rows_shows_only_itself():
 def test_names_are_not_markup():
     clock = Clock()
     progress, _ = progress_at(80, clock)
-    progress.update(Counts(JobCounts("answer"), {"[red]m[/red]": lane(5, 1)}))
+    progress.update(LiveCounts(JobCounts("answer"), {"[red]m[/red]": lane(5, 1)}))
     assert "[red]m[/red]" in "\n".join(panel_lines(progress, 80))
     assert "[red]m[/red] 1/5" in progress.line()
 

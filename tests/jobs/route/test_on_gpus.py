@@ -38,7 +38,9 @@ def trained(folder: Path) -> str:
     """A router that was fitted, and so is scored on a GPU where there is one."""
     prompts = [f"question {i} {'hard' if i % 2 else 'easy'}" for i in range(80)]
     quality = np.array([[float(i % 2 == 0), 1.0] for i in range(80)], np.float32)
-    create("linear").fit(Outcomes(models=("a", "b"), prompts=prompts, quality=quality)).save(folder)
+    ids = [str(i) for i in range(80)]
+    table = Outcomes(ids=ids, prompts=prompts, datasets=["d"] * 80, models=("a", "b"), quality=quality)
+    create("linear").fit(table).save(folder)
     return str(folder)
 
 

@@ -17,7 +17,7 @@ from routing.pilot.guarantee import (
     quality_margins,
     walk,
 )
-from routing.upgrades.cut import Limits, cut
+from routing.upgrades.cut import CutLimits, cut
 from routing.upgrades.steps import build_steps
 
 ROUTELLM = SHARED / "routellm"
@@ -71,7 +71,7 @@ def test_rows_without_a_choice_count_with_their_weight():
     steps = build_steps(np.full((3, 2), 0.5), np.ones((3, 2)), np.arange(3), weight, feasible)
     cuts = candidate_cuts(steps, np.arange(3), weight, n_cuts=2, min_seen=0)
     assert cuts.rows_by_model.tolist() == [[5, 8], [6, 7]]
-    assert cuts.strong_share[0] == cut(steps, Limits()).strong_share
+    assert cuts.strong_share[0] == cut(steps, CutLimits()).strong_share
 
 
 def test_the_walk_stops_at_the_first_failure():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.errors import RoutingError
-from routing.upgrades.cut import Limits, cut, row_ranks, row_scores
+from routing.upgrades.cut import CutLimits, cut, row_ranks, row_scores
 from routing.upgrades.hull import RANKS, gain_per_dollar
 from routing.upgrades.steps import build_steps, lexicographic_order
 
@@ -60,8 +60,8 @@ def test_a_pair_has_one_step_per_row_also_when_the_gain_is_negative():
 def test_a_win_rate_equal_to_the_threshold_passes_it(p):
     win = np.float32(p)
     steps = build_steps(np.array([[1 - win, win]]), np.array([[0.0, 1.0]]), np.zeros(1, np.int64), rank_by="score")
-    assert cut(steps, Limits(min_score=float(steps.score[0]))).n_steps_taken == 1
-    assert cut(steps, Limits(min_score=p)).n_steps_taken == 1
+    assert cut(steps, CutLimits(min_score=float(steps.score[0]))).n_steps_taken == 1
+    assert cut(steps, CutLimits(min_score=p)).n_steps_taken == 1
 
 
 def test_models_under_the_hull_are_skipped_and_the_strong_model_always_ends_it():
@@ -179,7 +179,7 @@ def test_the_cut_is_the_longest_prefix_within_the_limits(table, rank_by, data):
     max_strong = data.draw(st.none() | st.integers(0, 20))
     min_score = data.draw(st.none() | st.sampled_from(GRID)) if rank_by == "score" else None
     only_gains = data.draw(st.booleans())
-    got = cut(steps, Limits(min_score, max_strong, max_usd, None, only_gains))
+    got = cut(steps, CutLimits(min_score, max_strong, max_usd, None, only_gains))
 
     model = steps.base_model.tolist()
     dollars, on_strong, taken = steps.base_cost_usd, steps.base_strong_weight, 0
@@ -215,7 +215,7 @@ def test_a_budget_cut_is_within_one_step_of_the_best_of_all_assignments(table, p
     quality, cost, keys, weight, _, _ = table
     steps = build_steps(quality, cost, keys, weight)
     budget = steps.base_cost_usd + part * float(cost[:, -1].sum() - cost[:, 0].sum())
-    got = cut(steps, Limits(max_usd=budget, only_gains=True))
+    got = cut(steps, CutLimits(max_usd=budget, only_gains=True))
     rows = range(len(keys))
     best = -math.inf
     for models in itertools.product(range(quality.shape[1]), repeat=len(keys)):
@@ -264,7 +264,7 @@ def test_an_infeasible_row_has_no_step_and_counts_nowhere():
     steps = build_steps(quality, cost, np.arange(3), None, feasible)
     assert steps.base_model.tolist() == [0, 1, -1]
     assert (steps.total_weight, steps.base_strong_weight, steps.base_cost_usd) == (2, 1, 6.0)
-    got = cut(steps, Limits())
+    got = cut(steps, CutLimits())
     assert got.model.tolist() == [1, 1, -1]
     assert np.isnan(row_scores(steps)).tolist() == [False, True, True]
     assert (got.cost_usd, got.strong_share) == (10.0, 1.0)
@@ -275,7 +275,7 @@ def test_an_infeasible_row_has_no_step_and_counts_nowhere():
 def test_nothing_to_upgrade_is_no_special_case(shape, raw):
     quality = np.full(shape, 0.5)
     steps = build_steps(quality, np.ones(shape), np.arange(shape[0]), raw_score=quality if raw else None)
-    got = cut(steps, Limits(max_usd=100, only_gains=True))
+    got = cut(steps, CutLimits(max_usd=100, only_gains=True))
     assert (steps.n_steps, got.n_steps_taken, got.model.tolist()) == (0, 0, [0] * shape[0])
 
 
