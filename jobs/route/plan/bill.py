@@ -118,9 +118,9 @@ class Hours:
     assumed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """A plan's figures."""
+    """A plan's figures. What has a default, bills of the first versions lack, or the planner fills it in."""
 
     rows: int
     input_errors: int
@@ -142,8 +142,10 @@ class Bill:
     cut_score: float | None
     """None where no one score divides the rows."""
     sample: BilledSample
-    judge_usd: float
-    cascade_usd: float
+    judge_usd: float = 0.0
+    """Verdicts on the sample."""
+    cascade_usd: float = 0.0
+    """Weak answers of rows that go up all the same, and further answers near the cut."""
     assumptions: tuple[str, ...]
     """One line per number that the bill rests on."""
     prices: Mapping[str, BilledPrice]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,36 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assignments, _ = cut(job(), rows(), ESTIMATES, FITS)
     written = write_plan(store, 7, assignments, bill)
     assert latest_plan(store) == (7, written.bill) and written.bill.number == 7 and written.bill.made_at > 1e9
+
+
+def first_versions() -> dict[str, Any]:
+    """The bill.json of a run from before there were pilots, judges, cascades, recuts and half-price rates."""
+    price = {
+        "input_usd_per_million": 1.0, "output_usd_per_million": 2.0, "cached_input_usd_per_million": None,
+        "gpu_hour_usd": None, "long_prompt_tokens": None, "long_prompt": None, "source": "job file",
+    }  # fmt: skip
+    part = {"rows": 5, "requests": 4, "usd": 1.0, "usd_low": 0.9, "usd_high": 1.5, "usd_bound": 3.0}
+    return {
+        "rows": 10, "input_errors": 0, "duplicates": 2, "by_model": {"a": part, "b": part}, "planned_usd": 2.0,
+        "range_usd": [1.8, 3.0], "bound_usd": 6.0, "cap_usd": None, "all_strong_usd": 2.0, "all_weak_usd": 2.0,
+        "strong_share": 0.5, "predicted_quality": 0.7, "weak": "a", "strong": "b", "models": ["a", "b"],
+        "policy": {"kind": "strong_share", "value": 0.5, "rank_by": "score"}, "cut_score": 0.4,
+        "sample": {"rows": 0, "usd": 0.0}, "assumptions": ["a: assumed"], "prices": {"a": price, "b": price},
+        "curve": [{"share": 0.0, "usd": 1.0, "quality": 0.5}], "fingerprint": "f", "job": {"router": "random"},
+        "checks": {"a": "ok"}, "request": {"model": "b"}, "hours": {"total": 1.0, "assumed": True}, "number": 1,
+        "made_at": 5.0,
+    }  # fmt: skip
+
+
+def test_a_bill_of_the_first_version_is_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("plan/0001/bill.json", json.dumps(first_versions()).encode())
+    number, bill = latest_plan(store)
+    assert bill is not None and number == bill.number == 1 and bill.fingerprint == "f"
+    assert bill.planned_usd == 2.0 and bill.judge_usd == bill.cascade_usd == 0.0
+    said = bill.to_json()
+    assert said["by_model"]["a"].pop("usd_by_rate") == said["by_model"]["b"].pop("usd_by_rate") == {}
+    assert {name: said[name] for name in first_versions()} == first_versions(), "not one figure is another"
 
 
 def test_a_bill_of_an_earlier_version_has_fewer_keys() -> None:
