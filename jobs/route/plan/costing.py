@@ -52,9 +52,9 @@ class BesideUsd:
     judge: float
     cascade: float
 
-    @property
-    def total(self) -> float:
-        return self.sample + self.judge + self.cascade
+    def on_top_of(self, usd: float) -> float:
+        """All of them added to `usd`, one after the other: sums in another order differ in the last bit from earlier bills."""
+        return usd + self.sample + self.judge + self.cascade
 
 
 def bill_of(situation: Situation, chosen: Chosen, plan: Assignments, beside: BesideUsd) -> Bill:
@@ -71,8 +71,8 @@ def bill_of(situation: Situation, chosen: Chosen, plan: Assignments, beside: Bes
         input_errors=int((plan.model < 0).sum()),
         duplicates=int(asked.sum() - len(chosen.groups.at)),
         by_model=by_model,
-        planned_usd=sum(part.usd for part in parts) + beside.total,
-        range_usd=(sum(p.usd_low for p in parts) + beside.total, sum(p.usd_high for p in parts) + beside.total),
+        planned_usd=beside.on_top_of(sum(part.usd for part in parts)),
+        range_usd=(beside.on_top_of(sum(p.usd_low for p in parts)), beside.on_top_of(sum(p.usd_high for p in parts))),
         bound_usd=sum(part.usd_bound for part in parts),
         cap_usd=cap_usd(spec),
         all_strong_usd=float(np.nansum(chosen.cost_usd[:, -1])),

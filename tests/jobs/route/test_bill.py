@@ -11,6 +11,7 @@ import pytest
 
 from jobs.errors import StoreError
 from jobs.route.plan.bill import Bill, Hours, Recut
+from jobs.route.plan.costing import BesideUsd
 from jobs.route.plan.entries import CascadeEntry, PilotEntry
 from jobs.route.plan.plan import latest_plan, write_plan
 from jobs.storage.store import Store
@@ -57,6 +58,11 @@ def test_the_keys_that_programs_read() -> None:
     assert data["pilot"] == {"rows": 9, "folds": {"fit": 9}, "folder": "pilot/x", "head": "none", "why": "too few"}
     _, plain = cut(job(), rows(), ESTIMATES, FITS)
     assert set(plain.to_json()) == KEYS, "a plan that was not cut again says nothing of it"
+
+
+def test_dollars_beside_the_cut_are_added_as_in_earlier_bills() -> None:
+    total = BesideUsd(sample=0.2, judge=0.3, cascade=0.0).on_top_of(0.1)
+    assert total == 0.1 + 0.2 + 0.3 and total != 0.1 + (0.2 + 0.3), "to the last bit"
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
