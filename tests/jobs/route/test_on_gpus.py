@@ -85,4 +85,4 @@ def test_a_model_in_transformers_answers(one_gpu: None, tmp_path: Path) -> None:
     rows = answers_by_key(context, table.num_rows)
     assert sorted(rows) == sorted(table["row_key"].to_pylist())
     assert sum(row["settled"] for row in progress) == 300
-    assert all(row["kind"] == "answered" and row["gpu_s"] > 0 for row in rows.values())
+    assert all(row["kind"] == "answered" for row in rows.values())
