@@ -65,7 +65,7 @@ ITEMS = {
 }
 
 
-def figure(name: str, outcomes: Outcomes, train: int | float, seed: int, encoder: bool) -> tuple[float, str]:
+def measure(name: str, outcomes: Outcomes, train: int | float, seed: int, encoder: bool) -> tuple[float, str]:
     """APGR of a pair or AIQ of many models on the test rows of one seed, and what was chosen."""
     whole = isinstance(train, int)
     rows, rest = split_by_prompt(
@@ -104,7 +104,7 @@ def main() -> None:
             for router in options.routers:
                 start = time.perf_counter()
                 found = [
-                    figure(router, outcomes, item.train, seed, not options.no_encoder) for seed in range(options.seeds)
+                    measure(router, outcomes, item.train, seed, not options.no_encoder) for seed in range(options.seeds)
                 ]
                 seconds = (time.perf_counter() - start) / options.seeds
                 values = np.array([value for value, _ in found])

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,11 +26,15 @@ from jobs.errors import HeadgateError, InputError
 from jobs.evaluation import terminal as show
 from jobs.evaluation.candidates import Candidate
 from jobs.evaluation.evaluate import evaluate_set
-from jobs.evaluation.folds import EvaluateOptions, make_folds
+from jobs.evaluation.folds import EvaluateOptions, Fold, make_folds
+from jobs.evaluation.results import RouterResult, SetResult
 from jobs.evaluation.sources import OutcomeSet, known_rows
 from routing import routers
+from routing.data.training_data import TrainingData
 from routing.errors import RoutingError
 from routing.features.cache import feature_cache
+from routing.metrics.pair import Interval
+from routing.metrics.trials import Intervals
 
 PLAIN = ("knn", "linear", "mlp", "svm", "similarity", "mf", "auto")
 """Routers of every table, those that the registry has."""
@@ -168,24 +171,24 @@ def section_text(section: Section, options: Options, say: Callable[[str], None])
             replace(each, outcomes=few(each.outcomes, QUICK_ROWS)),
             training and (training[0].select(np.arange(min(QUICK_ROWS, len(training[0])))), training[1]),
         )
-    found = measure(section, each, training, options, say)
+    found, folds = measure(section, each, training, options, say)
     rows = [table_row(section, name, row, is_baseline) for name, row, is_baseline in show.all_rows(found)]
     more = []
     if section.after_answer:
         more.append(
             (
                 "after the weak answer (response judge)",
-                after_the_weak_answer(found["folds"], found["table"]),
+                after_the_weak_answer(folds, each.outcomes),
             )
         )
     if section.cascades:
-        more += cascade_rows(found["folds"], found["table"], quick=options.quick)
+        more += cascade_rows(folds, each.outcomes, quick=options.quick)
     rows += [table_row(section, name, row, True) for name, row in more]
-    words = judgement(section, found["routers"])
+    words = judgement(section, found.routers)
     if section.after_answer:
-        words += " " + verdict("after the weak answer", more[0][1][section.figure]["mean"], section.reference)
+        words += " " + verdict("after the weak answer", more[0][1][section.figure], section.reference)
     lines = [show.heading(found).replace("\n", ", ") + ".", "", _table(section, rows), "", words]
-    notes = [note for note in found["notes"] if "no cost" not in note]
+    notes = [note for note in found.notes if "no cost" not in note]
     if section.without and not options.quick:
         notes.append(f"left out, since they take minutes with so many rows: {', '.join(section.without)}")
     if notes:
@@ -196,9 +199,13 @@ def section_text(section: Section, options: Options, say: Callable[[str], None])
 
 
 def measure(
-    section: Section, each: OutcomeSet, training: Any, options: Options, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """`evaluate_set` on the section's set; also the table and folds themselves, for rows that need the answers."""
+    section: Section,
+    each: OutcomeSet,
+    training: tuple[TrainingData, list[str]] | None,
+    options: Options,
+    say: Callable[[str], None],
+) -> tuple[SetResult, list[Fold]]:
+    """`evaluate_set` on the section's set; also the folds, for rows that need the answers (none where no row does)."""
     names = [name for name in (QUICK if options.quick else PLAIN) if name not in section.without]
     candidates = [c for name in names if name in routers.ROUTERS for c in candidates_of(name, options)]
     pair = section.figure == "apgr"
@@ -211,7 +218,7 @@ def measure(
     found = evaluate_set(each, candidates, chosen, training, say)
     needs_folds = section.after_answer or section.cascades
     folds = make_folds(each.outcomes, candidates, chosen, training and training[0]) if needs_folds else []
-    return found | {"folds": folds, "table": each.outcomes}
+    return found, folds
 
 
 def candidates_of(name: str, options: Options) -> list[Candidate]:
@@ -229,7 +236,7 @@ def candidates_of(name: str, options: Options) -> list[Candidate]:
     return found
 
 
-def table_row(section: Section, name: str, row: Mapping[str, Any], is_baseline: bool) -> list[str]:
+def table_row(section: Section, name: str, row: Intervals, is_baseline: bool) -> list[str]:
     """One line of a table: name, the main figure, the others, and its distance to what is published."""
     label = f"*{name}*" if is_baseline else name
     if section.figure == "aiq":
@@ -244,12 +251,12 @@ def table_row(section: Section, name: str, row: Mapping[str, Any], is_baseline: 
     return [label, *cells, against(row[section.figure], section.reference and section.reference[1])]
 
 
-def against(figure: Mapping[str, Any] | None, reference: float | None) -> str:
+def against(interval: Interval | None, reference: float | None) -> str:
     """+0.031, or "0.012 worse"; whether the interval leaves room for the other sign."""
-    if figure is None or reference is None:
+    if interval is None or reference is None:
         return show.NONE
-    gap = figure["mean"] - reference
-    unsure = figure.get("low") is not None and figure["low"] <= reference <= figure["high"]
+    gap = interval.mean - reference
+    unsure = interval.low <= reference <= interval.high  # False for ends that are not known
     return (f"+{gap:.3f}" if gap >= 0 else f"{-gap:.3f} worse") + (" (within the interval)" if unsure else "")
 
 
@@ -261,9 +268,11 @@ def _table(section: Section, rows: Sequence[Sequence[str]]) -> str:
     return markdown(["router", *figures, reference], rows)
 
 
-def judgement(section: Section, ours: dict[str, Any]) -> str:
+def judgement(section: Section, ours: Mapping[str, RouterResult]) -> str:
     """In plain words: the best of ours, against floor, target and what is published."""
-    scored = {name: row[section.figure]["mean"] for name, row in ours.items() if row[section.figure]}
+    scored = {
+        name: interval.mean for name, row in ours.items() if (interval := row.intervals[section.figure]) is not None
+    }
     if not scored:
         return "Nothing of ours could be measured here."
     best = max(scored, key=lambda name: scored[name])
@@ -284,9 +293,9 @@ def judgement(section: Section, ours: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def verdict(what: str, value: float, reference: Reference | None) -> str:
+def verdict(what: str, interval: Interval | None, reference: Reference | None) -> str:
     """One figure against the section's reference, as a sentence."""
-    said = f"{what.capitalize()}: {value:.3f}"
+    said = f"{what.capitalize()}: {show.number(interval)}"
     return f"{said}; {reference[0]} is {reference[1]:.3f}." if reference else f"{said}."
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results.pilot_tables import ENCODER, SETS, TEST_ROWS, PilotSet, Scores, gain, load_set, uses_encoder
-from benchmarks.results.tables import Amount, Say, apgr_figure, each_that_is_there, markdown
+from benchmarks.results.tables import Amount, Say, apgr_interval, each_that_is_there, markdown
 from jobs.evaluation.terminal import with_interval
 from routing.data.outcomes import Outcomes, split_by_prompt
 from routing.pilot.folds import fold_sizes
@@ -84,8 +84,8 @@ def _set_table(data: Path, each: PilotSet, amount: Amount, say: Say) -> str:
         note("new 2 pilot", second, head.predict_from(new, prompts))
     lines = []
     for key, (batch_name, label) in LABELS.items():
-        figure = apgr_figure(gains[key], rows[key], table, amount.n_boot)
-        lines.append([batch_name, label, with_interval(figure)])
+        apgr = apgr_interval(gains[key], rows[key], table, amount.n_boot)
+        lines.append([batch_name, label, with_interval(apgr)])
     shown = [float(line[2].split()[0]) for line in lines]
     n_test = int(np.mean([len(own) for own in rows["old 2"]]))
     return (

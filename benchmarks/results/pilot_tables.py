@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results.sets import Reference, mmlu_pro, mmlu_pro_training, routellm
-from benchmarks.results.tables import Amount, Say, apgr_figure, each_that_is_there, few, markdown
+from benchmarks.results.tables import Amount, Say, apgr_interval, each_that_is_there, few, markdown
 from jobs.evaluation.sources import OutcomeSet, known_rows
 from jobs.evaluation.terminal import with_interval
 from routing.data.outcomes import Outcomes, split_by_prompt
@@ -127,8 +127,8 @@ def _set_table(data: Path, each: PilotSet, amount: Amount, say: Say) -> str:
     lines = []
     for name, label in names.items():
         first = gains["none"][0] if name == "calibrated" else None
-        cells = [with_interval(apgr_figure(first, rows, table, amount.n_boot)) if first else "-"]
-        cells += [with_interval(apgr_figure(gains[name][n], rows, table, amount.n_boot)) for n in sizes]
+        cells = [with_interval(apgr_interval(first, rows, table, amount.n_boot)) if first else "-"]
+        cells += [with_interval(apgr_interval(gains[name][n], rows, table, amount.n_boot)) for n in sizes]
         lines.append([label, *cells])
     lines.append(["*random*", *["0.500"] * (1 + len(sizes))])
     if each.paper:

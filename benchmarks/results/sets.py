@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,8 +16,9 @@ from routing.answers.response_judge import ResponseJudge
 from routing.data.outcomes import Outcomes, concat
 from routing.data.training_data import TrainingData
 from routing.metrics.cascades import ERROR_RATES, cascade, cascade_orders, simulated_judge, sweep
+from routing.metrics.pair import Interval
 from routing.metrics.plane import aiq, aiq_published, by_cost, row_mean, single_models
-from routing.metrics.trials import FIGURES, Floats, Statistic, Trial, figures_json, measure_trials, two_way_bootstrap
+from routing.metrics.trials import FIGURES, Floats, Intervals, Statistic, Trial, measure_trials, two_way_bootstrap
 from routing.routers.registry import create
 
 STRONG, WEAK = "gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -111,8 +111,8 @@ def routerbench(*names: str) -> Callable[[Path], OutcomeSet]:
     return load
 
 
-def after_the_weak_answer(folds: Sequence[Fold], table: Outcomes) -> dict[str, Any]:
-    """Figures of a judge that reads the weak answer: the strong model is called where it gains most over that answer.
+def after_the_weak_answer(folds: Sequence[Fold], table: Outcomes) -> Intervals:
+    """A judge that reads the weak answer: the strong model is called where it gains most over that answer.
 
     Score = what a linear router expects of the strong model - P(the weak answer is right). The weak model is asked for
     every row, so this is a cascade of two; its calls are not counted as strong ones.
@@ -126,20 +126,20 @@ def after_the_weak_answer(folds: Sequence[Fold], table: Outcomes) -> dict[str, A
         right = judge.judge(test.prompts, test.responses)[:, 0]
         strong = create("linear", seed=fold.seed).fit(fold.train).predict(test.prompts)[:, 1]
         trials.append(Trial(fold.test, np.stack([right, strong], axis=1)))
-    return dict(figures_json(measure_trials(trials, table, pair=True)))
+    return measure_trials(trials, table, pair=True)
 
 
-def cascade_rows(folds: Sequence[Fold], table: Outcomes, quick: bool = False) -> list[tuple[str, dict[str, Any]]]:
+def cascade_rows(folds: Sequence[Fold], table: Outcomes, quick: bool = False) -> list[tuple[str, Intervals]]:
     """RouterBench's simulated cascades at each error rate: settings chosen on the training rows, run on the test rows."""
     assert table.cost_usd is not None
     found = []
     for rate in ERROR_RATES:
         statistics = [_cascade_statistic(fold, table, rate) for fold in folds]
         means, draws = two_way_bootstrap(statistics, [fold.test for fold in folds], len(table), 40 if quick else 200, 0)
-        row: dict[str, Any] = dict.fromkeys(FIGURES)
+        row: Intervals = dict.fromkeys(FIGURES)
         for name, mean in means.items():
             low, high = np.percentile(draws[name], [2.5, 97.5])
-            row[name] = {"mean": mean, "low": float(low), "high": float(high)}
+            row[name] = Interval(mean, float(low), float(high))
         found.append((f"cascade, simulated judge wrong {100 * rate:g} %", row))
     return found
 

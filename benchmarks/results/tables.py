@@ -1,11 +1,11 @@
 """What the tables of docs/results.md that are no router's own have in common: how much to do, how a table is written.
 
-A `Table` makes its own text from the data folder; a `Section` (result_sets.py) is the usual table of routers on one set.
+A `Table` makes its own text from the data folder; a `Section` (sets.py) is the usual table of routers on one set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from routing.data.outcomes import Outcomes
-from routing.metrics.pair import curve_apgr, router_curve
+from routing.metrics.pair import Interval, curve_apgr, router_curve
 from routing.metrics.trials import N_BOOT, Floats, Statistic, two_way_bootstrap
 
 S = TypeVar("S")
@@ -75,14 +75,12 @@ def each_that_is_there(sets: Iterable[S], make: Callable[[S], str]) -> str:
     return "\n\n".join([*parts, *(f"Not measured: {why}." for why in dict.fromkeys(missing))])
 
 
-def apgr_figure(
-    scores: Sequence[Floats], rows: Sequence[np.ndarray], table: Outcomes, n_boot: int
-) -> Mapping[str, float]:
-    """{"mean", "low", "high"} of APGR over trials: (k,) scores of each trial's test rows of the pair `table`."""
+def apgr_interval(scores: Sequence[Floats], rows: Sequence[np.ndarray], table: Outcomes, n_boot: int) -> Interval:
+    """APGR over trials: (k,) scores of each trial's test rows of the pair `table`."""
     statistics = [_apgr_of(score, table, own) for score, own in zip(scores, rows, strict=True)]
     means, draws = two_way_bootstrap(statistics, rows, len(table), n_boot, seed=0)
     low, high = np.nanpercentile(draws["apgr"], [2.5, 97.5])
-    return {"mean": means["apgr"], "low": float(low), "high": float(high)}
+    return Interval(means["apgr"], float(low), float(high))
 
 
 def _apgr_of(score: Floats, table: Outcomes, rows: np.ndarray) -> Statistic:

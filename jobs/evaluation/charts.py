@@ -6,10 +6,10 @@ Drawn with `jobs.report.charts.Plot`, so one SVG per width, styled by the page's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
+from jobs.evaluation.results import SetResult
 from jobs.report.charts import N_COLORS, Plot, ticks
 from jobs.report.formatting import known, percent, usd
 
@@ -18,14 +18,14 @@ ROWS = 1000
 GREY = {"length (baseline)": "prompt length", "category mean": "category mean"}
 
 
-def color(found: Mapping[str, Any], router: str) -> str:
+def color(found: SetResult, router: str) -> str:
     """CSS class of a router: its place in the table."""
-    return f"m{list(found['routers']).index(router) % N_COLORS}"
+    return f"m{list(found.routers).index(router) % N_COLORS}"
 
 
-def pgr_chart(found: Mapping[str, Any], width: int = 720, height: int = 420) -> Markup | None:
+def pgr_chart(found: SetResult, width: int = 720, height: int = 420) -> Markup | None:
     """PGR against c, random's diagonal, and where each router reaches 50 and 80 %; None without a pair."""
-    drawn = {name: curve["pgr"] for name, curve in found["curves"].items() if curve.get("pgr")}
+    drawn = {name: curve.pgr for name, curve in found.curves.items() if curve.pgr}
     if not drawn:
         return None
     values = [y for curve in drawn.values() for _, y in curve]
@@ -48,16 +48,16 @@ def pgr_chart(found: Mapping[str, Any], width: int = 720, height: int = 420) -> 
     for name, label in GREY.items():
         if name in drawn:
             plot.line(f"grey {_css(label)}", [(x, y) for x, y in drawn[name]], label)
-    for name, row in found["routers"].items():
+    for name, row in found.routers.items():
         if name not in drawn:
             continue
         css = color(found, name)
         plot.line(f"curve {css}", [(x, y) for x, y in drawn[name]], name)
         for level in (50, 80):
-            at = row[f"cpt{level}"]
-            if at and known(at["mean"]) and plot.y[0] <= level / 100 <= plot.y[1]:
-                tip = f"{name}: CPT {level} % at {percent(at['mean'])} strong calls"
-                plot.add("circle", f"mark {css}", tip, cx=plot.px(at["mean"]), cy=plot.py(level / 100), r=4.5)
+            at = row.intervals[f"cpt{level}"]
+            if at and known(at.mean) and plot.y[0] <= level / 100 <= plot.y[1]:
+                tip = f"{name}: CPT {level} % at {percent(at.mean)} strong calls"
+                plot.add("circle", f"mark {css}", tip, cx=plot.px(at.mean), cy=plot.py(level / 100), r=4.5)
     return plot.markup()
 
 
@@ -65,18 +65,20 @@ def _css(label: str) -> str:
     return label.replace(" ", "-")
 
 
-def cost_chart(found: Mapping[str, Any], width: int = 720, height: int = 420) -> Markup | None:
+def cost_chart(found: SetResult, width: int = 720, height: int = 420) -> Markup | None:
     """Quality against dollars: routers' curves, NDCH of the single models (Zero router), models, oracle; None without cost."""
-    zero = found["curves"]["zero"]
-    if not zero.get("ndch"):
+    zero = found.references
+    if not zero.ndch or not zero.oracle:
         return None
-    singles = {name: (m["cost_usd"] * ROWS, m["quality"]) for name, m in found["single_models"].items()}
-    hulls = {
-        n: _dollars(found["curves"][n]["ndch"]) for n in found["routers"] if found["curves"].get(n, {}).get("ndch")
+    singles = {
+        name: (each.cost_usd * ROWS, each.quality)
+        for name, each in found.single_models.items()
+        if each.cost_usd is not None
     }
-    best = zero["oracle"]
-    points = [*singles.values(), (best[0] * ROWS, best[1]), *(p for hull in hulls.values() for p in hull)]
-    top, floor, ceiling = max(x for x, _ in points), min(y for _, y in points), max(y for _, y in points)
+    hulls = {name: _dollars(points) for name in found.routers if (points := found.curves[name].ndch)}
+    best = zero.oracle
+    seen = [*singles.values(), (best[0] * ROWS, best[1]), *(p for hull in hulls.values() for p in hull)]
+    top, floor, ceiling = max(x for x, _ in seen), min(y for _, y in seen), max(y for _, y in seen)
     pad = max(ceiling - floor, 0.02) * 0.12
     plot = Plot(
         width, height, (-0.03 * top, 1.06 * top), (floor - pad, ceiling + pad), "Quality against dollars per 1,000 rows"
@@ -90,7 +92,7 @@ def cost_chart(found: Mapping[str, Any], width: int = 720, height: int = 420) ->
         f"dollars per {ROWS:,} rows",
         "quality",
     )
-    line = _dollars(zero["ndch"])
+    line = _dollars(zero.ndch)
     plot.line("mixing", [*line, (max(top, line[-1][0]), line[-1][1])], "Zero router: the hull of the single models")
     for name, hull in hulls.items():
         plot.line(f"curve {color(found, name)}", hull, f"{name}: its hull (NDCH)")

@@ -77,13 +77,13 @@ def train(
         cache=cache,
     )
     with steps("train") as say:
-        summary = run_train(options, say)
+        result = run_train(options, say)
     if as_json:
-        print_json(summary)
+        print_json(result.to_json())
     else:
         from jobs.evaluation.terminal import training_table
 
-        show(training_table(summary))
+        show(training_table(result))
 
 
 @app.command()
@@ -126,7 +126,7 @@ def evaluate(
     allow_code: AllowCode = False,
 ) -> None:
     """Measure routers on recorded outcomes: APGR, CPT and AIQ with intervals, beside the baselines."""
-    from jobs.evaluation.evaluate import run_evaluate, without_curves
+    from jobs.evaluation.evaluate import run_evaluate
     from jobs.evaluation.folds import EvaluateOptions
     from jobs.report.console import steps
 
@@ -143,7 +143,7 @@ def evaluate(
 
             write_evaluation(Store(out), found)
     if as_json:
-        print_json(without_curves(found))
+        print_json(found.to_json(with_curves=False))
         return
     from jobs.evaluation.terminal import evaluation_table
 

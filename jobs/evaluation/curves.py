@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,36 +17,57 @@ from routing.metrics.trials import Trial
 STEPS = 101
 """Points of a curve of shares."""
 MAX_VERTICES = 60
+Points = list[list[float]]
 
 
-def curves(trials: Sequence[Trial], table: Outcomes, pair: bool) -> dict[str, Any]:
-    """{"pgr": [[share, PGR]…], "cost": [[dollars a row, quality]…], "ndch": the hull of the latter}; null where without meaning.
+@dataclass(frozen=True, slots=True)
+class RouterCurves:
+    """A router's points, each [x, y]; None for a curve without meaning."""
 
-    Without trials: the hull of the single models (the Zero router) and the oracle's point, over all rows of the table.
-    """
-    if not trials:
-        return _references(table)
-    found: dict[str, Any] = {"pgr": None, "cost": None, "ndch": None}
-    if pair:
-        found["pgr"] = _pgr(trials, table)
-    if table.cost_usd is not None and all(trial.price is not None for trial in trials):
-        dollars = np.linspace(*_range(table), STEPS)
-        qualities = []
-        for trial in trials:
-            quality, cost = table.quality[trial.rows].astype(np.float64), table.cost_usd[trial.rows]
-            if pair:
-                points = pair_points(trial.predicted[:, 1] - trial.predicted[:, 0], *quality.T, *cost.T)
-            else:
-                points = Sweep(trial.predicted, quality, cost, trial.price).points()
-            qualities.append(np.interp(dollars, *points, left=np.nan))
-        known = ~np.isnan(qualities).all(axis=0)
-        mean = np.nanmean(np.array(qualities)[:, known], axis=0)
-        found["cost"] = _pairs(dollars[known], mean)
-        found["ndch"] = _pairs(*_thinned(ndch(dollars[known], mean)))
-    return found
+    pgr: Points | None = None
+    """[share of strong calls, PGR], for a pair."""
+    cost: Points | None = None
+    """[dollars a row, quality]."""
+    ndch: Points | None = None
+    """The hull of `cost`."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"pgr": self.pgr, "cost": self.cost, "ndch": self.ndch}
 
 
-def _pgr(trials: Sequence[Trial], table: Outcomes) -> list[list[float]] | None:
+@dataclass(frozen=True, slots=True)
+class ReferenceCurves:
+    """What needs no router, over all rows of the table; None without cost."""
+
+    ndch: Points | None = None
+    """The hull of the single models: the Zero router."""
+    oracle: list[float] | None = None
+    """Its one point, [dollars a row, quality]."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"ndch": self.ndch, "oracle": self.oracle}
+
+
+def router_curves(trials: Sequence[Trial], table: Outcomes, pair: bool) -> RouterCurves:
+    """The curves of one router, means over its trials (at least one)."""
+    pgr = _pgr(trials, table) if pair else None
+    if table.cost_usd is None or any(trial.price is None for trial in trials):
+        return RouterCurves(pgr)
+    dollars = np.linspace(*_range(table), STEPS)
+    qualities = []
+    for trial in trials:
+        quality, cost = table.quality[trial.rows].astype(np.float64), table.cost_usd[trial.rows]
+        if pair:
+            points = pair_points(trial.predicted[:, 1] - trial.predicted[:, 0], *quality.T, *cost.T)
+        else:
+            points = Sweep(trial.predicted, quality, cost, trial.price).points()
+        qualities.append(np.interp(dollars, *points, left=np.nan))
+    known = ~np.isnan(qualities).all(axis=0)
+    mean = np.nanmean(np.array(qualities)[:, known], axis=0)
+    return RouterCurves(pgr, _pairs(dollars[known], mean), _pairs(*_thinned(ndch(dollars[known], mean))))
+
+
+def _pgr(trials: Sequence[Trial], table: Outcomes) -> Points | None:
     share = np.linspace(0, 1, STEPS)
     rows = []
     for trial in trials:
@@ -66,13 +87,14 @@ def _range(table: Outcomes) -> tuple[float, float]:
     return float(means.min()), float(means.max())
 
 
-def _references(table: Outcomes) -> dict[str, Any]:
+def reference_curves(table: Outcomes) -> ReferenceCurves:
+    """The Zero router's hull and the oracle's point."""
     if table.cost_usd is None:
-        return {"ndch": None, "oracle": None}
+        return ReferenceCurves()
     quality = table.quality.astype(np.float64)
     best = oracle(quality, table.cost_usd)
     point = [float(best.cost_usd.mean()), float(best.quality.mean())]
-    return {"ndch": _pairs(*zero_router(quality, table.cost_usd)), "oracle": point}
+    return ReferenceCurves(_pairs(*zero_router(quality, table.cost_usd)), point)
 
 
 def _thinned(hull: CostQuality) -> CostQuality:
@@ -81,5 +103,5 @@ def _thinned(hull: CostQuality) -> CostQuality:
     return CostQuality(hull.cost_usd[at], hull.quality[at])
 
 
-def _pairs(x: ArrayLike, y: ArrayLike) -> list[list[float]]:
+def _pairs(x: ArrayLike, y: ArrayLike) -> Points:
     return [[float(a), float(b)] for a, b in np.stack([x, y], axis=1)]

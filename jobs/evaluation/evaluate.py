@@ -9,57 +9,43 @@ cost is the routers' own. Vectors of prompts are computed once for all routers a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jobs.errors import InputError, SpecError
 from jobs.evaluation.candidates import Candidate, parse_candidate, predict
-from jobs.evaluation.curves import curves
+from jobs.evaluation.curves import RouterCurves, reference_curves, router_curves
 from jobs.evaluation.folds import EvaluateOptions, Fold, make_folds
+from jobs.evaluation.results import Evaluation, RouterResult, SetResult, SingleModel
 from jobs.evaluation.sources import OutcomeSet, find_model, known_rows, name_sets, read_outcome_set
 from jobs.evaluation.training_data import TrainingOptions, gather, without_contaminated
 from jobs.storage.store import Store
 from routing.data.outcomes import Outcomes, concat
 from routing.data.training_data import TrainingData
 from routing.features.cache import feature_cache
-from routing.metrics.trials import Trial, figures_json, measure_references, measure_trials
+from routing.metrics.trials import Intervals, Trial, measure_references, measure_trials
 from routing.routers.baselines.category import category_scores
 from routing.routers.neural.training import FitProgress
 
-FORMAT = 1
+CATEGORY_MEAN = "category mean"
 
 
-def run_evaluate(options: EvaluateOptions, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The whole evaluation as one JSON-safe dict, curves included (`evaluation.json`). Raises HeadgateError or RoutingError."""
+def run_evaluate(options: EvaluateOptions, say: Callable[[str], None] = lambda text: None) -> Evaluation:
+    """The whole evaluation. Raises HeadgateError or RoutingError."""
     candidates = [parse_candidate(text) for text in dict.fromkeys(options.routers)]
     say("reading")
     sets = [read_outcome_set(path, options.drop_contaminated, options.allow_code) for path in options.outcomes]
     sets = [known_rows(_narrowed(each, options)) for each in name_sets(sets)]
     training = _training(options) if options.train else None
     with feature_cache(options.cache):
-        if len(sets) == 1:
-            return _header(options) | evaluate_set(sets[0], candidates, options, training, say)
-        found: dict[str, Any] = _header(options) | {"routers": {}, "pooled": None}
-        found["sets"] = {each.name: evaluate_set(each, candidates, options, training, say) for each in sets}
-        pooled = _pooled(sets)
-        if pooled is not None:
-            found["pooled"] = evaluate_set(known_rows(pooled), candidates, options, training, say)
-            found["routers"] = found["pooled"]["routers"]
-        return found
-
-
-def _header(options: EvaluateOptions) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    return {
-        "format": FORMAT,
-        "headgate": version("headgate"),
-        "outcomes": list(options.outcomes),
-        "train": list(options.train),
-    }
+        found = {each.name: evaluate_set(each, candidates, options, training, say) for each in sets}
+        together = _pooled(sets) if len(sets) > 1 else None
+        pooled = None
+        if together is not None:
+            pooled = evaluate_set(known_rows(together), candidates, options, training, say)
+    return Evaluation(options.outcomes, options.train, found, pooled)
 
 
 def _narrowed(each: OutcomeSet, options: EvaluateOptions) -> OutcomeSet:
@@ -103,60 +89,48 @@ def evaluate_set(
     options: EvaluateOptions,
     training: tuple[TrainingData, list[str]] | None,
     say: Callable[[str], None],
-) -> dict[str, Any]:
-    """All routers and baselines on one set."""
+) -> SetResult:
+    """All routers and baselines on one set. Raises InputError for a table of one model.
+
+    training: data from elsewhere with its notes; prompts too near the set's are left out of them. None: rows of the set itself.
+    """
     table, pair, notes = each.outcomes, options.weak is not None, list(each.notes)
     if len(table.models) < 2:
         raise InputError(f"{each.path}: it has one model, {table.models[0]}; a router needs two to choose from")
     table, cost_notes = _with_known_cost(table, each.name)
     notes += cost_notes
-    facts: dict[str, Any] = {}
+    data, overlap = None, None
     if training is not None:
-        data, facts = without_contaminated(training[0], table.prompts)
+        data, overlap = without_contaminated(training[0], table.prompts)
         notes += training[1]
-        training = (data, training[1])
-    folds = make_folds(table, candidates, options, training and training[0])
-    found: dict[str, Any] = {"routers": {}, "baselines": {}}
-    drawn: dict[str, Any] = {}
+    folds = make_folds(table, candidates, options, data)
+    drawn: dict[str, RouterCurves] = {}
 
-    def measure(label: str, trials: list[Trial]) -> dict[str, Any]:
+    def measure(label: str, trials: list[Trial]) -> Intervals:
         say(f"{each.name}: {label}, intervals")
-        drawn[label] = curves(trials, table, pair)
-        return dict(figures_json(measure_trials(trials, table, pair, options.n_boot)))
+        drawn[label] = router_curves(trials, table, pair)
+        return measure_trials(trials, table, pair, options.n_boot)
 
+    routers: dict[str, RouterResult] = {}
     for candidate in candidates:
-        trials, facts_of_it = _trials(candidate, folds, table, each.name, say)
+        asked = _ask(candidate, folds, table, each.name, say)
         seen = _has_seen(candidate, each)
         if seen:
             notes.append(f"{candidate.label} was trained on rows of {each.name}: its figures here are no test")
-        found["routers"][candidate.label] = measure(candidate.label, trials) | facts_of_it | {"seen": seen}
-    for name in ("random", "length"):
-        base = Candidate(name, name)
-        found["baselines"][name] = measure(f"{name} (baseline)", _baseline(base, folds, table))
-    own_rows = [fold for fold in folds if isinstance(fold.train, Outcomes) and training is None]
-    if own_rows and len(set(table.datasets)) > 1:
-        trials = [
-            Trial(fold.test, category_scores(fold.train, table.select(fold.test)), fold.price)  # type: ignore[arg-type]
-            for fold in own_rows
-        ]
-        found["baselines"]["category mean"] = measure("category mean", trials)
-    say(f"{each.name}: Zero router and oracle")
-    references = measure_references([fold.test for fold in folds], table, pair, options.n_boot)
-    found["baselines"] |= {name: figures_json(each) for name, each in references.items()}
-    return found | {
-        "name": each.name,
-        "models": list(table.models),
-        "weak": table.models[0] if pair else None,
-        "strong": table.models[1] if pair else None,
-        "rows": len(table),
-        "train_rows": len(folds[0].train) if folds[0].train is not None else 0,
-        "test_rows": len(folds[0].test),
-        "seeds": [fold.seed for fold in folds],
-        "single_models": _single_models(table),
-        "training": facts or None,
-        "notes": notes + _pair_notes(table, pair),
-        "curves": drawn | {"zero": curves([], table, pair)},
+        intervals = measure(candidate.label, asked.trials)
+        routers[candidate.label] = RouterResult(intervals, asked.fit_s, asked.rows_per_s, asked.chosen, seen)
+    baselines = {
+        label: measure(label if label == CATEGORY_MEAN else f"{label} (baseline)", trials)
+        for label, trials in _baselines(folds, table, trained_elsewhere=data is not None)
     }
+    say(f"{each.name}: Zero router and oracle")
+    baselines |= measure_references([fold.test for fold in folds], table, pair, options.n_boot)
+    return SetResult(
+        routers, baselines, each.name, tuple(table.models), is_pair=pair, rows=len(table),
+        train_rows=len(folds[0].train) if folds[0].train is not None else 0, test_rows=len(folds[0].test),
+        seeds=tuple(fold.seed for fold in folds), single_models=_single_models(table), overlap=overlap,
+        notes=(*notes, *_pair_notes(table, pair)), curves=drawn, references=reference_curves(table),
+    )  # fmt: skip
 
 
 def _with_known_cost(table: Outcomes, name: str) -> tuple[Outcomes, list[str]]:
@@ -169,10 +143,19 @@ def _with_known_cost(table: Outcomes, name: str) -> tuple[Outcomes, list[str]]:
     return replace(table, cost_usd=None), [f"{name}: the cost is unknown in {unknown:,} rows, so there is no AIQ"]
 
 
-def _trials(
-    candidate: Candidate, folds: Sequence[Fold], table: Outcomes, name: str, say: Callable[[str], None]
-) -> tuple[list[Trial], dict[str, Any]]:
-    """A router trained and asked on every fold; its seconds of training and rows a second, means over folds."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A router trained and asked on every fold."""
+
+    trials: list[Trial]
+    fit_s: float
+    """Seconds of training, mean over folds."""
+    rows_per_s: float | None
+    """Test rows a second; None where the clock saw no time pass."""
+    chosen: str | None
+
+
+def _ask(candidate: Candidate, folds: Sequence[Fold], table: Outcomes, name: str, say: Callable[[str], None]) -> Asked:
     trials, fit_s, predict_s, n_asked = [], 0.0, 0.0, 0
     fitted = None
     for number, fold in enumerate(folds, start=1):
@@ -187,15 +170,29 @@ def _trials(
         trials.append(Trial(fold.test, predict(fitted, candidate.label, prompts, table.models), fold.price))
         fit_s, predict_s = fit_s + trained - started, predict_s + time.perf_counter() - trained
         n_asked += len(prompts)
-    speed = n_asked / predict_s if predict_s else None
     chosen = getattr(fitted, "choice_", None)
-    facts = {"fit_s": fit_s / len(folds), "predict_rows_per_s": speed}
-    return trials, facts | ({"chosen": str(chosen)} if chosen is not None else {})
+    return Asked(
+        trials, fit_s / len(folds), n_asked / predict_s if predict_s else None, None if chosen is None else str(chosen)
+    )
 
 
 def _progress_text(label: str, report: FitProgress) -> str:
     """What a router that trains in steps has to say."""
     return f"{label}: step {report.step} of {report.steps}, loss {report.loss:.4f}"
+
+
+def _baselines(folds: Sequence[Fold], table: Outcomes, trained_elsewhere: bool) -> Iterator[tuple[str, list[Trial]]]:
+    """Those that need the test rows' prompts or categories: random, length and, where rows of the table train, category mean."""
+    for name in ("random", "length"):
+        yield name, _baseline(Candidate(name, name), folds, table)
+    if trained_elsewhere or len(set(table.datasets)) < 2:
+        return
+    own = [(fold, fold.train) for fold in folds if isinstance(fold.train, Outcomes)]
+    if own:
+        yield (
+            CATEGORY_MEAN,
+            [Trial(fold.test, category_scores(train, table.select(fold.test)), fold.price) for fold, train in own],
+        )
 
 
 def _baseline(candidate: Candidate, folds: Sequence[Fold], table: Outcomes) -> list[Trial]:
@@ -213,10 +210,10 @@ def _baseline(candidate: Candidate, folds: Sequence[Fold], table: Outcomes) -> l
     return trials
 
 
-def _single_models(table: Outcomes) -> dict[str, Any]:
+def _single_models(table: Outcomes) -> dict[str, SingleModel]:
     cost = [None] * len(table.models) if table.cost_usd is None else table.cost_usd.mean(axis=0).tolist()
     quality = table.quality.astype(np.float64).mean(axis=0).tolist()
-    return {name: {"quality": q, "cost_usd": c} for name, q, c in zip(table.models, quality, cost, strict=True)}
+    return {name: SingleModel(q, c) for name, q, c in zip(table.models, quality, cost, strict=True)}
 
 
 def _has_seen(candidate: Candidate, each: OutcomeSet) -> bool:
@@ -240,14 +237,3 @@ def _pair_notes(table: Outcomes, pair: bool) -> list[str]:
             f"{table.models[1]} ({strong:.3f}) is not better than {table.models[0]} ({weak:.3f}): PGR means little here"
         )
     return notes
-
-
-def without_curves(found: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation without curves: what `--json` prints."""
-    if "sets" in found:
-        sets = {name: without_curves(each) for name, each in found["sets"].items()}
-        return {**found, "sets": sets, "pooled": found["pooled"] and without_curves(found["pooled"])}
-    return {key: value for key, value in found.items() if key != "curves"}
-
-
-__all__ = ["EvaluateOptions", "evaluate_set", "run_evaluate", "without_curves"]

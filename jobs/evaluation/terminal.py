@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs.evaluation.results import Evaluation, SetResult, TrainResult
 from jobs.report.formatting import count, known, percent
+from routing.metrics.pair import Interval
+from routing.metrics.trials import Intervals
 
 NONE = "-"
 TITLES = {
@@ -18,32 +20,32 @@ TITLES = {
 }  # fmt: skip
 
 
-def number(figure: Mapping[str, Any] | None, digits: int = 3) -> str:
+def number(interval: Interval | None, digits: int = 3) -> str:
     """The mean alone."""
-    return f"{figure['mean']:.{digits}f}" if figure and known(figure.get("mean")) else NONE
+    return f"{interval.mean:.{digits}f}" if interval and known(interval.mean) else NONE
 
 
-def signed(figure: Mapping[str, Any] | None) -> str:
-    return f"{figure['mean']:+.3f}" if figure and known(figure.get("mean")) else NONE
+def signed(interval: Interval | None) -> str:
+    return f"{interval.mean:+.3f}" if interval and known(interval.mean) else NONE
 
 
-def with_interval(figure: Mapping[str, Any] | None) -> str:
+def with_interval(interval: Interval | None) -> str:
     """0.627 [0.580-0.669]."""
-    if not figure or not known(figure.get("low")) or not known(figure.get("high")):
-        return number(figure)
-    low, high = figure["low"], figure["high"]
+    if not interval or not known(interval.low) or not known(interval.high):
+        return number(interval)
+    low, high = interval.low, interval.high
     joint = "-" if low >= 0 else " to "
-    return f"{number(figure)} [{low:.3f}{joint}{high:.3f}]"
+    return f"{number(interval)} [{low:.3f}{joint}{high:.3f}]"
 
 
-def share(figure: Mapping[str, Any] | None) -> str:
-    return percent(figure["mean"]) if figure and known(figure.get("mean")) else NONE
+def share(interval: Interval | None) -> str:
+    return percent(interval.mean) if interval and known(interval.mean) else NONE
 
 
-def columns(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(heading, formatter of a router's figures) of one set's table: what a pair has, what dollars allow."""
-    priced = any(row["aiq"] for row in found["routers"].values())
-    if found["weak"] is None:
+def columns(found: SetResult) -> list[tuple[str, Callable[[Intervals], str]]]:
+    """(heading, formatter of a router's intervals) of one set's table: what a pair has, what dollars allow."""
+    priced = any(row.intervals["aiq"] for row in found.routers.values())
+    if not found.is_pair:
         chosen = (
             [("AIQ [95 %]", lambda r: with_interval(r["aiq"])), ("over Zero", lambda r: signed(r["aiq_gain"]))]
             if priced
@@ -55,24 +57,21 @@ def columns(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [*pair, ("AIQ", lambda r: number(r["aiq"]))] if priced else pair
 
 
-def all_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
-    """(name to show, figures, whether it is a baseline): routers as asked for, then the baselines."""
-    for name, row in found["routers"].items():
-        yield name, row, False
-    for name, row in found["baselines"].items():
+def all_rows(found: SetResult) -> Iterator[tuple[str, Intervals, bool]]:
+    """(name to show, intervals, whether it is a baseline): routers as asked for, then the baselines."""
+    for name, result in found.routers.items():
+        yield name, result.intervals, False
+    for name, row in found.baselines.items():
         if any(row[key] for key in ("apgr", "aiq")) or (name == "oracle" and row["best_quality"]):
             yield TITLES[name], row, True
 
 
-def evaluation_table(found: Mapping[str, Any]) -> RenderableType:
+def evaluation_table(found: Evaluation) -> RenderableType:
     """All sets of an evaluation, one table each, the pooled one last."""
-    if "sets" not in found:
-        return _set_table(found)
-    sets = [*found["sets"].values(), *([found["pooled"]] if found["pooled"] else [])]
-    return Group(*[_set_table(each) for each in sets])
+    return Group(*[_set_table(each) for each in found.shown])
 
 
-def _set_table(found: Mapping[str, Any]) -> RenderableType:
+def _set_table(found: SetResult) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, title=heading(found), title_justify="left", title_style="bold")
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     table.add_column("router", overflow="ellipsis", no_wrap=True, min_width=10)
@@ -87,47 +86,43 @@ def _set_table(found: Mapping[str, Any]) -> RenderableType:
             table.add_section()
         before = is_baseline
         table.add_row(Text(name), *[form(row) for _, form in shown], style="dim" if is_baseline else "")
-    return Group(table, *[Text(f"note: {note}", style="dim") for note in found["notes"]], Text(""))
+    return Group(table, *[Text(f"note: {note}", style="dim") for note in found.notes], Text(""))
 
 
-def heading(found: Mapping[str, Any]) -> str:
+def heading(found: SetResult) -> str:
     """What was measured on what."""
-    seeds = len(found["seeds"])
-    models = f"{found['strong']} / {found['weak']}" if found["weak"] else f"{len(found['models'])} models"
-    training = found["training"]
-    split = f"{count(found['train_rows'])} training rows" if found["train_rows"] else "no training"
-    extra = (
-        f", similarity {training['similarity']:.3f}, {count(training['contaminated'])} contaminated" if training else ""
-    )
+    seeds = len(found.seeds)
+    models = f"{found.strong} / {found.weak}" if found.is_pair else f"{len(found.models)} models"
+    overlap = found.overlap
+    split = f"{count(found.train_rows)} training rows" if found.train_rows else "no training"
+    extra = f", similarity {overlap.similarity:.3f}, {count(overlap.contaminated)} contaminated" if overlap else ""
     seeds_text = f", {seeds} seeds" if seeds > 1 else ""
-    return f"{found['name']}: {models}\n{split}{extra}, {count(found['test_rows'])} test rows{seeds_text}"
+    return f"{found.name}: {models}\n{split}{extra}, {count(found.test_rows)} test rows{seeds_text}"
 
 
-def training_table(summary: Mapping[str, Any]) -> RenderableType:
+def training_table(result: TrainResult) -> RenderableType:
     """What was trained, on what, how good it is on the rows held out, and where it is."""
-    training, validation = summary["training"], summary["validation"] or {}
+    training, validation = result.training, result.validation
     names = {"apgr": "APGR", "apgr_routellm": "APGR, RouteLLM's", "aiq": "AIQ", "best_quality": "quality at any price"}
     lines = [
         (
             "trained",
-            f"{summary['router']} on {count(training['rows'])} rows of {training['kind']}, {training['fit_s']:.1f} s",
+            f"{result.router} on {count(training.rows)} rows of {training.kind}, {training.fit_s:.1f} s",
         )
     ]
-    lines += [("models", ", ".join(summary["models"]))]
-    if training.get("contaminated") is not None:
-        lines.append(
-            ("held out", f"{count(training['contaminated'])} prompts dropped, similarity {training['similarity']:.3f}")
-        )
-    lines += [(text, with_interval(validation[name])) for name, text in names.items() if validation.get(name)]
-    for level in (50, 80):
-        if validation.get(f"cpt{level}"):
-            lines.append((f"CPT {level} %", share(validation[f"cpt{level}"])))
-    if validation:
-        lines.append(("measured on", f"{count(validation['rows'])} held-out rows"))
-    lines += [("note", note) for note in summary["notes"]]
+    lines += [("models", ", ".join(result.models))]
+    if training.overlap is not None:
+        near = training.overlap
+        lines.append(("held out", f"{count(near.contaminated)} prompts dropped, similarity {near.similarity:.3f}"))
+    if validation is not None:
+        found = validation.intervals
+        lines += [(text, with_interval(found[name])) for name, text in names.items() if found[name]]
+        lines += [(f"CPT {level} %", share(found[f"cpt{level}"])) for level in (50, 80) if found[f"cpt{level}"]]
+        lines.append(("measured on", f"{count(validation.rows)} held-out rows"))
+    lines += [("note", note) for note in result.notes]
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
-    for label, text in [*lines, ("artifact", summary["artifact"])]:
+    for label, text in [*lines, ("artifact", result.artifact)]:
         grid.add_row(Text(label), Text(text))
     return grid

@@ -21,6 +21,7 @@ import numpy as np
 
 from jobs.errors import InputError, SpecError
 from jobs.evaluation.candidates import Candidate, make_router, parse_hyperparameters, predict
+from jobs.evaluation.results import TrainedOn, TrainResult, Validation
 from jobs.evaluation.sources import read_training_set
 from jobs.evaluation.training_data import TrainingOptions, gather, without_contaminated
 from jobs.report.contents import json_safe
@@ -31,7 +32,7 @@ from routing.data.preferences import Preferences
 from routing.data.training_data import as_outcomes
 from routing.errors import RoutingError
 from routing.features.cache import feature_cache
-from routing.metrics.trials import CONTRACT, Trial, figures_json, measure_trials
+from routing.metrics.trials import Trial, measure_trials
 from routing.routers.base import Router
 from routing.routers.neural.training import FitProgress
 
@@ -63,18 +64,18 @@ class TrainOptions:
             raise SpecError(f"--validation: {self.validation} is not a share between 0 and 1")
 
 
-def run_train(options: TrainOptions, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Train and save; returns the summary (`--json`). Raises HeadgateError or RoutingError before anything is written."""
+def run_train(options: TrainOptions, say: Callable[[str], None] = lambda text: None) -> TrainResult:
+    """Train and save. Raises HeadgateError or RoutingError before anything is written."""
     router = make_router(options.router, options.hyperparameters, options.sets.seed)
     target = Store(options.out)
     check_target(target)
     say("reading")
     data, notes = gather(options.sets)
-    similarity: Mapping[str, object] = {}
+    overlap = None
     if options.held_out:
         say("comparing with the held-out prompts")
         prompts = [prompt for path in options.held_out for prompt in read_training_set(path).prompts]
-        data, similarity = without_contaminated(data, prompts)
+        data, overlap = without_contaminated(data, prompts)
     train, held_out, note = hold_out(data, options.validation, options.sets.seed)
     notes += note
     if hasattr(router, "on_progress"):
@@ -86,25 +87,23 @@ def run_train(options: TrainOptions, say: Callable[[str], None] = lambda text: N
         fit_s = time.perf_counter() - started
         say(f"measuring on {0 if held_out is None else len(held_out):,} held-out rows")
         validation, more = validate(router, held_out)
-    metrics = {
-        "validation": validation,
-        "training": {
-            "rows": len(train),
-            "kind": "outcomes" if isinstance(data, Outcomes) else "preferences",
-            "paths": list(options.sets.paths),
-            "weights": list(options.sets.weights) or None,
-            "fingerprint": train.fingerprint(),
-            "validation_rows": 0 if held_out is None else len(held_out),
-            "fit_s": fit_s,
-            "trained_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **similarity,
-        },
-        "versions": versions(),
-        "notes": notes + more,
-    }
+    training = TrainedOn(
+        len(train),
+        "outcomes" if isinstance(data, Outcomes) else "preferences",
+        paths=options.sets.paths,
+        weights=options.sets.weights,
+        fingerprint=train.fingerprint(),
+        validation_rows=0 if held_out is None else len(held_out),
+        fit_s=fit_s,
+        trained_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        overlap=overlap,
+    )
+    result = TrainResult(
+        options.router, target.uri, tuple(router.models_), validation, training, versions(), notes=(*notes, *more)
+    )
     say(f"writing {target.uri}")
-    save(router, target, json_safe(metrics))
-    return {"router": options.router, "artifact": target.uri, "models": list(router.models_), **metrics}
+    save(router, target, json_safe(result.card()))
+    return result
 
 
 def progress_text(name: str, report: FitProgress) -> str:
@@ -135,7 +134,7 @@ def hold_out(data: Any, share: float, seed: int) -> tuple[Any, Any | None, list[
     return data.select(train), data.select(test), []
 
 
-def validate(router: Router, held_out: Any | None) -> tuple[dict[str, Any] | None, list[str]]:
+def validate(router: Router, held_out: Any | None) -> tuple[Validation | None, list[str]]:
     """(figures of the saved router on the held-out rows, notes); None where nothing was held out or no row is fully known."""
     if held_out is None:
         return None, []
@@ -153,8 +152,7 @@ def validate(router: Router, held_out: Any | None) -> tuple[dict[str, Any] | Non
     predicted = predict(router, router.name, table.prompts, models)
     rows = np.arange(len(table))
     trial = Trial(rows, predicted, price)
-    found = figures_json(measure_trials([trial], table, pair=len(models) == 2, n_boot=N_BOOT))
-    return {name: found[name] for name in (*CONTRACT, "aiq_gain", "best_quality")} | {"rows": len(table)}, []
+    return Validation(measure_trials([trial], table, pair=len(models) == 2, n_boot=N_BOOT), len(table)), []
 
 
 def versions() -> dict[str, str]:
@@ -168,7 +166,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save(router: Router, target: Store, metrics: Mapping[str, Any]) -> None:
+def save(router: Router, target: Store, metrics: Mapping[str, object]) -> None:
     """Write the artifact to a local folder or an object store; the card last, so that a folder with one is whole.
 
     A local folder is replaced as a whole; on a store the files are written one by one.

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jobs.errors import InputError, SpecError
+from jobs.evaluation.results import Overlap
 from jobs.evaluation.sources import find_model, model_matches, read_training_set
-from routing.data.contamination import THRESHOLD, benchmark_similarity, contaminated
+from routing.data.contamination import benchmark_similarity, contaminated
 from routing.data.outcomes import Outcomes
 from routing.data.preferences import Preferences
 from routing.data.tiers import make_tiers, ratings
@@ -120,8 +121,8 @@ def parse_tiers(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(top), tuple(low)
 
 
-def without_contaminated(data: Any, test_prompts: Sequence[str]) -> tuple[Any, dict[str, object]]:
-    """(training data without prompts too near a test prompt, {"contaminated", "similarity", "threshold", "features"}).
+def without_contaminated(data: TrainingData, test_prompts: Sequence[str]) -> tuple[TrainingData, Overlap]:
+    """(training data without prompts too near a test prompt, how near they were).
 
     Dropped is what equals a test prompt (case and white space apart) or has a cosine of .95 with one; `similarity` is RouteLLM's
     benchmark-data similarity, of what is kept. Vectors are hashed n-grams: they find the same wording, not a paraphrase, in
@@ -137,12 +138,7 @@ def without_contaminated(data: Any, test_prompts: Sequence[str]) -> tuple[Any, d
     if not len(kept):
         raise InputError("every training prompt is a test prompt, or nearly so; train on another set")
     similarity = benchmark_similarity(list(dict.fromkeys(kept.prompts)), test_prompts, features)
-    return kept, {
-        "contaminated": int((~keep).sum()),
-        "similarity": similarity,
-        "threshold": THRESHOLD,
-        "features": "hashed n-grams",
-    }
+    return kept, Overlap(int((~keep).sum()), similarity)
 
 
 def _plain(prompt: str) -> str:

@@ -140,7 +140,7 @@ def routellm_points(
     return RouterCurve(share[..., ::-1], quality[..., ::-1])
 
 
-def routellm_figures(
+def routellm_measures(
     score: ArrayLike,
     q_weak: ArrayLike,
     q_strong: ArrayLike,
@@ -165,13 +165,13 @@ def routellm_figures(
     area = np.trapezoid(curve.quality - weak[..., None], curve.share, axis=-1)
     span = gap * (curve.share[..., -1] - curve.share[..., 0])
     apgr = np.divide(area, span, out=np.full_like(area, np.nan), where=span != 0)
-    figures: dict[str, Floats | np.float64] = {"apgr": apgr[()]}
+    measures: dict[str, Floats | np.float64] = {"apgr": apgr[()]}
     flat = [axis.reshape(-1, n_bins + 1) for axis in (curve.quality, curve.share)]
     for name, part in recovered.items():
         wanted = np.where(gap == 0, np.nan, weak + part * gap)
         found = [np.interp(at, q, c) for at, q, c in zip(wanted.ravel(), *flat, strict=True)]
-        figures[name] = np.array(found, np.float64).reshape(wanted.shape)[()]
-    return figures
+        measures[name] = np.array(found, np.float64).reshape(wanted.shape)[()]
+    return measures
 
 
 def bootstrap(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.data.outcomes import Outcomes
-from routing.metrics.pair import Interval, curve_apgr, curve_cpt, routellm_figures, router_curve
+from routing.metrics.pair import Interval, curve_apgr, curve_cpt, routellm_measures, router_curve
 from routing.metrics.plane import CostQuality, aiq, aiq_published, ndch, single_models
 from routing.metrics.sweep import Sweep, oracle_points, pair_points
 
@@ -41,7 +41,7 @@ GAP_FIGURES = (
 FIGURES = (*GAP_FIGURES, "aiq", "aiq_published", "aiq_gain", "best_quality")
 """calls_vs_random: strong calls of random routing for the same PGR over this router's (the paper's table 6). aiq_gain: AIQ less the
 Zero router's on the same draws. best_quality: every row to the model with the best prediction, whatever it costs."""
-Figures: TypeAlias = dict[str, Interval | None]
+Intervals: TypeAlias = dict[str, Interval | None]
 """By the names in FIGURES; None for one that has no meaning."""
 Statistic = Callable[[Floats], Mapping[str, Floats]]
 """Weights (b, k) of one trial's test rows → (b,) per figure."""
@@ -61,7 +61,7 @@ class Trial:
 
 def measure_trials(
     trials: Sequence[Trial], table: Outcomes, pair: bool, n_boot: int = N_BOOT, seed: int = 0
-) -> Figures:
+) -> Intervals:
     """Each of FIGURES with its interval, None where it has no meaning.
 
     Dollars are used where the table and the trials have them. `low` and `high` of GAP_FIGURES are NaN where the gap between
@@ -77,7 +77,7 @@ def measure_trials(
     means, draws = two_way_bootstrap(statistics, [trial.rows for trial in trials], len(table), n_boot, seed)
     low, high = np.percentile(draws["gap"], [2.5, 97.5]) if pair else (1.0, 1.0)
     beyond_chance = low > 0 or high < 0
-    result: Figures = dict.fromkeys(FIGURES)
+    result: Intervals = dict.fromkeys(FIGURES)
     for name in FIGURES:
         if name in means and not np.isnan(means[name]):
             drawn = draws[name][~np.isnan(draws[name])]
@@ -86,11 +86,11 @@ def measure_trials(
     return result
 
 
-def figures_json(figures: Figures) -> dict[str, dict[str, float | None] | None]:
+def intervals_json(intervals: Intervals) -> dict[str, dict[str, float | None] | None]:
     """{"mean", "low", "high"} per figure, null for an end that is not known."""
     return {
-        name: figure and {end: None if np.isnan(value) else value for end, value in figure._asdict().items()}
-        for name, figure in figures.items()
+        name: interval and {end: None if np.isnan(value) else value for end, value in interval._asdict().items()}
+        for name, interval in intervals.items()
     }
 
 
@@ -145,7 +145,7 @@ def _statistic(trial: Trial, table: Outcomes, pair: bool) -> Statistic:
     def statistic(weights: Floats) -> dict[str, Floats]:
         found = {"best_quality": weights @ picked / weights.sum(axis=1)}
         if pair:
-            found |= _pair_figures(predicted[:, 1] - predicted[:, 0], quality[:, 0], quality[:, 1], weights)
+            found |= _pair_statistics(predicted[:, 1] - predicted[:, 0], quality[:, 0], quality[:, 1], weights)
         if hulls is not None and cost is not None:
             singles = single_models(quality, cost, weights)
             ends = list(zip(singles.cost_usd[:, 0], singles.cost_usd[:, -1], strict=True))
@@ -160,7 +160,7 @@ def _statistic(trial: Trial, table: Outcomes, pair: bool) -> Statistic:
     return statistic
 
 
-def _pair_figures(score: Floats, weak: Floats, strong: Floats, weights: Floats) -> dict[str, Floats]:
+def _pair_statistics(score: Floats, weak: Floats, strong: Floats, weights: Floats) -> dict[str, Floats]:
     curve = router_curve(score, weak, strong, weights)
     found = {"gap": curve.quality[:, -1] - curve.quality[:, 0], "apgr": np.asarray(curve_apgr(curve))}
     for percent in (50, 80):
@@ -168,7 +168,7 @@ def _pair_figures(score: Floats, weak: Floats, strong: Floats, weights: Floats) 
         found[f"cpt{percent}"] = share
         with np.errstate(divide="ignore", invalid="ignore"):
             found[f"calls_vs_random_cpt{percent}"] = percent / 100 / share
-    published = routellm_figures(score, weak, strong, 10, weights, {"cpt50": 0.5, "cpt80": 0.8})
+    published = routellm_measures(score, weak, strong, 10, weights, {"cpt50": 0.5, "cpt80": 0.8})
     return found | {f"{name}_routellm": np.asarray(values) for name, values in published.items()}
 
 
@@ -191,7 +191,7 @@ def _hulls(
 
 def measure_references(
     rows: Sequence[NDArray[np.intp]], table: Outcomes, pair: bool, n_boot: int, seed: int = 0
-) -> dict[str, Figures]:
+) -> dict[str, Intervals]:
     """FIGURES of the Zero router ("zero") and of the oracle ("oracle") on the same test rows.
 
     The Zero router has an AIQ alone (its "best_quality" is the best single model's). The oracle knows each row's quality and cost.
@@ -201,7 +201,7 @@ def measure_references(
     """
     statistics = [_reference(table.quality[own].astype(np.float64), _cost(table, own), pair) for own in rows]
     means, draws = two_way_bootstrap(statistics, rows, len(table), n_boot, seed)
-    found: dict[str, Figures] = {"zero": dict.fromkeys(FIGURES), "oracle": dict.fromkeys(FIGURES)}
+    found: dict[str, Intervals] = {"zero": dict.fromkeys(FIGURES), "oracle": dict.fromkeys(FIGURES)}
     for key, mean in means.items():
         which, _, name = key.partition("|")
         if not np.isnan(mean):
@@ -228,7 +228,7 @@ def _reference(quality: Floats, cost: Floats | None, pair: bool) -> Statistic:
             "oracle|best_quality": weights @ best / total,
         }
         if pair:
-            of_oracle = _pair_figures(quality[:, 1] - quality[:, 0], quality[:, 0], quality[:, 1], weights)
+            of_oracle = _pair_statistics(quality[:, 1] - quality[:, 0], quality[:, 0], quality[:, 1], weights)
             found |= {f"oracle|{name}": values for name, values in of_oracle.items() if name != "gap"}
         if cost is not None:
             singles = single_models(quality, cost, weights)

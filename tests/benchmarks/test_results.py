@@ -10,6 +10,7 @@ import pytest
 from benchmarks.results import __main__ as results
 from benchmarks.results.sections import SECTIONS
 from benchmarks.results.sets import STRONG, WEAK
+from routing.metrics.pair import Interval
 from tests.jobs.evaluation.outcome_tables import two_topics
 
 
@@ -52,12 +53,9 @@ def test_it_says_what_it_needs(tmp_path, capsys):
 
 
 def test_distances_are_said_in_words():
-    def figure(mean, low, high):
-        return {"mean": mean, "low": low, "high": high}
-
-    assert results.against(figure(0.65, 0.63, 0.67), 0.6) == "+0.050"
-    assert results.against(figure(0.55, 0.53, 0.57), 0.6) == "0.050 worse"
-    assert results.against(figure(0.59, 0.55, 0.63), 0.6) == "0.010 worse (within the interval)"
+    assert results.against(Interval(0.65, 0.63, 0.67), 0.6) == "+0.050"
+    assert results.against(Interval(0.55, 0.53, 0.57), 0.6) == "0.050 worse"
+    assert results.against(Interval(0.59, 0.55, 0.63), 0.6) == "0.010 worse (within the interval)"
     assert results.against(None, 0.6) == "-"
 
 

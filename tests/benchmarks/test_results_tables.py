@@ -17,7 +17,7 @@ from benchmarks.results import batch_tables, cascade_points, cascade_tables, liv
 from benchmarks.results.live_tables import in_band
 from benchmarks.results.matcher_tables import matcher_tables
 from benchmarks.results.sets import STRONG, WEAK
-from benchmarks.results.tables import Amount, apgr_figure, markdown
+from benchmarks.results.tables import Amount, apgr_interval, markdown
 from routing.answers.head import Evidence
 from routing.metrics.pair import apgr
 from routing.metrics.plane import CostQuality
@@ -178,9 +178,9 @@ def test_apgr_over_trials_is_the_mean_of_theirs(data):
     rng = np.random.default_rng(0)
     rows = [np.arange(0, 200), np.arange(100, 400)]
     scores = [rng.random(len(own)) for own in rows]
-    figure = apgr_figure(scores, rows, table, 20)
+    found = apgr_interval(scores, rows, table, 20)
     expected = [float(apgr(s, *table.quality[own].astype(float).T)) for s, own in zip(scores, rows, strict=True)]
-    assert figure["mean"] == pytest.approx(np.mean(expected)) and figure["low"] <= figure["mean"] <= figure["high"]
+    assert found.mean == pytest.approx(np.mean(expected)) and found.low <= found.mean <= found.high
 
 
 def test_words_to_the_left_and_figures_to_the_right():

@@ -14,14 +14,13 @@ from outcome_tables import two_topics
 
 from jobs import cli
 from jobs.errors import HeadgateError, InputError, SpecError
-from jobs.evaluation.evaluate import run_evaluate, without_curves
+from jobs.evaluation.evaluate import run_evaluate
 from jobs.evaluation.folds import EvaluateOptions
 from jobs.evaluation.page import render_page
 from jobs.evaluation.sources import find_model, read_outcome_set
-from jobs.report.contents import json_safe
 from routing.data.outcomes import concat, write_outcomes
 from routing.errors import RoutingError
-from routing.metrics.pair import apgr, routellm_figures
+from routing.metrics.pair import apgr, routellm_measures
 from routing.metrics.trials import FIGURES, Trial, measure_trials
 from routing.routers.registry import create
 
@@ -42,6 +41,11 @@ def options(folder: Path, *routers: str, name: str = "pair", **more) -> Evaluate
     pair = {"weak": "weak-7b", "strong": "strong-model"}
     defaults = {"seeds": 2, "n_boot": 60, "train_rows": 80} | (pair if name != "three" else {})
     return EvaluateOptions((str(folder / f"{name}.parquet"),), routers or (SMALL,), **defaults | more)
+
+
+def evaluated(asked: EvaluateOptions) -> dict:
+    """evaluation.json, as Python."""
+    return run_evaluate(asked).to_json()
 
 
 def headgate(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -70,7 +74,7 @@ def test_the_command_prints_one_json_object_with_every_figure(folder, monkeypatc
 
 
 def test_one_seed_and_all_rows_agree_with_the_measures_themselves(folder):
-    found = run_evaluate(options(folder, "length", seeds=1, train_rows=None, fraction=0.5))
+    found = evaluated(options(folder, "length", seeds=1, train_rows=None, fraction=0.5))
     table = two_topics()
     from routing.data.outcomes import split_by_prompt
 
@@ -79,12 +83,12 @@ def test_one_seed_and_all_rows_agree_with_the_measures_themselves(folder):
     score = np.diff(router.predict([table.prompts[i] for i in test]).astype(np.float64), axis=1)[:, 0]
     weak, strong = table.quality[test].astype(np.float64).T
     assert found["routers"]["length"]["apgr"]["mean"] == pytest.approx(apgr(score, weak, strong))
-    published = routellm_figures(score, weak, strong)["apgr"]
+    published = routellm_measures(score, weak, strong)["apgr"]
     assert found["routers"]["length"]["apgr_routellm"]["mean"] == pytest.approx(published)
 
 
 def test_without_a_pair_all_models_take_part_and_aiq_is_the_figure(folder):
-    found = run_evaluate(options(folder, name="three"))
+    found = evaluated(options(folder, name="three"))
     row = found["routers"][SMALL]
     assert all(row[name] is None for name in CONTRACT if name != "aiq")
     base = found["baselines"]
@@ -94,17 +98,17 @@ def test_without_a_pair_all_models_take_part_and_aiq_is_the_figure(folder):
 
 def test_without_cost_aiq_is_null_and_said(tmp_path):
     write_outcomes(two_topics(cost=False), tmp_path / "pair.parquet")
-    found = run_evaluate(options(tmp_path))
+    found = evaluated(options(tmp_path))
     assert found["routers"][SMALL]["aiq"] is None and found["routers"][SMALL]["apgr"]
     assert any("no cost" in note for note in found["notes"])
-    everything = run_evaluate(replace(options(tmp_path), weak=None, strong=None))
+    everything = evaluated(replace(options(tmp_path), weak=None, strong=None))
     assert everything["routers"][SMALL]["best_quality"] and any("--strong" in note for note in everything["notes"])
 
 
 def test_equal_seeds_give_equal_figures_and_random_is_a_half(folder):
-    once, again = (run_evaluate(options(folder, "random")) for _ in range(2))
+    once, again = (evaluated(options(folder, "random")) for _ in range(2))
     assert once["routers"]["random"]["apgr"] == again["routers"]["random"]["apgr"]
-    row = run_evaluate(options(folder, "random", seeds=8, train_rows=40))["routers"]["random"]["apgr"]
+    row = evaluated(options(folder, "random", seeds=8, train_rows=40))["routers"]["random"]["apgr"]
     assert row["low"] < 0.5 < row["high"]
 
 
@@ -131,12 +135,13 @@ def test_no_interval_where_the_gap_may_be_chance():
 
 def test_several_sets_and_all_of_them_together(folder):
     paths = (str(folder / "pair.parquet"), str(folder / "more.parquet"))
-    found = run_evaluate(replace(options(folder), outcomes=paths))
+    whole = run_evaluate(replace(options(folder), outcomes=paths))
+    found = whole.to_json()
     assert set(found["sets"]) == {"pair", "more"} and found["pooled"]["rows"] == 440
     assert found["routers"] == found["pooled"]["routers"]
-    assert "curves" not in json.dumps(without_curves(found))
+    assert "curves" not in json.dumps(whole.to_json(with_curves=False)) and "curves" in json.dumps(whole.to_json())
     apart = replace(options(folder, name="three"), outcomes=(paths[0], str(folder / "three.parquet")))
-    assert run_evaluate(apart)["pooled"] is None
+    assert evaluated(apart)["pooled"] is None
 
 
 def test_equal_prompts_are_on_one_side_and_unknown_rows_left_out(tmp_path):
@@ -145,7 +150,7 @@ def test_equal_prompts_are_on_one_side_and_unknown_rows_left_out(tmp_path):
     quality[:10, 1] = np.nan
     twice = concat([replace(table, quality=quality), table.select(np.arange(10, 60))])
     write_outcomes(twice, tmp_path / "pair.parquet")
-    found = run_evaluate(options(tmp_path, "length", train_rows=60))
+    found = evaluated(options(tmp_path, "length", train_rows=60))
     assert found["rows"] == 160 and found["train_rows"] + found["test_rows"] == 160
     assert any("10 of 170 rows left out" in note for note in found["notes"])
 
@@ -154,7 +159,7 @@ def test_training_on_another_set_drops_what_is_in_the_test(folder, tmp_path):
     test, other = two_topics(), two_topics(150, 5)
     leaking = concat([other, test.select(np.arange(30))])
     write_outcomes(leaking, tmp_path / "train.parquet")
-    found = run_evaluate(options(folder, train=(str(tmp_path / "train.parquet"),), train_rows=None))
+    found = evaluated(options(folder, train=(str(tmp_path / "train.parquet"),), train_rows=None))
     assert found["test_rows"] == 240 and found["training"]["contaminated"] >= 30
     assert found["train_rows"] == 180 - found["training"]["contaminated"]
     assert 0 < found["training"]["similarity"] <= 1 and found["routers"][SMALL]["apgr"]["mean"] > 0.6
@@ -164,7 +169,7 @@ def test_an_artifact_is_measured_and_named_where_it_has_seen_the_rows(folder, tm
     create("knn", n_components=8).fit(two_topics(200, 7)).save(tmp_path / "fresh")
     create("knn", n_components=8).fit(two_topics()).save(tmp_path / "seen")
     fresh, seen = str(tmp_path / "fresh"), str(tmp_path / "seen")
-    found = run_evaluate(options(folder, fresh, seen))
+    found = evaluated(options(folder, fresh, seen))
     assert found["routers"][fresh]["apgr"]["mean"] > 0.6 and len(found["seeds"]) == 1 and found["test_rows"] == 240
     assert [note for note in found["notes"] if "no test" in note and seen in note]
     assert not [note for note in found["notes"] if fresh in note]
@@ -235,13 +240,13 @@ def test_mt_bench_judgements_are_outcomes(tmp_path):
 def test_the_page_holds_text_and_pictures_and_nothing_that_runs(folder, tmp_path):
     attack = "<script>document.title='owned'</script>"
     write_outcomes(replace(two_topics(80), models=(f"weak{attack}", "strong-model")), tmp_path / "pair.parquet")
-    found = json_safe(run_evaluate(replace(options(tmp_path, train_rows=40), weak=f"weak{attack}", seeds=1)))
+    found = run_evaluate(replace(options(tmp_path, train_rows=40), weak=f"weak{attack}", seeds=1))
     html = render_page(found)
     assert "<script" not in html and "&lt;script" in html
     assert html.count("<svg") == 4 and "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html
     assert re.search(r"is best: APGR 0\.\d{3}", html)
     for name in ("three",):
-        page = render_page(json_safe(run_evaluate(options(folder, name=name))))
+        page = render_page(run_evaluate(options(folder, name=name)))
         assert page.count("<svg") == 2 and "Zero router" in page
 
 

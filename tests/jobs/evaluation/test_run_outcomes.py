@@ -66,9 +66,9 @@ def test_a_finished_run_is_an_outcomes_table_and_trains_a_router(tmp_path, ray_l
         assert report["quality_by_model"]["strong"]["mean"] == found.quality[:, 1].mean()
         # The run's own output is what the two commands read.
         options = TrainOptions(TrainingOptions((data["output"],)), "length", str(tmp_path / "router"), validation=0.2)
-        assert run_train(options)["models"] == ["weak", "strong"]
+        assert run_train(options).to_json()["models"] == ["weak", "strong"]
         asked = EvaluateOptions((data["output"],), ("length",), "weak", "strong", seeds=1, n_boot=20)
-        assert run_evaluate(asked)["routers"]["length"]["aiq"]
+        assert run_evaluate(asked).to_json()["routers"]["length"]["aiq"]
         spec = parse_spec(data | {"router": str(tmp_path / "router"), "output": str(tmp_path / "next")})
         assert load_router(spec).models_ == ("weak", "strong")
         assert Store(data["output"]).exists("report.json")

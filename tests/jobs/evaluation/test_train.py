@@ -39,7 +39,7 @@ def options(folder: Path, out: Path, **more) -> TrainOptions:
 
 
 def test_the_artifact_predicts_carries_its_figures_and_is_measured_elsewhere(folder, tmp_path):
-    summary = run_train(options(folder, tmp_path / "router"))
+    summary = run_train(options(folder, tmp_path / "router")).to_json()
     assert {path.name for path in (tmp_path / "router").iterdir()} == {"router.json", "weights.safetensors"}
     router = routers.load(tmp_path / "router")
     assert router.models_ == ("org/weak-7b", "strong-model")
@@ -52,7 +52,7 @@ def test_the_artifact_predicts_carries_its_figures_and_is_measured_elsewhere(fol
     write_outcomes(two_topics(200, 9), tmp_path / "new.parquet")
     both = tuple(str(path) for path in (tmp_path / "new.parquet", folder / "pair.parquet"))
     asked = EvaluateOptions(both, (str(tmp_path / "router"),), "weak", "strong", n_boot=20)
-    sets = run_evaluate(asked)["sets"]
+    sets = run_evaluate(asked).to_json()["sets"]
     assert sets["new"]["routers"][str(tmp_path / "router")]["apgr"]["mean"] > 0.6
     seen = [each["routers"][str(tmp_path / "router")]["seen"] for each in sets.values()]
     assert seen == [False, True]
@@ -76,7 +76,7 @@ def test_held_out_prompts_are_not_trained_on(folder, tmp_path):
     write_outcomes(two_topics().select(np.arange(40)), tmp_path / "exam.parquet")
     summary = run_train(
         options(folder, tmp_path / "router", held_out=(str(tmp_path / "exam.parquet"),), validation=0.0)
-    )
+    ).to_json()
     training = summary["training"]
     assert training["contaminated"] >= 40 and training["rows"] == 240 - training["contaminated"]
     assert summary["validation"] is None and "no rows held out" in summary["notes"][0]
@@ -84,7 +84,7 @@ def test_held_out_prompts_are_not_trained_on(folder, tmp_path):
 
 def test_battles_train_what_outcomes_do(folder, tmp_path):
     sets = TrainingOptions(preferences=(str(folder / "battles.parquet"),))
-    summary = run_train(options(folder, tmp_path / "router", sets=sets, router="linear"))
+    summary = run_train(options(folder, tmp_path / "router", sets=sets, router="linear")).to_json()
     assert summary["training"]["kind"] == "preferences" and summary["models"] == ["org/weak-7b", "strong-model"]
     assert summary["validation"]["apgr"]["mean"] > 0.5
 
@@ -165,7 +165,7 @@ def test_sets_and_artifacts_on_s3(folder, s3_moto):
     uri = s3_moto.uri("training")
     Store(uri).write("pair.parquet", (folder / "pair.parquet").read_bytes())
     out = f"{uri}/router"
-    summary = run_train(TrainOptions(TrainingOptions((f"{uri}/pair.parquet",)), "knn", out, SMALL))
+    summary = run_train(TrainOptions(TrainingOptions((f"{uri}/pair.parquet",)), "knn", out, SMALL)).to_json()
     assert summary["artifact"] == out and set(Store(out).list()) == {"router.json", "weights.safetensors"}
-    found = run_evaluate(EvaluateOptions((f"{uri}/pair.parquet",), (out,), "weak", "strong", n_boot=20))
+    found = run_evaluate(EvaluateOptions((f"{uri}/pair.parquet",), (out,), "weak", "strong", n_boot=20)).to_json()
     assert found["routers"][out]["apgr"] and found["routers"][out]["seen"]

@@ -15,7 +15,7 @@ from routing.metrics.pair import (
     bootstrap,
     bootstrap_all,
     cpt,
-    routellm_figures,
+    routellm_measures,
     routellm_points,
     router_curve,
 )
@@ -39,11 +39,11 @@ def pgr_at(score, weak, strong, share):
 
 
 def routellm_apgr(score, weak, strong, weights=None):
-    return routellm_figures(score, weak, strong, weights=weights)["apgr"]
+    return routellm_measures(score, weak, strong, weights=weights)["apgr"]
 
 
 def routellm_cpt(score, weak, strong, recovered, weights=None):
-    return routellm_figures(score, weak, strong, weights=weights, recovered={"cpt": recovered})["cpt"]
+    return routellm_measures(score, weak, strong, weights=weights, recovered={"cpt": recovered})["cpt"]
 
 
 def gap(weak, strong):
@@ -165,7 +165,7 @@ def test_refuses_what_it_cannot_measure():
     ("name", "n", "weak", "strong", "length_apgr"),
     [("mmlu", 14037, 68.091, 80.587, 0.584), ("gsm8k", 1307, 63.734, 85.769, 0.599)],
 )
-def test_routellm_figures(name, n, weak, strong, length_apgr):
+def test_routellm_measures(name, n, weak, strong, length_apgr):
     if not ROUTELLM.is_dir():
         pytest.skip("shared RouteLLM data not present")
     models = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")
