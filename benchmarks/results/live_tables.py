@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from benchmarks.results.cascade_points import compared, dollars_table, judged, on_top, reached, straight_up
 from benchmarks.results.tables import Amount, Say
@@ -38,7 +38,7 @@ from routing.routers.calibrated.calibrated import CalibratedRouter
 from routing.routers.registry import load
 
 SAMPLES_A_ROW = 4
-JOB: dict[str, Any] = {
+JOB: dict[str, JsonValue] = {
     "sample": {"rows": PROMPTS},
     "policy": {"strong_share": 0.5},
     "cascade": {"signals": ["response", "logprob", "agreement"], "band": 1.0, "samples": SAMPLES_A_ROW},

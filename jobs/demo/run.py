@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from jobs.demo.tasks import write_prompts
 from jobs.errors import LaneDown
@@ -39,9 +40,9 @@ JOB_TEXT = """\
 """
 
 
-def demo_job(folder: Path, strong: Mapping[str, object], weak_engine: str) -> dict[str, Any]:
+def demo_job(folder: Path, strong: Mapping[str, JsonValue], weak_engine: str) -> dict[str, JsonValue]:
     """The demo's job as a mapping."""
-    weak = {
+    weak: dict[str, JsonValue] = {
         "engine": weak_engine,
         "source": str(ASSETS / "models/weak"),
         "price": {"per_million": {"input": 0.6, "output": 0.6}},
@@ -62,7 +63,7 @@ def demo_job(folder: Path, strong: Mapping[str, object], weak_engine: str) -> di
 
 
 def run_demo(
-    where: str, live: bool | None = None, change: Mapping[str, Any] | None = None
+    where: str, live: bool | None = None, change: Mapping[str, JsonValue] | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Make the prompts, start the strong model's server, run the job. Returns (exit code, report).
 
@@ -75,7 +76,12 @@ def run_demo(
     source = str(ASSETS / "models/strong")
     if importlib.util.find_spec("vllm") is None:
         return _run(folder, {"engine": "transformers", "source": source}, "transformers", live, change)
-    api = {"engine": "openai", "model": "strong", "tokenizer": source, "limits": {"in_flight": 64}}
+    api: dict[str, JsonValue] = {
+        "engine": "openai",
+        "model": "strong",
+        "tokenizer": source,
+        "limits": {"in_flight": 64},
+    }
     if is_complete(folder / "run"):
         print(f"headgate demo: {folder / 'run'} is complete, nothing is asked; delete it to run again", file=sys.stderr)
         return _run(folder, api | {"base_url": "http://127.0.0.1:1/v1"}, "vllm", live, change)
@@ -92,7 +98,11 @@ def is_complete(run: Path) -> bool:
 
 
 def _run(
-    folder: Path, strong: Mapping[str, object], weak_engine: str, live: bool | None, change: Mapping[str, Any] | None
+    folder: Path,
+    strong: Mapping[str, JsonValue],
+    weak_engine: str,
+    live: bool | None,
+    change: Mapping[str, JsonValue] | None,
 ) -> tuple[int, dict[str, Any]]:
     """Write the job file and run it."""
     data = demo_job(folder, strong, weak_engine) | dict(change or {})

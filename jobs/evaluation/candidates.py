@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from jobs.errors import SpecError
 from jobs.storage.store import Store
 from routing import routers
+from routing.data.training_data import TrainingData
 from routing.routers.base import Router
 from routing.routers.neural.training import Progress
 
@@ -38,10 +38,11 @@ class Candidate:
     trained_on: tuple[str, ...] = ()
     """URIs of the sets an artifact was trained on, as its card names them."""
 
-    def fitted(self, train: Any, seed: int, on_progress: Progress | None = None) -> Router:
+    def fitted(self, train: TrainingData | None, seed: int, on_progress: Progress | None = None) -> Router:
         """A router trained on `train` (Outcomes or Preferences), its own random choices by `seed`; the artifact as it is."""
         if self.artifact is not None:
             return self.artifact
+        assert train is not None  # only artifacts have folds without training rows
         router = make_router(self.name, self.hyperparameters, seed)
         if on_progress is not None and hasattr(router, "on_progress"):
             router.on_progress = on_progress

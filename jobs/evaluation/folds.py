@@ -88,7 +88,7 @@ def make_folds(
         for seed in seeds:
             part = data
             if sampled:
-                rows, _ = split_by_prompt(data, train_rows=options.train_rows, seed=seed)  # type: ignore[arg-type]
+                rows, _ = split_by_prompt(data, train_rows=options.train_rows, seed=seed)
                 part = data.select(rows)
             priced = part if isinstance(part, Outcomes) and part.models == table.models else table
             folds.append(

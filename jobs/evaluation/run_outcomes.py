@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,11 @@ def _rows(store: Store, parts: Sequence[str], wanted: np.ndarray) -> pa.Table:
 
 
 def _table(
-    names: tuple[str, ...], rows: pa.Table, answers: Sequence[pa.Table], matcher: Any, category: int | None
+    names: tuple[str, ...],
+    rows: pa.Table,
+    answers: Sequence[pa.Table],
+    matcher: Callable[[str, str], float],
+    category: int | None,
 ) -> Outcomes:
     """Put the answers beside their rows; a model that did not answer a row is unknown there. Legend: n rows, m models."""
     keys, golds = rows["row_key"].to_numpy(), rows["gold"].to_pylist()

@@ -20,6 +20,7 @@ from jobs.storage.filesystems import storage_errors
 from jobs.storage.store import Store
 from routing.data.outcome_readers import read_outcomes
 from routing.data.outcomes import Outcomes
+from routing.data.training_data import TrainingData, as_preferences
 from routing.errors import RoutingError
 
 CONTAMINATED = "contaminated_prompts.jsonl"
@@ -169,7 +170,7 @@ def known_rows(each: OutcomeSet) -> OutcomeSet:
     return replace(each, outcomes=each.outcomes.select(known), notes=(*each.notes, note))
 
 
-def read_training_set(path: str, kind: str = "", allow_code: bool = False) -> Any:
+def read_training_set(path: str, kind: str = "", allow_code: bool = False) -> TrainingData:
     """Outcomes or Preferences at a path, by what its columns say (`kind` "preferences" or "outcomes" where a flag says it).
 
     Contaminated prompts listed beside it stay in: that list is about testing.
@@ -186,8 +187,6 @@ def read_training_set(path: str, kind: str = "", allow_code: bool = False) -> An
     with storage_errors(path, "reading it"):
         try:
             if is_run(store):
-                from routing.data.training_data import as_preferences
-
                 return as_preferences(read_outcome_set(path, allow_code=allow_code).outcomes)
             return read_preferences(store.root, store.fs)
         except RoutingError as error:

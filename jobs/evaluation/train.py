@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from jobs.storage.store import Store
 from routing import routers
 from routing.data.outcomes import Outcomes, split_by_prompt
 from routing.data.preferences import Preferences
-from routing.data.training_data import as_outcomes
+from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
 from routing.features.cache import feature_cache
 from routing.metrics.trials import Trial, measure_trials
@@ -123,7 +122,7 @@ def check_target(target: Store) -> None:
         raise SpecError(f"--out: {target.uri} is not empty and holds no router; choose another folder")
 
 
-def hold_out(data: Any, share: float, seed: int) -> tuple[Any, Any | None, list[str]]:
+def hold_out(data: TrainingData, share: float, seed: int) -> tuple[TrainingData, TrainingData | None, list[str]]:
     """(training rows, held-out rows or None, notes); equal prompts are on one side."""
     if not share:
         return data, None, ["no rows held out, so no validation figures"]
@@ -134,7 +133,7 @@ def hold_out(data: Any, share: float, seed: int) -> tuple[Any, Any | None, list[
     return data.select(train), data.select(test), []
 
 
-def validate(router: Router, held_out: Any | None) -> tuple[Validation | None, list[str]]:
+def validate(router: Router, held_out: TrainingData | None) -> tuple[Validation | None, list[str]]:
     """(figures of the saved router on the held-out rows, notes); None where nothing was held out or no row is fully known."""
     if held_out is None:
         return None, []

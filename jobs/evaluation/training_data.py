@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from jobs.evaluation.results import Overlap
 from jobs.evaluation.sources import find_model, model_matches, read_training_set
 from routing.data.contamination import benchmark_similarity, contaminated
 from routing.data.outcomes import Outcomes
-from routing.data.preferences import Preferences
 from routing.data.tiers import make_tiers, ratings
 from routing.data.training_data import TrainingData, as_preferences, mix
 from routing.errors import RoutingError
@@ -62,20 +60,21 @@ def gather(options: TrainingOptions) -> tuple[TrainingData, list[str]]:
         ["outcomes"] * len(options.outcomes) + ["preferences"] * len(options.preferences) + [""] * len(options.either)
     )
     notes: list[str] = []
-    sets: list[Any] = []
+    sets: list[TrainingData] = []
     for path, kind in zip(options.paths, kinds, strict=True):
         data = read_training_set(path, kind, options.allow_code)
         sets.append(_narrowed(data, path, options, notes))
-    if any(isinstance(each, Preferences) for each in sets):
-        sets = [as_preferences(each) for each in sets]
+    outcomes = [each for each in sets if isinstance(each, Outcomes)]
+    battles = [as_preferences(each) for each in sets] if len(outcomes) < len(sets) else []
     weights = options.weights or (1.0,) * len(sets)
     if len(sets) == 1 and weights == (1.0,):
         return sets[0], notes
     try:
-        mixed: TrainingData = mix(sets, weights, options.seed)
+        if battles:
+            return mix(battles, weights, options.seed), notes
+        return mix(outcomes, weights, options.seed), notes
     except RoutingError as error:
         raise SpecError(f"--weights: {error}") from None
-    return mixed, notes
 
 
 def _narrowed(data: TrainingData, path: str, options: TrainingOptions, notes: list[str]) -> TrainingData:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -174,8 +174,17 @@ def concat(tables: Sequence[Outcomes]) -> Outcomes:
     return base.with_arrays(arrays)
 
 
+class Prompted(Protocol):
+    """Rows that have a prompt each: outcomes, or battles."""
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+
 def split_by_prompt(
-    outcomes: Outcomes, *, train_rows: int | None = None, fraction: float | None = None, seed: int = 0
+    outcomes: Prompted, *, train_rows: int | None = None, fraction: float | None = None, seed: int = 0
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row numbers (train, test), each ascending: a random split in which equal prompts are always on the same side.
 
