@@ -24,6 +24,17 @@ Weights = Annotated[
 ]
 Cache = Annotated[str | None, typer.Option("--cache", metavar="DIR", help="Keep encoders' vectors there.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits, draws and training.")]
+Routers = Annotated[
+    list[str],
+    typer.Option("--router", metavar="NAME", help="A router's name, auto, or an artifact directory; may be repeated."),
+]
+DropContaminated = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-contaminated/--keep-contaminated",
+        help="Prompts in contaminated_prompts.jsonl beside the table; dropped by default where it is there.",
+    ),
+]
 
 
 @app.command()
@@ -88,12 +99,7 @@ def train(
 
 @app.command()
 def evaluate(
-    routers: Annotated[
-        list[str],
-        typer.Option(
-            "--router", metavar="NAME", help="A router's name, auto, or an artifact directory; may be repeated."
-        ),
-    ],
+    routers: Routers,
     outcomes: Outcomes = None,
     strong: Strong = None,
     weak: Weak = None,
@@ -111,13 +117,7 @@ def evaluate(
     tiers: Tiers = "0,1:2",
     seeds: Annotated[int, typer.Option(min=1, help="How many splits; figures are means over them.")] = 5,
     seed: Seed = 0,
-    drop_contaminated: Annotated[
-        bool | None,
-        typer.Option(
-            "--drop-contaminated/--keep-contaminated",
-            help="Prompts in contaminated_prompts.jsonl beside the table; dropped by default where it is there.",
-        ),
-    ] = None,
+    drop_contaminated: DropContaminated = None,
     out: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="Write evaluation.json and report.html.")
     ] = None,
