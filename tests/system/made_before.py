@@ -7,7 +7,9 @@ kept in the repository: test_runs_from_before.py makes it anew, and goes on with
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,6 +27,8 @@ from tests.replay_server import ROOT, Replay, process_replay
 
 COMMIT = "58b3c36"
 ROWS, SAMPLE, IN_FLIGHT = 300, 120, 8
+KILLED_IN_FLIGHT = 1
+"""For each model of the run that is killed: slow enough that a busy machine, too, kills it long before its end."""
 ASKED = [f"Add {i} + {i % 5}" if i % 2 else f"Prove carefully that theorem {i} holds" for i in range(50)]
 """Prompts that the routers are asked about."""
 ARTIFACTS = """
@@ -34,7 +38,8 @@ import numpy as np
 import jobs
 assert Path(jobs.__file__).is_relative_to(sys.argv[1]), jobs.__file__
 from router_rows import ROWS, make_outcomes
-from routing.routers import create
+from routing.routers import create, names
+assert set(ROWS) == set(names()), "each router of the registry"
 prompts = json.loads(sys.stdin.read())
 for name, row in ROWS.items():
     router = create(name, **row.settings()).fit(make_outcomes())
@@ -61,7 +66,9 @@ class Before:
 
 
 def in_history() -> bool:
-    """Whether this clone has the commit; a shallow one has not."""
+    """Whether this is a clone that has the commit; a shallow one has not, and files without a history have no git."""
+    if shutil.which("git") is None:
+        return False
     found = subprocess.run(
         ["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"], cwd=ROOT, capture_output=True, check=False
     )
@@ -87,7 +94,7 @@ def outcomes() -> Outcomes:
     )  # fmt: skip
 
 
-def write_job(folder: Path, base_url: str, **more: Any) -> Path:
+def write_job(folder: Path, base_url: str, in_flight: int, **more: Any) -> Path:
     """A run's folder with its prompts and its job file."""
     table = outcomes()
     (folder / "in").mkdir(parents=True)
@@ -96,7 +103,7 @@ def write_job(folder: Path, base_url: str, **more: Any) -> Path:
     pq.write_table(pa.table(rows), folder / "in/rows.parquet")
     models = {
         name: {
-            "engine": "openai", "model": provider, "base_url": base_url, "limits": {"in_flight": IN_FLIGHT},
+            "engine": "openai", "model": provider, "base_url": base_url, "limits": {"in_flight": in_flight},
             "price": {"per_million": {"input": usd, "output": usd}},
         } for name, provider, usd in (("weak", "org/weak", 0.1), ("strong", "strong", 10.0))
     }  # fmt: skip
@@ -110,20 +117,34 @@ def write_job(folder: Path, base_url: str, **more: Any) -> Path:
     return folder / "job.yaml"
 
 
+def environment(tree: Path) -> dict[str, str]:
+    """What a process of a tree is started in: neither today's files nor what is installed come before the tree's."""
+    return {**os.environ, "PYTHONPATH": str(tree)}
+
+
+def imported(tree: Path) -> list[Path]:
+    """Where a process started as `start` does finds the two packages."""
+    code = "import jobs, routing; print(jobs.__file__, routing.__file__, sep='\\n')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tree, env=environment(tree), capture_output=True, text=True, check=True)
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
 def start(tree: Path, job: Path) -> subprocess.Popen[bytes]:
     """`python -m jobs.route` of the tree given."""
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
     command = [sys.executable, "-m", "jobs.route", "--config", str(job)]
     errors = (job.parent / "stderr.txt").open("ab")
-    return subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+    return subprocess.Popen(command, cwd=tree, env=environment(tree), stdout=subprocess.DEVNULL, stderr=errors)
 
 
 def make_runs(tree: Path, folder: Path, replay: Replay) -> dict[str, dict[str, Any]]:
     """`finished` with a pilot and a cascade, `killed` in the middle of its answers."""
-    job = write_job(folder / "finished", replay.base_url, cascade={"signals": ["response"], "band": 0.2})
+    assert all(file.is_relative_to(tree) for file in imported(tree)), imported(tree)
+    job = write_job(folder / "finished", replay.base_url, IN_FLIGHT, cascade={"signals": ["response"], "band": 0.2})
     assert start(tree, job).wait(300) == 0, (job.parent / "stderr.txt").read_text()[-2000:]
     stats = {"finished": replay.stats()}
-    job = write_job(folder / "killed", replay.base_url, system="Another job: nothing of the first is asked again.")
+    another = "Another job: nothing of the first is asked again."
+    job = write_job(folder / "killed", replay.base_url, KILLED_IN_FLIGHT, system=another)
     driver, before = start(tree, job), stats["finished"]["answered"]
     replay.wait_for(lambda now: now["answered"] >= before + SAMPLE * 2 + 40, timeout_s=240)
     driver.kill()
@@ -133,16 +154,17 @@ def make_runs(tree: Path, folder: Path, replay: Replay) -> dict[str, dict[str, A
 
 def make_artifacts(tree: Path, folder: Path) -> None:
     """An artifact of each router of the old registry, and what it predicts for ASKED."""
-    import json
-
     folder.mkdir()
     paths = os.pathsep.join(str(tree / part) for part in ("", "tests", "tests/routing"))
     command = [sys.executable, "-c", ARTIFACTS, str(tree), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": paths}
-    subprocess.run(command, cwd=tree, env=environment, input=json.dumps(ASKED).encode(), check=True, timeout=300)
+    with_tests = environment(tree) | {"PYTHONPATH": paths}
+    subprocess.run(command, cwd=tree, env=with_tests, input=json.dumps(ASKED).encode(), check=True, timeout=300)
 
 
 def main() -> None:
+    # It starts Ray and fills a folder: not one that is called --help.
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m tests.system.made_before FOLDER")
     folder = Path(sys.argv[1]).resolve()
     tree = old_tree(folder / "tree")
     write_outcomes(outcomes(), folder / "outcomes.parquet")

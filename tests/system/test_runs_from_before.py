@@ -6,7 +6,6 @@ Files, keys and columns of a run are used from outside. Today's code must find i
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,12 +20,12 @@ from routing import routers
 from routing.data.outcomes import write_outcomes
 from tests.replay_server import ROOT, process_replay
 from tests.system import made_before
-from tests.system.made_before import ASKED, COMMIT, IN_FLIGHT, ROWS, Before
+from tests.system.made_before import ASKED, COMMIT, KILLED_IN_FLIGHT, ROWS, Before
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not made_before.in_history(), reason=f"commit {COMMIT} is not in this clone's history"),
+    pytest.mark.skipif(not made_before.in_history(), reason=f"no git, or no commit {COMMIT} in this clone's history"),
 ]
 TIMES = {"started_at", "finished_at", "wall_s"}
 """Of a report: what two accountings of one run cannot have in common."""
@@ -54,7 +53,7 @@ def responses(folder: Path) -> pd.DataFrame:
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[str]:
-    """Where two JSON values differ; numbers may by a hair's breadth, since sums may be added in another order."""
+    """Where two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = {key for key in {*old, *new} if place or key not in TIMES}
         missing = object()
@@ -65,8 +64,6 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{place}[{i}]")]
-    if isinstance(old, float) and isinstance(new, (int, float)):
-        return [] if new == pytest.approx(old, rel=1e-9, abs=1e-12) else [f"{place}: {old} → {new}"]
     return [] if old == new else [f"{place}: {old!r} → {new!r}"]
 
 
@@ -80,7 +77,6 @@ def test_every_router_predicts_what_it_did(before: Before) -> None:
 
 def test_a_finished_run_is_reported_field_by_field_as_it_was(before: Before) -> None:
     folder = before.folder / "finished"
-    shutil.copytree(folder / "out", folder / "as-it-was")
     old = json.loads((folder / "out/report.json").read_text())
     rows = responses(folder)
     headgate("report", str(folder / "out"))
@@ -91,10 +87,10 @@ def test_a_finished_run_is_reported_field_by_field_as_it_was(before: Before) -> 
 
 
 def test_a_finished_run_asks_nothing_more(before: Before) -> None:
-    asked = before.replay.stats()["answered"]
+    asked = before.replay.stats()["requests"]
     plans = sorted((before.folder / "finished/out/plan").iterdir())
     assert made_before.start(ROOT, before.job("finished")).wait(300) == 0
-    assert before.replay.stats()["answered"] == asked
+    assert before.replay.stats()["requests"] == asked
     assert sorted((before.folder / "finished/out/plan").iterdir()) == plans, "the same job is not planned anew"
 
 
@@ -102,8 +98,9 @@ def test_a_killed_run_goes_on_and_nothing_is_asked_twice(before: Before) -> None
     stats = before.replay.stats()
     assert made_before.start(ROOT, before.job("killed")).wait(300) == 0
     after = before.replay.stats()
+    assert after["answered"] - stats["answered"] >= ROWS / 10, "it was killed early enough for something to go on with"
     # Two models had requests in flight when the process was killed.
-    assert after["repeated"] - stats["repeated"] <= 2 * IN_FLIGHT
+    assert after["repeated"] - stats["repeated"] <= 2 * KILLED_IN_FLIGHT
     rows = responses(before.folder / "killed")
     assert len(rows) == ROWS == rows.id.nunique() and (rows.error == "").all()
     report = json.loads((before.folder / "killed/out/report.json").read_text())
