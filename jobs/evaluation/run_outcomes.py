@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 from jobs.errors import InputError
 from jobs.journal.reader import Journal
 from jobs.route.pilot.judged import judged_quality, judged_rows
-from jobs.route.plan.bill import Bill
+from jobs.route.plan.plan import latest_plan
 from jobs.route.score.entries import ScoreEntry
 from jobs.spec.sections import JUDGE
 from jobs.storage.keys import find_keys
-from jobs.storage.manifest import RUN, load_run, read_object
+from jobs.storage.manifest import RUN, load_run
 from jobs.storage.store import Store
 from routing.answers.matching import make_matcher
 from routing.data.outcomes import Outcomes
@@ -52,7 +52,7 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
     where the run has no such rows or the job names neither gold nor a judge (no quality is known then), StoreError for its storage.
     """
     run = load_run(output)
-    scored, bill = run.entry("score", ScoreEntry), _bill(run.store)
+    scored, bill = run.entry("score", ScoreEntry), latest_plan(run.store)[1]
     if scored is None or bill is None:
         raise InputError(f"{output}: the run has no plan yet, so no answers; run it first")
     job = bill.job
@@ -87,12 +87,6 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
 def _cannot_tell(answer: str, gold: str) -> float:
     """The matcher of a job whose answers only a judge can compare."""
     return math.nan
-
-
-def _bill(store: Store) -> Bill | None:
-    """The newest plan's bill, with the job file's content in it. Not through `jobs.route.plan.plan`, which imports Ray."""
-    bills = sorted(name for name in store.list("plan") if name.endswith("/bill.json"))
-    return Bill.from_json(read_object(store, bills[-1])) if bills else None
 
 
 def _category(job: Mapping[str, Any]) -> int | None:

@@ -140,10 +140,8 @@ def _plain_errors(in_driver: bool = False, timeout_s: float = math.inf) -> Itera
     try:
         yield
     except HeadgateError as error:
-        cause = getattr(
-            error, "cause", error
-        )  # Ray raises a class of its own that is one too, with a traceback for a text
-        raise cause from None
+        # Ray raises a class of its own that is one too, with a traceback for a text.
+        raise getattr(error, "cause", error) from None
     except GetTimeoutError:
         raise StoreError(f"the ledger of dollars: storage did not take it within {timeout_s:.0f} s") from None
     except RayError as error:

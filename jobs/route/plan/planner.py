@@ -174,7 +174,7 @@ class Planner:
         beside_usd = None if spec.quality.judge and pilot is None else self.beside_usd()
         assignments, bill = decide(self.situation(estimates, paid, beside_usd))
         bill = replace(
-            bill, pilot=self.pilot(), cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
+            bill, pilot=pilot, cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
             job=spec.model_dump(mode="json", exclude_none=True), request=self._rendered_request(),
             hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}),
         )  # fmt: skip
