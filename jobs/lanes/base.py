@@ -12,7 +12,8 @@ from typing import Protocol
 import ray.data
 
 from jobs.journal.rows import Answer, Kind, Purpose
-from jobs.lanes.chat import Completion, JsonObject
+from jobs.lanes.chat import JsonObject
+from jobs.lanes.replies import Completion
 from jobs.money.client import GovernorClient
 from jobs.spec.models import ModelSpec
 from routing.pricing import Price

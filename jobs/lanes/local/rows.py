@@ -18,8 +18,9 @@ from jobs.errors import LaneDown
 from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext, RowHead
-from jobs.lanes.chat import Completion, JsonObject, RequestError, answer_key, build_request
+from jobs.lanes.chat import JsonObject, RequestError, answer_key, build_request
 from jobs.lanes.local.model_source import context_tokens, load_tokenizer, render, token_ids
+from jobs.lanes.replies import Completion
 from routing.pricing import tokens_cost_usd
 
 ROW_FIELDS = (

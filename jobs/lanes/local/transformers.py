@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 from jobs.errors import LaneDown
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import Completion, JsonObject, Usage, mean_and_least
+from jobs.lanes.chat import JsonObject
 from jobs.lanes.local.drawn_logprobs import DrawnLogprobs
 from jobs.lanes.local.model_source import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
 from jobs.lanes.local.rows import (
@@ -44,6 +44,8 @@ from jobs.lanes.local.rows import (
     one_line,
 )
 from jobs.lanes.local.under_way import UnderWay
+from jobs.lanes.replies import Completion, mean_and_least
+from jobs.lanes.usage import Usage
 
 BATCH_ROWS = 32
 STAGE_CPUS = 0.25

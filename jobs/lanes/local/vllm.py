@@ -25,7 +25,7 @@ import ray.data
 
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import Completion, JsonObject, Usage, mean_and_least
+from jobs.lanes.chat import JsonObject
 from jobs.lanes.local.model_source import (
     check_local,
     cluster_gpus,
@@ -47,6 +47,8 @@ from jobs.lanes.local.rows import (
     n_gpus,
     one_line,
 )
+from jobs.lanes.replies import Completion, mean_and_least
+from jobs.lanes.usage import Usage
 
 BATCH_ROWS = 32
 CPU_SEQUENCES, GPU_SEQUENCES = 64, 256

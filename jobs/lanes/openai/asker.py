@@ -21,19 +21,12 @@ from jobs.errors import HeadgateError
 from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.chat import (
-    SERVERS_OWN_TOKENS,
-    Completion,
-    JsonObject,
-    ReplyError,
-    Usage,
-    max_completion_tokens,
-    parse_completion,
-    request_tokens_bound,
-)
+from jobs.lanes.chat import JsonObject, max_completion_tokens, request_tokens_bound
 from jobs.lanes.faults import Diagnosis, diagnose, read_error, stated_limits
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.slots import Slots
+from jobs.lanes.replies import Completion, ReplyError, parse_completion
+from jobs.lanes.usage import SERVERS_OWN_TOKENS, Usage
 from jobs.money.sender import Allowance
 from routing.pricing import tokens_cost_usd
 

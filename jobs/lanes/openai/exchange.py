@@ -19,10 +19,11 @@ import time
 from dataclasses import replace
 
 from jobs.journal.rows import Answer, Kind
-from jobs.lanes.chat import Completion, JsonObject, RequestError, answer_key, max_completion_tokens
+from jobs.lanes.chat import JsonObject, RequestError, answer_key, max_completion_tokens
 from jobs.lanes.faults import Diagnosis, clean
 from jobs.lanes.openai.asker import Asker, Reply
 from jobs.lanes.openai.rows import Row
+from jobs.lanes.replies import Completion
 from jobs.money.sender import LaneStoppedError, NotAffordableError
 
 BILLED_ATTEMPTS = 5

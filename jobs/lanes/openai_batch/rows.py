@@ -11,20 +11,13 @@ from dataclasses import dataclass, replace
 
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
-from jobs.lanes.chat import (
-    JsonObject,
-    ReplyError,
-    RequestError,
-    Usage,
-    answer_key,
-    max_completion_tokens,
-    parse_completion,
-    request_tokens_bound,
-)
+from jobs.lanes.chat import JsonObject, RequestError, answer_key, max_completion_tokens, request_tokens_bound
 from jobs.lanes.faults import Diagnosis, ProviderError, clean, diagnose, read_error
 from jobs.lanes.openai.rows import Row
 from jobs.lanes.openai_batch.api import ENDPOINT
 from jobs.lanes.openai_batch.manifest import FileRow
+from jobs.lanes.replies import ReplyError, parse_completion
+from jobs.lanes.usage import Usage
 from routing.pricing import Price, tokens_cost_usd
 
 MAX_REQUESTS, MAX_FILE_BYTES = 50_000, 200 * 10**6

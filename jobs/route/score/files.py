@@ -7,6 +7,7 @@ import fnmatch
 import pyarrow.fs as pafs
 
 from jobs.errors import InputError, StoreError
+from jobs.route.score.formats.record import COMPRESSIONS
 from jobs.spec.sections import InputSpec
 from jobs.storage.filesystems import filesystem_of, storage_errors
 from jobs.storage.manifest import InputFile
@@ -19,7 +20,6 @@ FORMATS = {
     ".json": "jsonl",
     ".csv": "csv",
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 SPLIT_BYTES = 64 * 2**20
 """Small files are read together up to this size."""
 

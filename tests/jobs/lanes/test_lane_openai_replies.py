@@ -21,12 +21,12 @@ from aiohttp.test_utils import TestServer
 from jobs.journal.reader import Journal
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.chat import SERVERS_OWN_TOKENS
 from jobs.lanes.openai.asker import Asker
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.exchange import Exchange
 from jobs.lanes.openai.rows import rows_of
 from jobs.lanes.openai.slots import Slots
+from jobs.lanes.usage import SERVERS_OWN_TOKENS
 from jobs.money.governor import GovernorService
 from jobs.money.sender import Allowance
 from jobs.spec.models import ModelSpec

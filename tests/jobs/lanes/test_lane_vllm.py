@@ -16,10 +16,11 @@ from ray.data import ExecutionResources
 
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext, RowHead
-from jobs.lanes.chat import Completion, Usage
 from jobs.lanes.local.model_source import prompt_token_counter
 from jobs.lanes.local.rows import AnswerWriter, RequestReader, n_gpus
 from jobs.lanes.local.vllm import VLLMLane, engine_params, finish_reason
+from jobs.lanes.replies import Completion
+from jobs.lanes.usage import Usage
 from jobs.storage.store import Store
 from routing.pricing import Price
 from tests import local_ray

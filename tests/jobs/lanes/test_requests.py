@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 
 from jobs.lanes.chat import (
     IMAGE_TOKENS,
-    SERVERS_OWN_TOKENS,
-    ReplyError,
     RequestError,
     answer_key,
     build_request,
     max_completion_tokens,
-    parse_completion,
     prompt_tokens_bound,
     request_tokens_bound,
 )
 from jobs.lanes.faults import clean, diagnose, read_error, retry_after_s
+from jobs.lanes.replies import ReplyError, parse_completion
+from jobs.lanes.usage import SERVERS_OWN_TOKENS
 from jobs.spec.models import ModelSpec
 from jobs.storage.keys import content_key
 

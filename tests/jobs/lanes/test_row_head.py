@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from jobs.lanes.base import RowHead
-from jobs.lanes.chat import Completion, Usage
 from jobs.lanes.openai_batch.state import BatchError, BatchState
+from jobs.lanes.replies import Completion
+from jobs.lanes.usage import Usage
 
 KEY = bytes(range(16))
 

@@ -11,7 +11,8 @@ import pytest
 from jobs.errors import SpecError
 from jobs.journal.reader import Journal
 from jobs.journal.rows import ANSWER_SCHEMA, Answer, answers_table
-from jobs.lanes.chat import answer_key, mean_and_least, parse_completion
+from jobs.lanes.chat import answer_key
+from jobs.lanes.replies import mean_and_least, parse_completion
 from jobs.replay.options import ReplayOptions
 from jobs.route.pilot.further_answers import sample_keys
 from jobs.route.pipeline import run_job

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import SpecError
+from jobs.route.score.formats.record import Record
 from jobs.route.score.prompts import PromptReader
-from jobs.route.score.records import Record
 from jobs.spec.loader import parse_spec
 
 MODELS = {"a": {"engine": "vllm", "source": "s"}, "b": {"engine": "openai"}}

@@ -15,7 +15,9 @@ import ray.data
 from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext, RowHead
-from jobs.lanes.chat import Completion, Usage, answer_key, build_request
+from jobs.lanes.chat import answer_key, build_request
+from jobs.lanes.replies import Completion
+from jobs.lanes.usage import Usage
 from routing.pricing import tokens_cost_usd
 
 

@@ -1,0 +1,97 @@
+"""A reply of chat completions as a `Completion`, or why it is none. No network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.lanes.usage import Usage, estimated_tokens, read_usage
+
+
+class ReplyError(ValueError):
+    """A reply with status 200 that holds no answer. The message says what is wrong with it, never what is in it."""
+
+    def __init__(self, message: str, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage
+        """Where the provider told what it charges for the reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The first choice of a reply."""
+
+    text: str
+    """ "" where the model said nothing."""
+    finish_reason: str
+    usage: Usage
+    tier: str = ""
+    """The service tier it was served in, and is charged at; "" where the provider does not tell."""
+    refusal: str = ""
+    """What the model said instead of answering, where the provider tells refusals apart."""
+    logprobs: tuple[float, float] | None = None
+    """Mean and least log-probability of its tokens, where the provider tells."""
+
+
+def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
+    """The answer in a reply's bytes. Raises ReplyError where there is none in it.
+
+    An empty text is an answer; so is a refusal or a tool call (their JSON is the text then). Token counts that the provider
+    left out, or that are more than `request` could hold, are estimated (4 bytes a token) and say so. A `request` without a
+    limit of tokens is not the one that was sent: counts are believed then.
+    """
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ReplyError("the reply is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise ReplyError("the reply is not a JSON object")
+    usage = read_usage(body.get("usage"), request)
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise ReplyError("the reply has no choices", usage)
+    choice = choices[0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise ReplyError("the reply's choice has no message", usage)
+    content, refusal = message.get("content"), message.get("refusal")
+    if isinstance(content, list):  # some servers answer in parts
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    if content is not None and not isinstance(content, str):
+        raise ReplyError("the reply's content is not text", usage)
+    refusal = refusal if isinstance(refusal, str) else ""
+    calls = message.get("tool_calls")
+    reason = choice.get("finish_reason")
+    reason = reason if isinstance(reason, str) else ""
+    if content is None and not refusal and not calls and not reason:
+        raise ReplyError("the reply's message has no content", usage)
+    text = content if content is not None else refusal or (json.dumps(calls) if calls else "")
+    if usage is None:
+        usage = Usage(
+            estimated_tokens(json.dumps(request["messages"])), estimated_tokens(text) * len(choices), source="estimated"
+        )
+    tier = body.get("service_tier")
+    return Completion(text, reason, usage, tier if isinstance(tier, str) else "", refusal, _logprobs(choice))
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Mean and least of a choice's `logprobs.content`; None where there is none, or a token without a number."""
+    found = choice.get("logprobs")
+    content = found.get("content") if isinstance(found, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    values: list[Any] = [token.get("logprob") if isinstance(token, dict) else None for token in content]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return None
+    return mean_and_least(values)
+
+
+def mean_and_least(logprobs: Sequence[float]) -> tuple[float, float] | None:
+    """Of an answer's tokens; None without any. Never below -1e4, which is how some servers write minus infinity."""
+    if not logprobs:
+        return None
+    bounded = [max(float(value), -1e4) for value in logprobs]
+    return math.fsum(bounded) / len(bounded), min(bounded)

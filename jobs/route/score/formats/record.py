@@ -1,0 +1,27 @@
+"""What every reader of files gives: one row, or why it could not be read."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.fs as pafs
+
+NOT_UTF8 = "not UTF-8"
+InputColumns = dict[str, Any]
+"""A row of the input: column → whatever its file holds there."""
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as it stood in the input: its columns, or why it could not be read."""
+
+    columns: InputColumns
+    error: str = ""
+
+
+def open_text(fs: pafs.FileSystem, path: str) -> io.BufferedReader:
+    compression = next((c for s, c in COMPRESSIONS.items() if path.endswith(s)), None)
+    return io.BufferedReader(fs.open_input_stream(path, compression=compression, buffer_size=2**20), 2**20)
