@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -21,14 +21,13 @@ from jobs.errors import HeadgateError
 from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext
-from jobs.lanes.chat import JsonObject, max_completion_tokens, request_tokens_bound
+from jobs.lanes.chat import JsonObject
 from jobs.lanes.faults import Diagnosis, diagnose, read_error, stated_limits
+from jobs.lanes.openai.booking import Booking
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.slots import Slots
 from jobs.lanes.replies import Completion, ReplyError, parse_completion
-from jobs.lanes.usage import SERVERS_OWN_TOKENS, Usage
 from jobs.money.sender import Allowance
-from routing.pricing import tokens_cost_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +64,12 @@ class Asker:
         slots: Slots,
     ) -> None:
         self.context, self.endpoint, self.slots, self.allowance = context, endpoint, slots, allowance
+        self.booking = Booking(context, allowance)
         self.dropped: set[int] = set()
         """Keys of rows that `ask` gave an answer for and that stay open all the same: see `release_held`."""
-        self.extra_tokens = 0
-        """Most prompt tokens an answer had beyond its bound (a server's own chat template): added to later bounds."""
         self.replied_at = -1.0
         """When any HTTP reply came last."""
         self._session, self._journal = session, journal
-        self._completion_tokens = float(context.sampling.get("max_completion_tokens") or context.sampling["max_tokens"])
-        self._tokens_per_byte = 1 / 3
         self._failed_in_a_row = 0
         self._refusal, self._n_refusals = "", 0
         self._held: list[Answer] = []
@@ -121,52 +117,9 @@ class Asker:
         try:
             completion = parse_completion(raw, request)
         except ReplyError as unusable:
-            usage = unusable.usage or self._most_used(request, raw)
-            lost = self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
-            return Reply(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=lost)
-        # A guess may be low, and a cap has to hold.
-        if completion.usage.source == "estimated" and self.allowance.capped:
-            completion = replace(completion, usage=self._most_used(request, raw))
-        return Reply(completion=completion)
-
-    def _most_used(self, request: JsonObject, raw: bytes) -> Usage:
-        """Of a reply that does not tell, or not so that it can be believed: no more tokens came than bytes."""
-        return Usage(self.bound(request), min(max_completion_tokens(request), len(raw)), source="bound")
-
-    def cost_usd(self, completion: Completion) -> float:
-        """What an answer costs, in the tier it was served in; at most, where nobody said how many tokens it had."""
-        usage, price = completion.usage, self.context.price
-        if usage.source == "bound":
-            return self.worst_usd(usage.prompt_tokens, usage.completion_tokens)
-        if self.at_full_rate(completion):
-            price = self.context.full_price or price
-        return tokens_cost_usd(price, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)
-
-    def at_full_rate(self, completion: Completion) -> bool:
-        """The flex tier was asked for, and the provider says that it served another."""
-        return self.context.full_price is not None and completion.tier not in ("", self.context.model.service_tier)
-
-    def worst_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Most that these tokens may cost: in whatever tier they are served."""
-        prices = (self.context.price, self.context.full_price or self.context.price)
-        return max(tokens_cost_usd(price, prompt_tokens, completion_tokens) for price in prices)
-
-    def bound(self, request: JsonObject) -> int:
-        """Most prompt tokens of a request."""
-        return request_tokens_bound(request) + self.extra_tokens
-
-    def expected_tokens(self, n_bytes: int) -> float:
-        """Prompt and completion tokens of a request of so many bytes, for the rate limit: moving averages."""
-        return n_bytes * self._tokens_per_byte + self._completion_tokens
-
-    def learn(self, n_bytes: int, bound: int, completion: Completion) -> None:
-        """Better estimates from an answer that says what it used. bound: `request_tokens_bound` of its request, without more."""
-        usage = completion.usage
-        if usage.source == "bound":
-            return
-        self.extra_tokens = max(self.extra_tokens, min(usage.prompt_tokens - bound, SERVERS_OWN_TOKENS))
-        self._completion_tokens += 0.02 * (usage.completion_tokens - self._completion_tokens)
-        self._tokens_per_byte += 0.02 * (usage.prompt_tokens / max(1, n_bytes) - self._tokens_per_byte)
+            lost_usd = self.booking.unusable_usd(unusable.usage, request, raw)
+            return Reply(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=lost_usd)
+        return Reply(completion=self.booking.known(completion, request, raw))
 
     async def settle(self, answer: Answer) -> Answer | None:
         """To the journal, then to the counts. A journal that fails stops the lane; the answer is in its local log."""

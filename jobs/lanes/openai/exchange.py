@@ -19,7 +19,7 @@ import time
 from dataclasses import replace
 
 from jobs.journal.rows import Answer, Kind
-from jobs.lanes.chat import JsonObject, RequestError, answer_key, max_completion_tokens
+from jobs.lanes.chat import JsonObject, RequestError, answer_key
 from jobs.lanes.faults import Diagnosis, clean
 from jobs.lanes.openai.asker import Asker, Reply
 from jobs.lanes.openai.rows import Row
@@ -75,11 +75,9 @@ class Exchange:
                 return None
             if not self.payload:
                 self._make_request()
-            bound, extra_tokens = asker.bound(self.request), asker.extra_tokens
-            worst_usd = asker.worst_usd(bound, max_completion_tokens(self.request))
-            tokens = asker.expected_tokens(len(self.payload))
+            reserved = asker.booking.reserved(self.request, len(self.payload))
             try:
-                await allowance.take(worst_usd, tokens)
+                await allowance.take(reserved.usd, reserved.tokens)
             except (LaneStoppedError, NotAffordableError):
                 return None
             self.attempts += 1
@@ -88,20 +86,13 @@ class Exchange:
             try:
                 reply = await asker.send(self.payload, self.request)
             except BaseException:
-                allowance.settle(worst_usd, 0.0, worst_usd)
+                asker.booking.book_loss(reserved, None)
                 raise
             self.latency_s = time.monotonic() - begun
             if reply.completion is not None:
-                usage = reply.completion.usage
-                self.cost_usd = asker.cost_usd(reply.completion)
-                allowance.add(full_rate=int(asker.at_full_rate(reply.completion)))
-                used = tokens if usage.source == "bound" else usage.prompt_tokens + usage.completion_tokens
-                allowance.settle(worst_usd, self.cost_usd, 0.0, used - tokens)
-                asker.learn(len(self.payload), bound - extra_tokens, reply.completion)
+                self.cost_usd = asker.booking.book_answer(reserved, reply.completion)
             else:
-                lost_usd = worst_usd if reply.lost_usd is None else reply.lost_usd
-                self.lost_usd += lost_usd
-                allowance.settle(worst_usd, 0.0, lost_usd, 0.0 if reply.lost_usd is None else -tokens)
+                self.lost_usd += asker.booking.book_loss(reserved, reply.lost_usd)
             return reply
 
     def _make_request(self) -> None:
