@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.lanes.usage import Usage, estimated_tokens, read_usage
+from jobs.lanes.usage import Usage, guessed_usage, read_usage, usage_object
 
 
 class ReplyError(ValueError):
@@ -49,7 +49,8 @@ def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
         raise ReplyError("the reply is not valid JSON") from None
     if not isinstance(body, dict):
         raise ReplyError("the reply is not a JSON object")
-    usage = read_usage(body.get("usage"), request)
+    told = usage_object(body)
+    usage = read_usage(told, request)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ReplyError("the reply has no choices", usage)
@@ -69,10 +70,8 @@ def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
     if content is None and not refusal and not calls and not reason:
         raise ReplyError("the reply's message has no content", usage)
     text = content if content is not None else refusal or (json.dumps(calls) if calls else "")
-    if usage is None:
-        usage = Usage(
-            estimated_tokens(json.dumps(request["messages"])), estimated_tokens(text) * len(choices), source="estimated"
-        )
+    if usage is None or (text and not usage.completion_tokens):  # no tokens make no text
+        usage = guessed_usage(told, request, text, len(choices))
     tier = body.get("service_tier")
     return Completion(text, reason, usage, tier if isinstance(tier, str) else "", refusal, _logprobs(choice))
 

@@ -177,7 +177,7 @@ def test_missing_usage_is_estimated_and_says_so() -> None:
         None,
         {},
         {"prompt_tokens": 3},
-        {"prompt_tokens": "3", "completion_tokens": 1},
+        {"prompt_tokens": "three", "completion_tokens": 1},
         {"prompt_tokens": -1, "completion_tokens": 1},
     ):
         got = parse_completion(reply({"content": "x" * 40}, usage), build()).usage
