@@ -1,15 +1,11 @@
-"""One process's view of a model's endpoint: sends requests, settles rows, and knows when nobody should send any more.
+"""One process's view of a model's endpoint: sends requests, reads the replies, prices them, and settles rows.
 
-A failed request is the fault of its row or of the lane. The row's fault is settled: the row is rejected, with an error. The
-lane's fault (the key, the model's name, the quota, an endpoint that is gone) stops all senders through the governor, and leaves
-their rows open. A refusal that could be either is held back. Once the model answers another row it was the row's fault; after
-SAME_REFUSALS of the same kind in a row it is the lane's. `jobs.lanes.openai.exchange` is the way of a single row.
+`jobs.lanes.openai.exchange` is the way of a single row, `jobs.lanes.openai.refusals` says whose fault it is when one fails.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +21,7 @@ from jobs.lanes.chat import JsonObject
 from jobs.lanes.faults import Diagnosis, diagnose, read_error, stated_limits
 from jobs.lanes.openai.booking import Booking
 from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.refusals import Refusals
 from jobs.lanes.openai.slots import Slots
 from jobs.lanes.replies import Completion, ReplyError, parse_completion
 from jobs.money.sender import Allowance
@@ -42,13 +39,8 @@ class Reply:
     """No connection came about."""
 
 
-SAME_REFUSALS = 20
-"""Equal 400 or 422 replies in a row that mean the form of the requests is wrong, not the rows."""
 FIRST = 4
 """Requests under way before any has ended."""
-FAILED_IN_A_ROW = 20
-"""Rows given up one after the other, none answered between, that mean the endpoint is not working."""
-_DIGITS = re.compile(r"\d+")
 
 
 class Asker:
@@ -65,16 +57,10 @@ class Asker:
     ) -> None:
         self.context, self.endpoint, self.slots, self.allowance = context, endpoint, slots, allowance
         self.booking = Booking(context, allowance)
-        self.dropped: set[int] = set()
-        """Keys of rows that `ask` gave an answer for and that stay open all the same: see `release_held`."""
+        self.refusals = Refusals(context.alias, endpoint.url, allowance, self.settle)
         self.replied_at = -1.0
         """When any HTTP reply came last."""
         self._session, self._journal = session, journal
-        self._failed_in_a_row = 0
-        self._refusal, self._n_refusals = "", 0
-        self._held: list[Answer] = []
-        self._answers = False
-        """Whether the model is known to answer: it has, here or anywhere in the job."""
         self._opened, self._n_first = asyncio.Event(), 0
 
     @asynccontextmanager
@@ -131,63 +117,6 @@ class Asker:
         counts = {str(answer.kind): 1}
         if answer.kind == "answered":
             counts |= {"prompt_tokens": answer.prompt_tokens or 0, "completion_tokens": answer.completion_tokens or 0}
-            self._failed_in_a_row = self._n_refusals = 0
-            self._answers = True
-            await self.release_held()
+            await self.refusals.answered()
         self.allowance.add(**counts)
         return answer
-
-    async def refuse(self, answer: Answer, diagnosis: Diagnosis) -> Answer | None:
-        """A row the provider will not answer. Equal refusals in a row are held back until it is clear whose fault."""
-        if not diagnosis.repeated_means_lane:
-            return await self.settle(answer)
-        refusal = _DIGITS.sub("0", diagnosis.message)  # counts of tokens differ from row to row
-        if refusal != self._refusal:
-            await self.release_held()
-            self._refusal, self._n_refusals = refusal, 0
-        self._n_refusals += 1
-        self._held.append(answer)
-        if self._n_refusals >= SAME_REFUSALS:
-            alias = self.context.alias
-            await self.allowance.stop(
-                f"models.{alias}: refused {SAME_REFUSALS} requests in a row; mend what it says ({answer.error})"
-            )
-        return answer
-
-    async def release_held(self) -> None:
-        """Settle the refusals held back: they are the rows' fault; or drop them: the lane was stopped for them."""
-        held, self._held = self._held, []
-        for answer in held:
-            lanes_fault = self._n_refusals >= SAME_REFUSALS and not answer.lost_usd
-            waited = answer.row_key in self.dropped
-            if lanes_fault or await self.settle(answer) is None:
-                self.dropped.add(answer.row_key)
-            elif waited:
-                self.allowance.add(left=-1)
-
-    async def end_block(self) -> None:
-        """Settle what is held back, unless nothing shows so far that the model answers at all.
-
-        A small block may be through before SAME_REFUSALS have come: its rows are open then until an answer comes, here and now or
-        in another run. Where none ever does, the governor knows what to say of it.
-        """
-        if self._held and not self._answers and not self.allowance.stopped:
-            self._answers = await self.allowance.has_answers()
-        if self._answers or self.allowance.stopped:
-            await self.release_held()
-        elif self._held:
-            self.dropped |= {answer.row_key for answer in self._held}
-            n, said = len(self._held), self._held[-1].error
-            await self.allowance.doubt(
-                f"models.{self.context.alias}: refused all of its first {n} requests; mend what it says ({said})"
-            )
-
-    async def give_up(self, answer: Answer, unreachable: bool) -> Answer | None:
-        """A row out of attempts. Many of them in a row, or an endpoint that cannot be reached at all, stop the lane."""
-        self._failed_in_a_row += 1
-        if unreachable or self._failed_in_a_row >= FAILED_IN_A_ROW:
-            what = "cannot be reached" if unreachable else f"failed {FAILED_IN_A_ROW} rows in a row"
-            await self.allowance.stop(f"models.{self.context.alias}: {self.endpoint.url} {what} ({answer.error})")
-            if not answer.lost_usd:
-                return None
-        return await self.settle(answer)

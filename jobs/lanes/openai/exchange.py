@@ -57,14 +57,14 @@ class Exchange:
             assert diagnosis is not None
             error = clean(diagnosis.message, self.asker.endpoint.key, self._prompt())
             if diagnosis.kind == "row":
-                return await self.asker.refuse(self._unanswered("rejected", error), diagnosis)
+                return await self.asker.refusals.refuse(self._unanswered("rejected", error), diagnosis)
             if diagnosis.kind == "lane":
                 await self.asker.allowance.stop(error)
                 return await self._leave(error)
             delay_s = await self._limited(diagnosis) if diagnosis.kind == "limited" else self._again(reply, diagnosis)
             if delay_s is None:
                 unreachable = reply.unreachable and self.asker.replied_at < self.started_at
-                return await self.asker.give_up(self._unanswered("failed", error), unreachable)
+                return await self.asker.refusals.give_up(self._unanswered("failed", error), unreachable)
             await asyncio.sleep(delay_s)
 
     async def _attempt(self) -> Reply | None:

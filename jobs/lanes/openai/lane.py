@@ -152,8 +152,10 @@ class ApiActor:
         asked = ~np.isin(keys, skip)
         rows = list(rows_of(block, np.flatnonzero(asked)))
         answers = await asyncio.gather(*(Exchange(self._asker, row).run() for row in rows))
-        await self._asker.end_block()
-        settled = [answer for answer in answers if answer is not None and answer.row_key not in self._asker.dropped]
+        await self._asker.refusals.end_block()
+        settled = [
+            answer for answer in answers if answer is not None and answer.row_key not in self._asker.refusals.dropped
+        ]
         self._allowance.add(left=len(rows) - len(settled))
         try:
             if self._allowance.counts.in_flight:

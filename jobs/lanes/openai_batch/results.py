@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from jobs.journal.rows import Answer, Kind
 from jobs.lanes.base import LaneContext
 from jobs.lanes.faults import Diagnosis, clean, diagnose
-from jobs.lanes.openai.asker import SAME_REFUSALS
 from jobs.lanes.openai.exchange import BILLED_ATTEMPTS
+from jobs.lanes.openai.refusals import SAME_REFUSALS
 from jobs.lanes.openai.rows import COUNTED, Counted, counted_row
 from jobs.lanes.openai_batch.api import BatchApi, Gone
 from jobs.lanes.openai_batch.manifest import FileRow

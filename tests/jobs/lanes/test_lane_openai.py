@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from api_lane_job import KEY, MAX_TOKENS, Job, serving
 
-from jobs.lanes.openai import asker as asking
+from jobs.lanes.openai.endpoint import Endpoint
+from jobs.lanes.openai.refusals import SAME_REFUSALS
 
 
 def test_every_row_is_answered_once(ray_local: None, tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_the_same_refusal_many_times_stops_the_lane_and_settles_nothing(ray_loca
     with serving(200, faults={"400": 1.0}) as server:
         job = Job(server, tmp_path / "run")
         job.ask(list(range(200)), limits={"in_flight": 4})
-        assert server.stats()["requests"] <= asking.SAME_REFUSALS + 4
+        assert server.stats()["requests"] <= SAME_REFUSALS + 4
     assert job.table() == []
     assert "in a row" in job.state.models["gpt"].stopped
 
@@ -220,7 +221,7 @@ def test_the_key_stays_in_the_process(ray_local: None, tmp_path: Path) -> None:
         assert state == "" if key == KEY else "the key in $HEADGATE_TEST_KEY is refused" in state
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or KEY.encode() not in path.read_bytes()
-        assert KEY not in repr((job.state, blocks, asking.Endpoint("http://x", KEY)))
+        assert KEY not in repr((job.state, blocks, Endpoint("http://x", KEY)))
 
 
 @pytest.mark.slow
