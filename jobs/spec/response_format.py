@@ -18,6 +18,7 @@ import regex
 
 from jobs.errors import SpecError
 from routing.answers.matching import REGEX_TIMEOUT_S
+from routing.answers.thinking import behind_thinking
 from routing.text import whole
 
 _FIELD = "response_format.json_schema"
@@ -49,11 +50,11 @@ def check_schema(schema: dict[str, Any]) -> None:
 def parsed_column(text: str | None, schema: Mapping[str, Any]) -> str | None:
     """The answer as compact JSON text where it is valid JSON that fits `schema`, else None.
 
-    A ```json fence around it is taken off: models without constrained output like to write one.
+    A ```json fence around it is taken off: models without constrained output like to write one; so is a reasoning model's thought.
     """
     if text is None:
         return None
-    text = text.strip()
+    text = behind_thinking(text).strip()
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json").strip()
     try:

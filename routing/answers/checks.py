@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.answers.features import extracted_answers
+from routing.answers.thinking import behind_thinking
 
 CHECKS = (
     "log options",
@@ -62,10 +63,10 @@ _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 def answer_checks(prompts: Sequence[str], responses: Sequence[str | None]) -> NDArray[np.float32]:
     """(n, len(CHECKS)) of order one; row i depends on prompt i and answer i alone. An answer that is not there is all 0."""
     texts = np.empty(len(responses), object)
-    texts[:] = list(responses)
+    texts[:] = [text and behind_thinking(text) for text in responses]
     letters = extracted_answers(texts)
     rows = np.zeros((len(prompts), len(CHECKS)), np.float32)
-    for row, prompt, text, letter in zip(rows, prompts, responses, letters.tolist(), strict=True):
+    for row, prompt, text, letter in zip(rows, prompts, texts.tolist(), letters.tolist(), strict=True):
         if text:
             row[:N_OPTION_CHECKS] = _option_checks(prompt, text, letter)
             row[N_OPTION_CHECKS:] = _number_checks(prompt, text)

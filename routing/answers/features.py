@@ -3,6 +3,7 @@
 Features of a judge that sees the weak model's answer (a cascade), next to the prompt. Pure text, no model: about 1 ms
 an answer of 1,000 characters, linear in its length. Log-probabilities, where the engine gave them, are one column more
 each. `extracted_answers` reads the answer itself, so that answers of several models (or samples of one) can be compared.
+A reasoning model's thoughts are not looked at.
 Legend: n answers, d features.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.answers.matching import chosen_letter, marked_number
+from routing.answers.thinking import behind_thinking
 from routing.errors import RoutingError
 
 RESPONSE = (
@@ -103,7 +105,7 @@ def response_features(
         )
     rows = np.zeros((n, len(RESPONSE)), np.float32)
     for row, prompt, text, reason in zip(rows, prompts, responses, reasons, strict=True):
-        row[:22] = _of_text(prompt, text or "")
+        row[:22] = _of_text(prompt, behind_thinking(text or ""))
         row[22] = reason == "length"
     row_known = ~np.isnan(known).any(axis=1)
     rows[:, 23:25] = np.where(row_known[:, None], np.maximum(known, -30) / (1, 10), 0)
@@ -123,7 +125,8 @@ def extracted_answers(responses: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _extracted(text: str | None) -> str | None:
-    if text is None or not text.strip():
+    text = behind_thinking(text or "")
+    if not text.strip():
         return None
     letter = chosen_letter(text)
     if letter:

@@ -6,8 +6,8 @@
 The answers under judgement, and the judge's own text, are untrusted. Answers stand between marks that carry a digest
 of them, which no answer can know; the prompt says that they are data. Verdicts are searched, never executed: JSON, bare
 or fenced; `[[A]]` and `[[7]]`; "Rating: 7", "8/10"; plain words. The last one counts, since judges reason first and
-quote as they do. What gives no verdict is NaN: it is counted, never dropped and never guessed. Parsing is linear in
-the text, of which the last MAX_CHARS are read. Legend: n rows, m models.
+quote as they do; what a judge thinks in a block of its own is no verdict. What gives no verdict is NaN: it is counted, never
+dropped and never guessed. Parsing is linear in the text, of which the last MAX_CHARS are read. Legend: n rows, m models.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from routing.answers.thinking import behind_thinking
 from routing.errors import RoutingError
 
 MAX_CHARS = 20_000
@@ -128,7 +129,7 @@ _EVEN = {"tie", "c", "draw", "equal", "both", "neither", "same", "none", "even",
 
 def parse_rating(text: str | None) -> float:
     """The judge's rating, 1..10, or NaN where the text holds none, or one off the scale. Never raises."""
-    tail = (text or "")[-MAX_CHARS:]
+    tail = behind_thinking(text or "")[-MAX_CHARS:]
     for value in _json_values(tail, ("rating", "score", "grade")):
         return _on_scale(value)
     for found in reversed(_BRACKETS.findall(tail)):
@@ -143,7 +144,7 @@ def parse_rating(text: str | None) -> float:
 
 def parse_winner(text: str | None) -> float:
     """1.0 where answer A won, 0.0 where B did, 0.5 for a tie, NaN where the text does not say. Never raises."""
-    tail = (text or "")[-MAX_CHARS:]
+    tail = behind_thinking(text or "")[-MAX_CHARS:]
     for value in _json_values(tail, ("winner", "verdict", "better", "choice", "preferred")):
         return _side(value)
     for found in reversed(_BRACKETS.findall(tail)):

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.route.account.totals import Example, FormTotals, GroupTotals, PolicyQuality, RunEvidence, SampledRows
+from routing.answers.thinking import behind_thinking
 from routing.features.structure import structure
 from routing.text import find_frame, router_text
 
@@ -179,7 +180,7 @@ def _example(rows: BucketRows, quality: NDArray[np.float64], row: int) -> Exampl
         score=float(rows.score[row]),
         route=int(rows.route[row]),
         quality=tuple(quality[row].tolist()),
-        answers=tuple(shown(column[row]) for column in rows.texts),
+        answers=tuple(shown((text := column[row]) and behind_thinking(text)) for column in rows.texts),
     )
 
 

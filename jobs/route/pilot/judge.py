@@ -42,6 +42,7 @@ from routing.answers.llm_judge import (
     rating_quality,
     self_agreement,
 )
+from routing.answers.thinking import behind_thinking
 from routing.pilot.folds import draw
 from routing.text import message_text
 
@@ -126,9 +127,9 @@ def make_docket(context: LaneContext, judge: JudgeSpec, cases: Sequence[Case]) -
     ties = np.zeros((len(cases), width), bool)
     for i, case in enumerate(cases):
         question = question_of(json.loads(case.messages))
-        strong = case.answers[-1]
+        *_, strong = answers = [answer and behind_thinking(answer) for answer in case.answers]
         reference = case.reference if judge.reference == "auto" else None
-        for j, answer in enumerate(case.answers[:width]):
+        for j, answer in enumerate(answers[:width]):
             if answer is None or (judge.mode == "pairwise" and strong is None):
                 continue
             if judge.mode == "rating":

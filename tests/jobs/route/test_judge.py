@@ -220,3 +220,14 @@ def test_what_cannot_be_judged_is_refused(tmp_path, more, message):
     with pytest.raises(SpecError, match="quality") as refused:
         job_spec(tmp_path, **more)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("mode", ["rating", "pairwise"])
+def test_the_judge_sees_the_answers_and_not_the_thoughts(tmp_path, mode):
+    _, thoughtful = docket_of(tmp_path, [case("Q", "<think>Lyon?</think>\n\nParis", "Nice")], mode=mode)
+    _, plain = docket_of(tmp_path, [case("Q", "Paris", "<think>hm</think>Nice")], mode=mode)
+    assert thoughtful.first == plain.first and len(plain.requests) >= 2
+    _, equal = docket_of(
+        tmp_path, [case("Q", "<think>one way</think>Paris", "<think>another</think>Paris")], mode="pairwise"
+    )
+    assert equal.ties.all()

@@ -25,6 +25,8 @@ DRAFT7 = "http://json-schema.org/draft-07/schema#"
 def test_the_parsed_column() -> None:
     assert parsed_column('{"a": 1}', SCHEMA) == '{"a":1}'
     assert parsed_column('```json\n{"a": 1}\n```', SCHEMA) == '{"a":1}'
+    assert parsed_column('<think>{"a": 2}, no:</think>\n```json\n{"a": 1}\n```', SCHEMA) == '{"a":1}'
+    assert parsed_column('<think>{"a": 2}', SCHEMA) is None
     for text in (None, "", "no", '{"a": "1"}', '{"a": 1, "b": 2}', '{"a": NaN}', '{"a": 1', "[" * 100_000):
         assert parsed_column(text, SCHEMA) is None
 
