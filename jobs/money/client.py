@@ -21,8 +21,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import HeadgateError, LaneDown, StoreError
 from jobs.money.claims import Keys
+from jobs.money.excess import Excess
 from jobs.money.governor import GovernorService
-from jobs.money.messages import Ask, GovernorState, Permit, Report, StopKind
+from jobs.money.messages import Ask, GovernorState, Permit, Report, StopKind, Terms
 from jobs.money.reservations import Taken
 from jobs.spec.models import Limits
 
@@ -71,6 +72,16 @@ class GovernorClient:
         with _plain_errors():
             permit: Permit = await self._actor.permit.remote(alias, actor_id, ask, report)
             return permit
+
+    async def learn(self, alias: str, excess: Excess) -> Terms:
+        with _plain_errors():
+            terms: Terms = await self._actor.learn.remote(alias, excess)
+            return terms
+
+    async def more_learnt(self, alias: str, known: Excess) -> Terms:
+        with _plain_errors():
+            terms: Terms = await self._actor.more_learnt.remote(alias, known)
+            return terms
 
     async def report(self, alias: str, actor_id: str, report: Report) -> str:
         with _plain_errors():

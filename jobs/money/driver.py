@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.money.client import GovernorClient
+from jobs.money.excess import Excess
 from jobs.money.messages import LaneSums, ModelState
 from jobs.spec.job import JobSpec, cap_usd
 from jobs.spec.models import Limits
@@ -113,11 +114,29 @@ def notes_of(models: Mapping[str, ModelState]) -> list[str]:
     """`models`: of the governor's state."""
     full_rate = {name: model.totals.full_rate for name, model in models.items() if model.totals.full_rate}
     gone = {name: model for name, model in models.items() if model.gone_batches}
-    return [
-        f"{name}: {n:,} answers were served in the standard tier, not in flex, and cost the full rate"
-        for name, n in full_rate.items()
-    ] + [
-        f"{name}: batches that the provider knows no more: {model.gone_batches}; ${model.gone_usd:.4f}, the most they"
-        " can have cost beyond what was read of them, counts as lost, and their rows were asked again"
-        for name, model in gone.items()
-    ]
+    uncharged = {name: model.totals.uncharged for name, model in models.items() if model.totals.uncharged}
+    beyond = {name: model for name, model in models.items() if model.totals.beyond}
+    return (
+        [
+            f"{name}: {model.totals.beyond:,} replies cost ${model.totals.beyond_usd:.4f} more than the most that was reserved for"
+            f" them, which their usage says; all later ones were bound by it{_at_most(model.excess)}"
+            for name, model in beyond.items()
+        ]
+        + [
+            f"{name}: {n:,} answers do not say what they cost, and were priced by their tokens (models.{name}.price: provider)"
+            for name, n in uncharged.items()
+        ]
+        + [
+            f"{name}: {n:,} answers were served in the standard tier, not in flex, and cost the full rate"
+            for name, n in full_rate.items()
+        ]
+        + [
+            f"{name}: batches that the provider knows no more: {model.gone_batches}; ${model.gone_usd:.4f}, the most they"
+            " can have cost beyond what was read of them, counts as lost, and their rows were asked again"
+            for name, model in gone.items()
+        ]
+    )
+
+
+def _at_most(excess: Excess) -> str:
+    return f": up to {excess.completion_ratio:.3g} times max_tokens" if excess.completion_ratio > 1 else ""

@@ -24,7 +24,8 @@ from jobs.journal.recovery import recover_sender
 from jobs.journal.writer import Sender
 from jobs.money.budget import Budget
 from jobs.money.claims import Claims, Keys
-from jobs.money.messages import Ask, GovernorState, ModelState, Permit, Report, StopKind
+from jobs.money.excess import Excess, read_excess, write_excess
+from jobs.money.messages import Ask, GovernorState, ModelState, Permit, Report, StopKind, Terms
 from jobs.money.rate_limiter import RateLimiter
 from jobs.money.reservations import Reservations, Taken
 from jobs.spec.models import Limits
@@ -53,6 +54,9 @@ class _Lane:
     gone_usd: float = 0.0
     """Batches that the provider knows no more, and the dollars that count as lost with them."""
     history: deque[tuple[float, int]] = field(default_factory=deque)
+    excess: Excess = field(default_factory=Excess)
+    learning: asyncio.Condition = field(default_factory=asyncio.Condition)
+    """Around the writing down of `excess`, so that the last one stands; told when there is more of it."""
 
 
 class GovernorService:
@@ -81,6 +85,7 @@ class GovernorService:
         journaled = {alias: self._journal.spent(alias) for alias in limits}
         for alias, spent in journaled.items():
             self._lanes[alias].has_answered = spent.cost_usd > 0
+            self._lanes[alias].excess = read_excess(self._store, alias)
         self._budget = Budget.resume(self._store, session, cap_usd, journaled)
         self._reservations = Reservations(self._budget, self._store, self._journal)
         self._money = asyncio.Lock()
@@ -141,7 +146,7 @@ class GovernorService:
                 grant = await asyncio.to_thread(
                     self._budget.grant, alias, actor_id, ask.need_usd, ask.want_usd, ask.free_usd
                 )
-            tight, capped = self._budget.tight(alias), self._budget.cap_usd is not None
+            tight = self._budget.tight(alias)
         if stopped := stopped or lane.stopped:
             return Permit(stopped=stopped, tight=True)
         lane.short_of_money |= grant is not None and grant.exhausted
@@ -156,8 +161,31 @@ class GovernorService:
             tight=tight,
             rated=lane.limiter.rated,
             paused_s=lane.limiter.paused_s,
-            capped=capped,
+            terms=self._terms(lane),
         )
+
+    async def learn(self, alias: str, excess: Excess) -> Terms:
+        """A reply went beyond what was reserved for it, or a sender asks what is known: what its reservations reckon with now.
+
+        Durable when this returns. Raises StoreError.
+        """
+        lane = self._lanes[alias]
+        known, lane.excess = lane.excess, lane.excess | excess
+        if lane.excess != known:
+            async with lane.learning:
+                lane.learning.notify_all()
+                await asyncio.to_thread(write_excess, self._store, alias, lane.excess)
+        return self._terms(lane)
+
+    async def more_learnt(self, alias: str, known: Excess) -> Terms:
+        """Returns once a sender has learnt what is not in `known`."""
+        lane = self._lanes[alias]
+        async with lane.learning:
+            await lane.learning.wait_for(lambda: lane.excess | known != known)
+        return self._terms(lane)
+
+    def _terms(self, lane: _Lane) -> Terms:
+        return Terms(lane.excess, self._budget.cap_usd is not None)
 
     async def report(self, alias: str, actor_id: str, report: Report) -> str:
         """For lanes without dollars or rates. Gives why the lane is stopped, or ""."""
@@ -268,6 +296,7 @@ def _state_of(lane: _Lane, reserved_usd: float) -> ModelState:
         short_of_money=lane.short_of_money,
         gone_batches=lane.gone_batches,
         gone_usd=lane.gone_usd,
+        excess=lane.excess,
     )
 
 

@@ -6,8 +6,10 @@ All of it is frozen and travels through Ray as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
+
+from jobs.money.excess import Excess
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,12 @@ class Report:
     """429 replies."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    beyond: int = 0
+    """Replies that cost more than was reserved for them."""
+    beyond_usd: float = 0.0
+    """Their dollars above that."""
+    uncharged: int = 0
+    """Answers that do not say what they cost, in a job that books what the provider says."""
     full_rate: int = 0
     """Answers that were served, and charged, in the standard tier although flex was asked for."""
     in_flight: int = 0
@@ -36,7 +44,7 @@ class Report:
     def total(reports: Iterable[Report]) -> Report:
         """Field by field, over senders."""
         told = [Report(), *reports]
-        return Report(*(sum(getattr(each, field.name) for each in told) for field in fields(Report)))
+        return Report(*(sum(getattr(each, count.name) for each in told) for count in fields(Report)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,16 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What every reservation of a model has to reckon with."""
+
+    excess: Excess = field(default_factory=Excess)
+    """How far its replies have gone beyond their bounds, whoever read them."""
+    capped: bool = False
+    """There is a cap on the run's dollars."""
+
+
+@dataclass(frozen=True, slots=True)
 class Permit:
     """What a sender may do next; the default lets it do nothing."""
 
@@ -73,8 +91,7 @@ class Permit:
     rated: bool = False
     """Requests have to be asked for, also where the job file sets no limit: the provider does."""
     paused_s: float = 0.0
-    capped: bool = False
-    """There is a cap on the run's dollars."""
+    terms: Terms = Terms()
     stopped: str = ""
     """Why nobody may send any more; "" while all is well."""
 
@@ -131,6 +148,8 @@ class ModelState:
     """Batches that the provider knows no more."""
     gone_usd: float
     """Dollars that count as lost with them."""
+    excess: Excess = field(default_factory=Excess)
+    """How far replies have gone beyond what was reserved for their requests, in this session and before."""
 
     @property
     def sums(self) -> LaneSums:

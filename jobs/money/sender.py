@@ -12,14 +12,15 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
 from jobs.errors import HeadgateError
 from jobs.money.client import GovernorClient
-from jobs.money.messages import Ask, Permit, Report
+from jobs.money.excess import Excess
+from jobs.money.messages import Ask, Permit, Report, Terms
 from jobs.money.rate_limiter import PAUSE_WITHOUT_HEADER_S
 from jobs.spec.models import Limits
 
@@ -77,14 +78,19 @@ class Allowance:
         self._queue: deque[_Waiter] = deque()
         self._changed = asyncio.Event()
         self._tight = False
-        self.capped = False
-        """There is a cap on the run's dollars, as far as is known here: after the first permit."""
+        self.terms = Terms()
+        """What reservations reckon with, as far as is known here: the governor's own after the first permit."""
+        self.on_learnt: Callable[[], None] = lambda: None
+        """Called when `terms.excess` has grown."""
+        self._told_excess = Excess()
+        """What the governor knows of it."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._report_forever())]
+        forever = (self._serve(), self._report_forever(), self._hear_forever())
+        self._tasks = [asyncio.create_task(each) for each in forever]
 
-    def add(self, **counts: int) -> None:
+    def add(self, **counts: float) -> None:
         """Add to the totals of the report."""
         self.counts = replace(self.counts, **{name: getattr(self.counts, name) + n for name, n in counts.items()})
 
@@ -117,6 +123,20 @@ class Allowance:
         self._lost_usd += lost_usd
         self._corrected_tokens += more_tokens
         self.counts = replace(self.counts, in_flight=self.counts.in_flight - 1)
+        if self._queue or self._low():
+            self._changed.set()
+
+    def learn(self, excess: Excess) -> None:
+        """A reply went this far beyond what was reserved: it holds for all later reservations here at once, and for those of the
+        model's other senders as soon as they hear of it."""
+        self._reckon(replace(self.terms, excess=excess))
+        if self.terms.excess != self._told_excess:
+            self._changed.set()
+
+    def hold(self, more_usd: float) -> None:
+        """What is under way may cost this much more than was reserved: it is taken from what comes next."""
+        self._free_usd -= more_usd
+        self._reserved_usd += more_usd
         if self._queue or self._low():
             self._changed.set()
 
@@ -193,6 +213,9 @@ class Allowance:
         """Hand out what there is, and fetch more, until the lane stops."""
         while not self.stopped:
             self._changed.clear()
+            if self.terms.excess != self._told_excess:
+                await self._tell_excess()
+                continue
             while self._queue and (self._queue[0].granted.cancelled() or self._fits(self._queue[0])):
                 waiter = self._queue.popleft()
                 if not waiter.granted.done():
@@ -205,6 +228,27 @@ class Allowance:
                 await asyncio.sleep(RATE_POLL_S)
             else:
                 await self._changed.wait()
+
+    async def _tell_excess(self) -> None:
+        excess = self.terms.excess
+        terms = await self._call(self._governor.learn(self._alias, excess))
+        if terms is not None:
+            self._told_excess = terms.excess
+            self._reckon(terms)
+
+    async def _hear_forever(self) -> None:
+        """What the model's other senders learn, as soon as they do."""
+        while not self.stopped:
+            terms = await self._call(self._governor.more_learnt(self._alias, self.terms.excess))
+            if terms is None:
+                return
+            self._reckon(terms)
+
+    def _reckon(self, terms: Terms) -> None:
+        known = self.terms.excess
+        self.terms = replace(terms, excess=known | terms.excess)
+        if self.terms.excess != known:
+            self.on_learnt()
 
     async def _fetch(self) -> None:
         """One permit for the head of the queue, and the wait until another makes sense."""
@@ -273,7 +317,8 @@ class Allowance:
         if permit.stopped:
             self._halt(permit.stopped)
             return None
-        self.capped = permit.capped
+        self._told_excess = permit.terms.excess
+        self._reckon(permit.terms)
         if permit.usd or permit.requests:
             self._changed.set()
         return permit

@@ -9,7 +9,15 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticKnownError
 
 from jobs.errors import SpecError
@@ -34,10 +42,13 @@ class PriceSpec(Model):
     """engine openai_batch: its rate; default the provider's, else half of `per_million`."""
     flex: PerMillion | None = None
     """service_tier flex: its rate; default the provider's, else half of `per_million`."""
+    provider: bool = False
+    """What a reply says it cost (`usage.cost` of OpenRouter and other gateways) is booked; `price: provider` is short for it.
+    Plan, reservations and replies that do not say go by the other prices, or the list's."""
 
     @model_validator(mode="after")
     def _one_of(self) -> PriceSpec:
-        metered = [self.per_million, self.batch, self.flex]
+        metered = [self.per_million, self.batch, self.flex, self.provider or None]
         if any(metered) == (self.gpu_hour_usd is not None):
             raise ValueError("give exactly one of per_million, gpu_hour_usd")
         return self
@@ -126,6 +137,12 @@ Engine = Annotated[
 """Checked when a job file is read: what is installed then, not when this module was imported."""
 
 
+_OR_PROVIDER = BeforeValidator(
+    lambda price: {"provider": True} if price == "provider" else price,
+    json_schema_input_type=PriceSpec | Literal["provider"] | None,
+)
+
+
 class ModelSpec(Model):
     """One model: the engine that runs it, its price and its limits."""
 
@@ -138,7 +155,7 @@ class ModelSpec(Model):
     """openai: endpoint; default the environment's OPENAI_BASE_URL, else the provider's own."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key. The key itself never stands in a job file."""
-    price: PriceSpec | None = None
+    price: Annotated[PriceSpec | None, _OR_PROVIDER] = None
     limits: Limits = Limits()
     retries: Retries = Retries()
     sampling: Sampling = Sampling()
@@ -193,4 +210,9 @@ class ModelSpec(Model):
             raise ValueError(f"service_tier is for engine openai; {why}: remove it")
         if traits.runs != "here" and self.price and self.price.gpu_hour_usd is not None:
             raise ValueError("price.gpu_hour_usd is for engines that run here; an API needs price.per_million")
+        if traits.runs == "here" and self.price and self.price.provider:
+            raise ValueError(
+                f"price.provider is for APIs, whose replies say what they cost; engine {self.engine} runs here: give "
+                "price.per_million or price.gpu_hour_usd"
+            )
         return self

@@ -105,7 +105,7 @@ class Asker:
         except ReplyError as unusable:
             lost_usd = self.booking.unusable_usd(unusable.usage, request, raw)
             return Reply(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=lost_usd)
-        return Reply(completion=self.booking.known(completion, request, raw))
+        return Reply(completion=self.booking.known(completion, request, response.headers))
 
     async def settle(self, answer: Answer) -> Answer | None:
         """To the journal, then to the counts. A journal that fails stops the lane; the answer is in its local log."""

@@ -75,9 +75,8 @@ class Exchange:
                 return None
             if not self.payload:
                 self._make_request()
-            reserved = asker.booking.reserved(self.request, len(self.payload))
             try:
-                await allowance.take(reserved.usd, reserved.tokens)
+                reserved = await asker.booking.reserve(self.request, len(self.payload))
             except (LaneStoppedError, NotAffordableError):
                 return None
             self.attempts += 1

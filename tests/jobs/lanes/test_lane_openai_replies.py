@@ -123,16 +123,16 @@ def test_one_broken_count_prices_nobody_out(tmp_path: Path) -> None:
         limits={"tokens_per_minute": 10**7},
     )  # fmt: skip
     assert [row["kind"] for row in rows] == ["answered"] * 40
-    assert asker.booking.extra_tokens == 0 and time.monotonic() - began < 20
+    assert asker.allowance.terms.excess.prompt_tokens == 0 and time.monotonic() - began < 20
 
 
 def test_a_servers_own_template_is_learnt_and_no_more_than_that(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 48 + 300, "completion_tokens": 10}
     asker, _ = ask(lambda i: answered(usage), tmp_path / "run", 5)
-    assert asker.booking.extra_tokens == 300
+    assert asker.allowance.terms.excess.prompt_tokens == 300
     huge = {"prompt_tokens": 48 + SERVERS_OWN_TOKENS + 1, "completion_tokens": 10}
     asker, rows = ask(lambda i: answered(huge), tmp_path / "other", 5)
-    assert asker.booking.extra_tokens == 0 and {row["token_source"] for row in rows} == {"estimated"}
+    assert asker.allowance.terms.excess.prompt_tokens == 0 and {row["token_source"] for row in rows} == {"estimated"}
 
 
 def test_a_row_over_the_limit_of_tokens_costs_only_itself(tmp_path: Path) -> None:
