@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.errors import StoreError
-from jobs.journal.rows import ANSWER_SCHEMA, PURPOSES, RANKS, completed
+from jobs.journal.rows import ANSWER_SCHEMA, PURPOSES, RANKS, completed, empty_answers
 from jobs.journal.segments import Segment, Segments
 from jobs.journal.settling import (
     DECIDING_COLUMNS,
@@ -131,6 +131,11 @@ class Journal:
         """Sorted row keys that are answered or rejected."""
         found = self.by_kind(model, session, writer)
         return np.union1d(found.answered, found.rejected) if len(found.rejected) else found.answered
+
+    def empty(self, model: str) -> NDArray[np.int64]:
+        """Sorted row keys whose answer is paid for and says nothing: of those that are rejected."""
+        table = self.read(model, None, ["row_key", "kind", "completion_tokens"])
+        return np.sort(table.filter(empty_answers(table))["row_key"].to_numpy())
 
     def failed(self, model: str) -> NDArray[np.int64]:
         """Sorted row keys that were tried and are open."""

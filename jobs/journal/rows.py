@@ -10,11 +10,13 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from routing.text import whole
 
 Kind = Literal["answered", "rejected", "failed"]
-"""answered, rejected: final, concerns the row. failed: open, asked again by the next run."""
+"""answered, rejected: final, concerns the row; rejected with tokens is an answer that is paid for and says nothing. failed: open,
+asked again by the next run."""
 RANKS = {"answered": 0, "rejected": 1, "failed": 2}
 Purpose = Literal["answer", "shadow"]
 PURPOSES = get_args(Purpose)
@@ -81,6 +83,11 @@ class Answer:
     """Natural logarithm, over the answer's tokens; None where the engine was not asked for it, or did not tell."""
     min_logprob: float | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """A reply came and was paid for, and says nothing: final, and no refusal."""
+        return self.kind == "rejected" and self.completion_tokens is not None
+
 
 FIELDS = tuple(field.name for field in fields(Answer))
 
@@ -93,6 +100,11 @@ def clean(answer: Answer, now: float) -> Answer:
         if isinstance(values[name], str):
             values[name] = whole(values[name])
     return Answer(**values)
+
+
+def empty_answers(table: pa.Table) -> pa.ChunkedArray:
+    """Which rows of a journal's table (kind, completion_tokens) are `Answer.is_empty`."""
+    return pc.and_(pc.equal(table["kind"], "rejected"), pc.is_valid(table["completion_tokens"]))
 
 
 def answers_table(rows: Sequence[Answer]) -> pa.Table:

@@ -13,6 +13,7 @@ import ray.data
 
 from jobs.journal.rows import Answer, Kind, Purpose
 from jobs.lanes.chat import JsonObject
+from jobs.lanes.emptiness import why_empty
 from jobs.lanes.replies import Completion
 from jobs.money.client import GovernorClient
 from jobs.spec.models import ModelSpec
@@ -36,15 +37,15 @@ class RowHead:
     def answered(
         self, completion: Completion, *, cost_usd: float, latency_s: float, attempts: int = 1, lost_usd: float = 0.0
     ) -> Answer:
-        """The entry of an answer. `lost_usd`: what its earlier attempts cost."""
-        usage = completion.usage
+        """The entry of an answer, or of one that is paid for and says nothing. `lost_usd`: what its earlier attempts cost."""
+        usage, empty = completion.usage, why_empty(completion)
         mean_logprob, min_logprob = completion.logprobs or (None, None)
         return Answer(
             row_key=self.row_key,
             bucket=self.bucket,
-            kind="answered",
+            kind="rejected" if empty else "answered",
             answer_key=self.answer_key,
-            generated_text=completion.text,
+            generated_text=None if empty else completion.text,
             finish_reason=completion.finish_reason,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -55,6 +56,7 @@ class RowHead:
             lost_usd=lost_usd,
             latency_s=latency_s,
             attempts=attempts,
+            error=empty,
             purpose=self._purpose,
             mean_logprob=mean_logprob,
             min_logprob=min_logprob,

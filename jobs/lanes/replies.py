@@ -34,14 +34,26 @@ class Completion:
     """What the model said instead of answering, where the provider tells refusals apart."""
     logprobs: tuple[float, float] | None = None
     """Mean and least log-probability of its tokens, where the provider tells."""
+    thought: bool = False
+    """The model has thought, in a place beside the text (`reasoning_content` and the like)."""
+    opened: bool = False
+    """Its prompt ended inside a block of thinking, so that the text begins in one."""
+
+
+_THOUGHTS = (
+    "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thinking_blocks", "thinking_content",
+)  # fmt: skip
+"""Where servers put what a model thought: texts, or lists of parts."""
+_THOUGHT_PARTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought", "think")
+"""Types of the parts of a content that are thoughts."""
 
 
 def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
     """The answer in a reply's bytes. Raises ReplyError where there is none in it.
 
-    An empty text is an answer; so is a refusal or a tool call (their JSON is the text then). Token counts that the provider
-    left out, or that are more than `request` could hold, are estimated (4 bytes a token) and say so. A `request` without a
-    limit of tokens is not the one that was sent: counts are believed then.
+    An empty text is one too (jobs.lanes.emptiness says where that is no answer), and so is a refusal or a tool call (their JSON
+    is the text then). Token counts that the provider left out, or that are more than `request` could hold, are estimated (4 bytes
+    a token) and say so. A `request` without a limit of tokens is not the one that was sent: counts are believed then.
     """
     try:
         body = json.loads(raw)
@@ -59,21 +71,54 @@ def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
     if not isinstance(message, dict):
         raise ReplyError("the reply's choice has no message", usage)
     content, refusal = message.get("content"), message.get("refusal")
+    thought = "".join(_texts_in(message.get(name)) for name in _THOUGHTS)
     if isinstance(content, list):  # some servers answer in parts
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+        thought += "".join(_texts_in(part) for part in content if _is_thought(part))
+        content = "".join(_part_text(part) for part in content if not _is_thought(part))
     if content is not None and not isinstance(content, str):
         raise ReplyError("the reply's content is not text", usage)
     refusal = refusal if isinstance(refusal, str) else ""
-    calls = message.get("tool_calls")
+    calls = message.get("tool_calls") or message.get("function_call")
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) else ""
-    if content is None and not refusal and not calls and not reason:
+    if content is None and not any((refusal, calls, reason, thought)):
         raise ReplyError("the reply's message has no content", usage)
-    text = content if content is not None else refusal or (json.dumps(calls) if calls else "")
+    text = content if content and content.strip() else refusal or (json.dumps(calls) if calls else content or "")
     if usage is None or (text and not usage.completion_tokens):  # no tokens make no text
-        usage = guessed_usage(told, request, text, len(choices))
+        usage = guessed_usage(told, request, text + thought, len(choices))
     tier = body.get("service_tier")
-    return Completion(text, reason, usage, tier if isinstance(tier, str) else "", refusal, _logprobs(choice))
+    return Completion(
+        text,
+        reason,
+        usage,
+        tier if isinstance(tier, str) else "",
+        refusal,
+        _logprobs(choice),
+        thought=bool(thought.strip()),
+    )
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and (part.get("type") in _THOUGHT_PARTS or part.get("thought") is True)
+
+
+def _part_text(part: Any) -> str:
+    """Of a part of a content: `{"type": "text", "text": …}`, the older shape with a `value` in it, or the text itself."""
+    text = part.get("text") if isinstance(part, dict) else part
+    text = text.get("value") if isinstance(text, dict) else text
+    return text if isinstance(text, str) else ""
+
+
+def _texts_in(value: Any, depth: int = 6) -> str:
+    """All texts of a thought, in whatever parts it comes; one that is encrypted counts as a text too."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth:
+        return "".join(_texts_in(part, depth - 1) for part in value)
+    if isinstance(value, dict) and depth:
+        names = ("text", "thinking", "reasoning", "content", "summary", "data", "value")
+        return "".join(_texts_in(value.get(name), depth - 1) for name in names)
+    return ""
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -116,6 +116,10 @@ def notes_of(models: Mapping[str, ModelState]) -> list[str]:
     gone = {name: model for name, model in models.items() if model.gone_batches}
     uncharged = {name: model.totals.uncharged for name, model in models.items() if model.totals.uncharged}
     beyond = {name: model for name, model in models.items() if model.totals.beyond}
+    # Of the models that answer rows the report counts them itself.
+    empty = {
+        name: models[name].totals.empty for name in (JUDGE, SAMPLES) if name in models and models[name].totals.empty
+    }
     return (
         [
             f"{name}: {model.totals.beyond:,} replies cost ${model.totals.beyond_usd:.4f} more than the most that was reserved for"
@@ -135,6 +139,7 @@ def notes_of(models: Mapping[str, ModelState]) -> list[str]:
             " can have cost beyond what was read of them, counts as lost, and their rows were asked again"
             for name, model in gone.items()
         ]
+        + [f"{name}: {n:,} answers were empty: max_tokens went on reasoning; raise it" for name, n in empty.items()]
     )
 
 

@@ -35,6 +35,8 @@ class Report:
     """Their dollars above that."""
     uncharged: int = 0
     """Answers that do not say what they cost, in a job that books what the provider says."""
+    empty: int = 0
+    """Answers that were paid for and say nothing; of the rejected."""
     full_rate: int = 0
     """Answers that were served, and charged, in the standard tier although flex was asked for."""
     in_flight: int = 0
@@ -122,6 +124,8 @@ class LaneSums:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
+    empty: int = 0
+    """Answers that say nothing; of the errors."""
 
 
 StopKind = Literal["", "lane_down", "user"]
@@ -160,6 +164,7 @@ class ModelState:
             prompt_tokens=told.prompt_tokens,
             completion_tokens=told.completion_tokens,
             cost_usd=told.cost_usd,
+            empty=told.empty,
         )
 
 

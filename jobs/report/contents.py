@@ -66,6 +66,7 @@ KEYS = (
     "drift",
     "judge",
     "agreement",
+    "warnings",
 )
 # fmt: on
 """Everything a report may say; keys it lacks are null."""

@@ -28,6 +28,7 @@ def report_markdown(report: Mapping[str, Any], headline: str) -> str:
     lines = [f"### Headgate: {escaped(r['job'] or r['output'] or 'batch routing run')}", "", headline, ""]
     if not r["complete"]:
         lines += [f"**Not complete: {count(r['open'])} rows are open.** {escaped(r['next'] or '')}".rstrip(), ""]
+    lines += [line for warning in r["warnings"] or [] for line in (f"**{escaped(warning)}**", "")]
     lines += _result(r)
     lines += [f"- {note}" for note in _notes(r)]
     if r["errors_by_kind"]:

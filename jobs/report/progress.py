@@ -171,6 +171,8 @@ class Progress:
     def _troubles(self) -> list[str]:
         errors, lost_usd = int(self.tally.sum_of("errors")), self.tally.sum_of("lost_usd")
         found = [f"{count(errors)} errors"] if errors else []
+        if empty := int(self.tally.sum_of("empty")):
+            found.append(f"{count(empty)} empty answers (raise max_tokens)")
         return [*found, f"{usd(lost_usd)} lost"] if lost_usd else found
 
     def _dollars(self) -> list[str]:

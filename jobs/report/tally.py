@@ -36,6 +36,8 @@ class LaneCounts:
     settled: int = 0
     errors: int = 0
     """Of the settled."""
+    empty: int = 0
+    """Of the errors: answers that are paid for and say nothing."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0

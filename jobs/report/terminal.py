@@ -18,6 +18,7 @@ from jobs.report.formatting import count, duration, known, measured, percent, po
 
 WIDTH = 80
 SHORTEST_NAME = 10
+WARNING = "warning"
 REQUEST_LINES = 24
 MISROUTED = {"over_routing": "of the strong rows needlessly", "under_routing": "of the others wrongly not"}
 
@@ -46,7 +47,7 @@ def _notes(notes: Sequence[tuple[str, str]]) -> Table:
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for label, text in notes:
-        grid.add_row(Text(label), Text(text))
+        grid.add_row(Text(label), Text(text, style="bold" if label == WARNING else ""))
     return grid
 
 
@@ -93,7 +94,8 @@ def _summary_notes(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     saved = report.get("saved_usd")
     share = f" ({_share(saved, report.get('all_strong_usd'))} of all-strong)" if known(saved) else ""
     of_gap = " of the quality gap recovered" if report.get("pgr") else ""
-    notes = [("PGR", measured(report.get("pgr")) + of_gap)]
+    notes = [(WARNING, str(warning)) for warning in report.get("warnings") or []]
+    notes.append(("PGR", measured(report.get("pgr")) + of_gap))
     beyond = report.get("pgr_over_random")
     if beyond:
         notes.append(("router", f"{points(beyond)} of PGR against random routing at the same share"))

@@ -21,6 +21,7 @@ from jobs.lanes.base import LaneCheck, LaneContext, RowHead
 from jobs.lanes.chat import JsonObject, RequestError, answer_key, build_request
 from jobs.lanes.local.model_source import context_tokens, load_tokenizer, render, token_ids
 from jobs.lanes.replies import Completion
+from routing.answers.thinking import opens_thinking
 from routing.pricing import tokens_cost_usd
 
 ROW_FIELDS = (
@@ -36,7 +37,7 @@ RayRow = dict[str, Any]
 PROGRESS_SCHEMA = pa.schema(
     [
         ("settled", pa.int64()), ("errors", pa.int64()), ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()), ("cost_usd", pa.float64()), ("gpu_s", pa.float64()),
+        ("completion_tokens", pa.int64()), ("cost_usd", pa.float64()), ("gpu_s", pa.float64()), ("empty", pa.int64()),
     ]
 )  # fmt: skip
 
@@ -65,11 +66,14 @@ class LocalRequest:
     error: str = ""
     token_ids: list[int] = field(default_factory=list)
     decoding: Decoding = Decoding(max_tokens=0)
+    opened: bool = False
+    """The chat template has opened a block of thinking, in which the answer's text will begin."""
 
 
 HEAD_COLUMNS = pa.schema(
-    [("row_key", pa.int64()), ("bucket", pa.int32()), ("sample", pa.bool_()), ("answer_key", pa.string())]
-)
+    [("row_key", pa.int64()), ("bucket", pa.int32()), ("sample", pa.bool_()), ("answer_key", pa.string()),
+     ("opened", pa.bool_())]
+)  # fmt: skip
 """A row's head on its way through an engine: the answer key in hexadecimal, which every engine stage leaves as it is."""
 
 
@@ -81,6 +85,7 @@ def head_columns(requests: Sequence[LocalRequest]) -> dict[str, pa.Array]:
         "bucket": [head.bucket for head in heads],
         "sample": [head.sample for head in heads],
         "answer_key": [head.answer_key.hex() for head in heads],
+        "opened": [request.opened for request in requests],
     }
     return {each.name: pa.array(values[each.name], each.type) for each in HEAD_COLUMNS}
 
@@ -115,8 +120,8 @@ class RequestReader:
         drafts = [self._draft(row) for row in rows]
         ids = token_ids(self.tokenizer, [text for _, _, text in drafts])
         return [
-            self._request(row, params, error, own)
-            for row, (params, error, _), own in zip(rows, drafts, ids, strict=True)
+            replace(self._request(row, params, error, own), opened=opens_thinking(text))
+            for row, (params, error, text), own in zip(rows, drafts, ids, strict=True)
         ]
 
     def _draft(self, row: RayRow) -> tuple[JsonObject, str, str]:
@@ -237,6 +242,7 @@ class AnswerWriter:
             "completion_tokens": sum(a.completion_tokens or 0 for a in answers),
             "cost_usd": sum(a.cost_usd for a in answers),
             "gpu_s": gpu_s,
+            "empty": sum(a.is_empty for a in answers),
         }
         return pa.Table.from_pylist([row], schema=PROGRESS_SCHEMA)
 

@@ -327,5 +327,5 @@ class _Writer(AnswerWriter):
             return head.unanswered("failed", row["failed"], attempts=1)
         logprobs = None if row["mean_logprob"] is None else (row["mean_logprob"], row["min_logprob"])
         usage = Usage(row["n_prompt"], row["n_completion"])
-        completion = Completion(row["text"], row["finish_reason"], usage, logprobs=logprobs)
+        completion = Completion(row["text"], row["finish_reason"], usage, logprobs=logprobs, opened=row["opened"])
         return self.answered(head, completion, row["latency_s"])

@@ -254,7 +254,7 @@ class _Writer(AnswerWriter):
         if not error:
             usage = Usage(row["n_prompt"], row["n_completion"])
             logprobs = tuple(row["logprobs"]) if row["logprobs"] else None
-            completion = Completion(row["text"], row["finish_reason"], usage, logprobs=logprobs)
+            completion = Completion(row["text"], row["finish_reason"], usage, logprobs=logprobs, opened=row["opened"])
             return self.answered(head, completion, row["latency_s"])
         kind, _, text = error.partition(": ")
         if kind == REJECTED:

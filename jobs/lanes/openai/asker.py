@@ -115,7 +115,8 @@ class Asker:
             await self.allowance.stop(str(error))
             return None
         counts = {str(answer.kind): 1}
-        if answer.kind == "answered":
+        if answer.kind == "answered" or answer.is_empty:
+            counts |= {"empty": int(answer.is_empty)}
             counts |= {"prompt_tokens": answer.prompt_tokens or 0, "completion_tokens": answer.completion_tokens or 0}
             await self.refusals.answered()
         self.allowance.add(**counts)

@@ -66,6 +66,7 @@ def progress(settled: Counted, n_rows: int) -> pa.Table:
             "settled": [n_settled],
             "errors": [int((settled["rank"] != RANKS["answered"]).sum())],
             "open": [n_rows - n_settled],
+            "empty": [int(((settled["rank"] == RANKS["rejected"]) & (settled["completion_tokens"] > 0)).sum())],
             **{name: [settled[name].sum()] for name in ("prompt_tokens", "completion_tokens", "cost_usd")},
         }
     )

@@ -25,6 +25,8 @@ from jobs.storage.keys import find_keys
 from routing.answers.matching import make_matcher
 
 NOT_ASKED = "open: not asked yet"
+EMPTY = "empty"
+"""Instead of a kind: an answer that is paid for and says nothing (jobs.journal.rows.Answer.is_empty)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Bucket:
         starts = np.cumsum([0, *(len(each.table) for each in answers[:-1])])[:, None]
         places = np.stack([each.find(self.leader) for each in answers])
         self.found = np.where((self.model >= 0) & (places >= 0), starts + places, -1)
-        self.kind = [self.take(j, "kind", "") for j in range(len(answers))]
+        self.kind = [self._kind(j) for j in range(len(answers))]
         self.judged, self.is_judged = judged_rows(task.judged, self.key, task.names)
 
     def pick(self, column: str, source: NDArray[np.int8] | int, default: Any = None) -> pa.Array:
@@ -91,6 +93,12 @@ class Bucket:
     def take(self, j: int, column: str, default: Any) -> NDArray[Any]:
         """(k,) values of model j's column, `default` where it has no row."""
         return np.asarray(self.pick(column, j, default).to_numpy(zero_copy_only=False))
+
+    def _kind(self, j: int) -> NDArray[np.object_]:
+        """(k,) what became of the rows at model j; EMPTY for an answer that is paid for and says nothing."""
+        kind = self.take(j, "kind", "")
+        said = self.pick("completion_tokens", j).is_valid().to_numpy(zero_copy_only=False)
+        return np.where((kind == "rejected") & said, EMPTY, kind)
 
     @cached_property
     def texts(self) -> list[pa.Array]:
@@ -106,11 +114,21 @@ class Bucket:
         return given
 
     @cached_property
+    def billed(self) -> NDArray[np.int8]:
+        """(k,) whose answer each row gets, or else whose empty one it was billed for; -1 where there is none."""
+        billed = self.given.copy()
+        for j, kind in enumerate(self.kind):
+            billed[(self.given < 0) & (kind == EMPTY) & (self.model == j)] = j
+        return billed
+
+    @cached_property
     def open_rows(self) -> NDArray[np.bool_]:
         """(k,) rows that the next run would ask: no answer, and not refused by their model and by every one above it."""
         final = np.ones(self.rows, bool)
         for j, kind in enumerate(self.kind):
-            final &= (kind == "rejected") | (j < self.model)
+            final &= np.isin(kind, ("rejected", EMPTY)) | (j < self.model)
+        for j, kind in enumerate(self.kind):  # no other model is asked in its place
+            final |= (kind == EMPTY) & (self.model == j)
         return np.asarray((self.given < 0) & (self.model >= 0) & ~final)
 
     @cached_property
@@ -121,7 +139,7 @@ class Bucket:
         return quality
 
     def _gold_quality(self) -> NDArray[np.float64]:
-        """(k, m) by gold; NaN where the answer or the gold is missing, or a pattern ran out of time."""
+        """(k, m) by gold, 0 of an empty answer; NaN where the answer or the gold is missing, or a pattern ran out of time."""
         quality = np.full((self.rows, len(self.answers)), math.nan)
         if self.task.gold_match is None:
             return quality
@@ -131,6 +149,7 @@ class Bucket:
             at = np.flatnonzero(pc.and_(texts.is_valid(), gold.is_valid()).to_numpy(zero_copy_only=False))
             told = zip(texts.take(pa.array(at)).to_pylist(), gold.take(pa.array(at)).to_pylist(), strict=True)
             quality[at, j] = [matcher(text, wanted) for text, wanted in told]
+            quality[(self.kind[j] == EMPTY) & gold.is_valid().to_numpy(zero_copy_only=False), j] = 0.0
         return quality
 
     def table(self) -> pa.Table:
@@ -138,11 +157,12 @@ class Bucket:
         task, given = self.task, self.given
         names = np.array([*task.names, ""], object)
         text_column = self.pick("generated_text", given)
-        copied = ~self.is_leader & (given >= 0)
+        billed = self.billed
+        copied = ~self.is_leader & (billed >= 0)
         told = np.where(given >= 0, self.quality[np.arange(self.rows), np.maximum(given, 0)], math.nan)
         numbers = {}
         for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "attempts"):
-            values = self.pick(name, given)
+            values = self.pick(name, billed)
             numbers[name] = pc.if_else(pc.and_(pa.array(copied), values.is_valid()), pa.scalar(0, values.type), values)
         money = {name: self._dollars(name) for name in ("cost_usd", "lost_usd")}
         source = np.where(np.isnan(told), "", np.where(self.is_judged, "judge", "gold"))
@@ -153,13 +173,13 @@ class Bucket:
             "route_reason": pa.array(self._reasons(), pa.string()),
             "router_score": pa.array(self.score, pa.float32(), from_pandas=True),
             "generated_text": text_column,
-            "finish_reason": self.pick("finish_reason", given, ""),
+            "finish_reason": self.pick("finish_reason", billed, ""),
             **{name: values for name, values in numbers.items() if name != "attempts"},
-            "token_source": self.pick("token_source", given, ""),
+            "token_source": self.pick("token_source", billed, ""),
             **{name: pa.array(money[name], pa.float64()) for name in money},
-            "latency_s": self.pick("latency_s", given),
+            "latency_s": self.pick("latency_s", billed),
             "attempts": numbers["attempts"].fill_null(0),
-            "copied_from": self._copied_from(copied),
+            "copied_from": self._copied_from(copied & (given >= 0)),
             "error": pa.array(self._errors(), pa.string()),
             "parsed": self._parsed(text_column),
             "quality": pa.array(told, pa.float64(), from_pandas=True),

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.route.account.bucket import Bucket, ModelAnswers
+from jobs.journal.rows import empty_answers
+from jobs.route.account.bucket import EMPTY, Bucket, ModelAnswers
 from jobs.route.account.bucket_evidence import EXAMPLES, BucketRows, bucket_evidence
 from jobs.route.account.totals import REPORT, BucketTotals, ErrorKind, ModelTotals, SlowCall
 from jobs.route.score.scored import matrix_of
@@ -105,11 +106,12 @@ def _model_totals(bucket: Bucket, j: int, own: ModelAnswers) -> ModelTotals:
         upgraded = is_among(own.keys, np.sort(bucket.leader[bucket.model > 0]))
         purpose[upgraded & (purpose == "answer")] = "cascade"
     cost = table["cost_usd"].to_numpy()
-    answered = pc.equal(table["kind"], "answered").to_numpy()
+    empty = empty_answers(table).to_numpy()
+    answered = pc.equal(table["kind"], "answered").to_numpy() | empty
     n_bytes = bucket.scored["prompt_bytes"].to_numpy()
     mine = bucket.is_leader & (bucket.model >= 0)
     # An answer without an attempt is an earlier run's: this run paid nothing for it, and measured nothing.
-    asked = mine & (bucket.kind[j] == "answered") & (bucket.take(j, "attempts", 0) > 0)
+    asked = mine & np.isin(bucket.kind[j], ("answered", EMPTY)) & (bucket.take(j, "attempts", 0) > 0)
     unasked = mine & ~asked
     tried = table["attempts"].to_numpy() > 0
     fresh = table.filter(pa.array(tried))
@@ -122,7 +124,7 @@ def _model_totals(bucket: Bucket, j: int, own: ModelAnswers) -> ModelTotals:
         prompt_tokens=int(total("prompt_tokens")), completion_tokens=int(total("completion_tokens")),
         requests=int(total("attempts")), answers=int((answered & tried).sum()), reused=int((answered & ~tried).sum()),
         asked_bytes=int(n_bytes[asked].sum()), unasked_bytes=int(n_bytes[unasked].sum()), unasked=int(unasked.sum()),
-        by_purpose={p: float(cost[purpose == p].sum()) for p in set(purpose.tolist())},
+        empty=int(empty.sum()), by_purpose={p: float(cost[purpose == p].sum()) for p in set(purpose.tolist())},
     )  # fmt: skip
 
 
@@ -144,7 +146,11 @@ def _evidence_rows(
 ) -> BucketRows:
     """What the run is measured by. An answer without an attempt is an earlier run's, and has no price here."""
     paid = [
-        np.where((kind == "answered") & (bucket.take(j, "attempts", 0) > 0), bucket.take(j, "cost_usd", 0.0), np.nan)
+        np.where(
+            np.isin(kind, ("answered", EMPTY)) & (bucket.take(j, "attempts", 0) > 0),
+            bucket.take(j, "cost_usd", 0.0),
+            np.nan,
+        )
         for j, kind in enumerate(bucket.kind)
     ]
     category = bucket.task.category

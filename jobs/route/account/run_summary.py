@@ -19,6 +19,7 @@ from jobs.route.account import run_measures as measures
 from jobs.route.account.bucket_evidence import EXAMPLES
 from jobs.route.account.bucket_totals import ERROR_KINDS, HISTOGRAM_BINS
 from jobs.route.account.run_measures import groups_json, interval_json
+from jobs.route.account.run_warnings import run_warnings
 from jobs.route.account.totals import BucketTotals, ErrorKind, ModelTotals, RunEvidence
 from jobs.route.plan.bill import Bill, BilledPrice
 from jobs.route.plan.estimate import HOUR_S
@@ -79,7 +80,7 @@ def summarise(
         "reused_answers": sum(model.reused for model in models.values()),
         **_job(spec, bill),
         **_details(names, buckets, evidence, bill),
-        "next": _next(still_open, errors),
+        "next": _next(still_open, errors), "warnings": run_warnings(spec, models, evidence),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
         "provenance": (facts.get("provenance") or {}) | {"prices": {"hash": fingerprint(prices)}},

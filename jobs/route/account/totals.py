@@ -34,6 +34,8 @@ class ModelTotals:
     completion_tokens: int = 0
     requests: int = 0
     answers: int = 0
+    """Paid for; those that say nothing are among them."""
+    empty: int = 0
     reused: int = 0
     """Answers of earlier runs: this run paid nothing for them, and measured nothing."""
     asked_bytes: int = 0

@@ -47,6 +47,7 @@ class Live:
             # A running lane goes through with rows that a new cut has given to another one.
             todo=max(self._money.todo[name], sums.settled), settled=sums.settled, errors=sums.errors,
             prompt_tokens=sums.prompt_tokens, completion_tokens=sums.completion_tokens, cost_usd=sums.cost_usd,
+            empty=sums.empty,
             lost_usd=known.totals.lost_usd, in_flight=known.totals.in_flight, reserved_usd=known.reserved_usd,
             requests_per_minute=known.requests_per_minute, paused_s=known.paused_s, stopped=known.stopped,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -44,12 +44,18 @@ class SettledKeys:
 
     answered: dict[str, NDArray[np.int64]]
     rejected: dict[str, NDArray[np.int64]]
+    empty: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    """Of the rejected: an answer came, is paid for, and says nothing. No other model is asked in its place."""
 
 
 def settled_keys(store: Store, names: tuple[str, ...]) -> SettledKeys:
     """What the journal holds."""
     found = {name: Journal(store).by_kind(name) for name in names}
-    return SettledKeys({n: keys.answered for n, keys in found.items()}, {n: keys.rejected for n, keys in found.items()})
+    return SettledKeys(
+        {n: keys.answered for n, keys in found.items()},
+        {n: keys.rejected for n, keys in found.items()},
+        {n: Journal(store).empty(n) for n, keys in found.items() if len(keys.rejected)},
+    )
 
 
 def rows_to_ask(plan: Assignments, settled: SettledKeys, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
@@ -73,6 +79,8 @@ def rows_to_move(
     todo = {name: np.empty(0, np.int64) for name in names}
     any_answer = np.unique(np.concatenate([settled.answered[name] for name in names]))
     lead = (plan.row_key == plan.leader) & (plan.model >= 0) & ~np.isin(plan.row_key, any_answer)
+    for index, name in enumerate(names):
+        lead &= ~((plan.model == index) & np.isin(plan.row_key, settled.empty.get(name, ())))
     for index, name in enumerate(names[:-1]):
         refused = lead & (plan.model == index) & np.isin(plan.row_key, settled.rejected[name])
         for upper in range(index + 1, len(names)):

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
+from jobs.journal.rows import empty_answers
 from jobs.route.answer.lane_contexts import lane_context
 from jobs.route.answer.session import Session
 from jobs.route.pilot.judge import Case, judge_entry, make_docket, read_verdicts, rows_to_judge
@@ -150,12 +151,14 @@ def ask_judge(session: Session, draft: Plan, answered: SampleAnswers, gold: NDAr
 
 
 def answers_of(job: Job, run: Run, leaders: NDArray[np.int64]) -> NDArray[np.object_]:
-    """(k, m) what each model answered to these rows, None where it did not."""
+    """(k, m) what each model answered to these rows, "" where it was paid to say nothing, None where it did not answer."""
     said = np.full((len(leaders), len(job.spec.names)), None, object)
     for j, name in enumerate(job.spec.names):
-        table = Journal(run.store).read(name, None, ["row_key", "kind", "generated_text"], np.unique(leaders))
-        table = table.filter(pc.equal(table["kind"], "answered"))
-        found = dict(zip(table["row_key"].to_pylist(), table["generated_text"].to_pylist(), strict=True))
+        columns = ["row_key", "kind", "generated_text", "completion_tokens"]
+        table = Journal(run.store).read(name, None, columns, np.unique(leaders))
+        table = table.filter(pc.or_(pc.equal(table["kind"], "answered"), empty_answers(table)))
+        texts = table["generated_text"].fill_null("").to_pylist()
+        found = dict(zip(table["row_key"].to_pylist(), texts, strict=True))
         said[:, j] = [found.get(leader) for leader in leaders.tolist()]
     return said
 
@@ -173,14 +176,14 @@ def _gold(job: Job, said: NDArray[np.object_], golds: list[str | None]) -> NDArr
 
 
 def _agreement(job: Job, said: NDArray[np.object_]) -> NDArray[np.float64]:
-    """1 where a model says what the strong one says; NaN where that one has no answer."""
+    """1 where a model says what the strong one says; NaN where that one says nothing."""
     policy, gold = job.spec.policy.guarantee, job.spec.quality.gold
     assert policy is not None
     compare = make_comparer(policy.match or (gold.match if gold else "exact"), allow_code=job.allow_code)
     quality = np.full(said.shape, np.nan)
     for (i, j), text in np.ndenumerate(said):
         strong = said[i, -1]
-        if strong is not None:
+        if strong:
             quality[i, j] = 1.0 if j == said.shape[1] - 1 else float(text is not None and compare(text, strong))
     return quality
 

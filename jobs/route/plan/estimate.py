@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
+from jobs.journal.rows import empty_answers
 from jobs.lanes.chat import prompt_tokens_bound
 from jobs.route.plan.prices import Rates, model_rates
 from jobs.spec.job import JobSpec
@@ -166,7 +168,7 @@ def _measured(
 ) -> tuple[float, float, float, int, float] | None:
     """(prompt tokens per byte, mean output tokens, relative half-width, answers, seconds a call) of this run's answers."""
     table = Journal(store).read(name, None, ["row_key", "kind", "prompt_tokens", "completion_tokens", "latency_s"])
-    keep = np.array([kind == "answered" for kind in table["kind"].to_pylist()], bool)
+    keep = (pc.equal(table["kind"], "answered").to_numpy() | empty_answers(table).to_numpy()).astype(bool)
     if keep.sum() < MEASURED_ROWS:
         return None
     prompt = np.nan_to_num(table["prompt_tokens"].to_numpy(zero_copy_only=False).astype(float)[keep])

@@ -287,6 +287,9 @@ class Planner:
             at = self.places(found.row_key)
             answered[at, j] = found.rank == RANKS["answered"]
             rejected[at, j] = found.rank == RANKS["rejected"]
+            if rejected[at, j].any():  # an answer that says nothing is paid for all the same, and no refusal
+                empty = self.places(journal.empty(name))
+                answered[empty, j], rejected[empty, j] = True, False
             cost[at, j] = found.cost_usd
         return Paid(answered, rejected, cost, lost, stranded_usd)
 

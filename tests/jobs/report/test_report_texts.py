@@ -7,7 +7,7 @@ import re
 import pytest
 from report_reading import BARE, example, terminal
 
-from jobs.report.page import render_markdown
+from jobs.report.page import render_html, render_markdown
 from jobs.report.terminal import bill_table, summary_table
 
 # Markdown
@@ -110,3 +110,16 @@ def test_bill_fits_80_columns_and_shows_the_request():
     assert "quality    not known expected" in text
     assert re.search(r"all-weak +3,600 +not measured", text)
     assert terminal(bill_table({})) != []
+
+
+def test_warnings_come_first_and_in_bold_everywhere():
+    warned = example(warnings=["quality 1 on every row of every model: gold column 'a_b' tells nothing apart"])
+    assert "**quality 1 on every row of every model: gold column 'a\\_b' tells nothing apart**" in render_markdown(
+        warned
+    )
+    assert "<strong>quality 1 on every row of every model: gold column &#39;a_b&#39;" in render_html(warned)
+    lines = terminal(summary_table(warned))
+    at = next(i for i, line in enumerate(lines) if line.startswith("warning  quality 1 on every row"))
+    assert at < next(i for i, line in enumerate(lines) if line.startswith("PGR")) and "warning" not in terminal(
+        summary_table(example())
+    )
