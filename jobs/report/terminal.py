@@ -174,6 +174,7 @@ def _bill_notes(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
     skipped = [f"{count(bill[key])} {words}" for key, words in reasons if bill.get(key)]
     if skipped:
         notes.append(("not asked", ", ".join(skipped)))
+    notes += [("note", str(note)) for note in bill.get("notes") or []]
     notes += [("check", f"{model}: {detail}") for model, detail in (bill.get("checks") or {}).items()]
     return notes + [("assumed", str(assumption)) for assumption in bill.get("assumptions") or []]
 

@@ -27,6 +27,8 @@ class Job:
     checks: dict[str, str] = field(default_factory=dict)
     contexts: dict[str, int | None] = field(default_factory=dict)
     """Model → longest prompt + answer in tokens, where known."""
+    border_notes: list[str] = field(default_factory=list)
+    """What the checks before the first write found that the plan has to say: models and data are taken otherwise than they came."""
     notes: list[str] = field(default_factory=list)
     """What the report says about this start beside its figures."""
 

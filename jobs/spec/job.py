@@ -127,16 +127,21 @@ class JobSpec(Model):
         return (*self.names, *(name for name in (JUDGE, SAMPLES) if name not in self.names))
 
     def sampling_of(self, name: str) -> dict[str, Any]:
-        """Generation parameters of one model: the job's, then the model's own on top."""
-        merged = {
-            **self.sampling.model_dump(exclude_none=True),
-            **self.models[name].sampling.model_dump(exclude_none=True),
-        }
+        """Generation parameters of one model: the job's, then the model's own on top, without what those take away."""
+        own = self.models[name].sampling
+        merged = {key: value for key, value in (self.sampling.given() | own.given()).items() if key not in own.removed}
         if "max_completion_tokens" in merged:
             merged.pop("max_tokens", None)
         elif "max_tokens" not in merged:
             merged["max_tokens"] = DEFAULT_MAX_TOKENS
         return merged
+
+    def content(self) -> dict[str, Any]:
+        """As a job file would say it, null where that means something."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for name, model in self.models.items():
+            data["models"][name]["sampling"] |= dict.fromkeys(sorted(model.sampling.removed))
+        return data
 
     def max_tokens_of(self, name: str) -> int:
         sampling = self.sampling_of(name)

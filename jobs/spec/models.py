@@ -24,6 +24,8 @@ from jobs.errors import SpecError
 from jobs.spec.engines import BUILT_IN, EngineTraits, engines, traits_of
 from jobs.spec.fields import Dollars, Model, Name, PositiveFloat, PositiveInt
 
+JsonObject = dict[str, Any]
+
 
 class PerMillion(Model):
     """Dollars per million tokens."""
@@ -77,10 +79,24 @@ NOT_SAMPLING = ("model", "messages", "stream", "stream_options", "service_tier")
 """Parts of a request's body that neither `sampling` nor a row may set: they say what is asked, how it comes, what it costs."""
 
 
-class Sampling(Model):
-    """Generation parameters; those of a model win over the job's. Other ones are sent as they are."""
+NOT_TEMPLATE = ("chat_template", "tokenize", "conversation", "messages", "add_generation_prompt", "continue_final_message",
+                "return_dict", "return_tensors")  # fmt: skip
+"""What `chat_template_kwargs` may not set: how a prompt is rendered is the job's."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+
+def _with_template_variables(schema: JsonObject) -> None:
+    """`chat_template_kwargs` is one of the other parameters; editors are told of it all the same."""
+    schema["properties"]["chat_template_kwargs"] = {
+        "anyOf": [{"type": "object", "additionalProperties": True}, {"type": "null"}], "default": None,
+        "description": "Variables of the model's chat template, e.g. {enable_thinking: false}.",
+    }  # fmt: skip
+
+
+class Sampling(Model):
+    """Generation parameters; those of a model win over the job's, and null there takes the job's value away. Other ones are sent
+    as they are. Without max_tokens and max_completion_tokens an answer has 1,024 tokens at most."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_with_template_variables)
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: PositiveInt | None = None
@@ -94,6 +110,27 @@ class Sampling(Model):
             why = "is a field of the model itself" if wrong[0] in ("model", "service_tier") else "is set by the job"
             raise ValueError(f"{wrong[0]} {why}, not a generation parameter; remove it here")
         return self
+
+    @model_validator(mode="after")
+    def _template_variables(self) -> Sampling:
+        variables = (self.model_extra or {}).get("chat_template_kwargs")
+        if variables is None:
+            return self
+        if not isinstance(variables, dict):
+            raise ValueError("chat_template_kwargs must be a section, e.g. {enable_thinking: false}")
+        if wrong := [name for name in variables if name in NOT_TEMPLATE]:
+            raise ValueError(f"chat_template_kwargs.{wrong[0]} is no variable of a chat template; remove it")
+        return self
+
+    def given(self) -> JsonObject:
+        """What has a value."""
+        return self.model_dump(exclude_none=True)
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Parameters that are null: a model's own take the job's value away."""
+        values = {name: getattr(self, name) for name in type(self).model_fields} | (self.model_extra or {})
+        return frozenset(name for name in self.model_fields_set if values[name] is None)
 
 
 def check_address(url: str) -> str:

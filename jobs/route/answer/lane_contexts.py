@@ -73,11 +73,13 @@ def judge_sampling(spec: JobSpec) -> dict[str, Any]:
     """Generation parameters of the judge."""
     judge = _judge_of(spec)
     if judge.sampling is not None:
-        given = judge.sampling.model_dump(exclude_none=True)
+        given = judge.sampling.given()
         return given if {"max_tokens", "max_completion_tokens"} & set(given) else {**given, "max_tokens": MAX_TOKENS}
-    # Reasoning models take no other name for the limit; the job file says which name this model wants.
-    name = "max_completion_tokens" if "max_completion_tokens" in spec.sampling_of(judge.model) else "max_tokens"
-    return {"temperature": 0, name: MAX_TOKENS}
+    # Reasoning models take no temperature, and no other name for the limit; the job file says what this model wants.
+    of_model, removed = spec.sampling_of(judge.model), spec.models[judge.model].sampling.removed
+    name = "max_completion_tokens" if "max_completion_tokens" in of_model else "max_tokens"
+    made = {"temperature": 0, name: MAX_TOKENS, "chat_template_kwargs": of_model.get("chat_template_kwargs")}
+    return {key: value for key, value in made.items() if value is not None and key not in removed}
 
 
 def judge_format(spec: JobSpec) -> dict[str, Any]:

@@ -56,11 +56,12 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     draft, sample = planner.draft(), planner.sample()
     assert sample is not None and sample.quality is not None
     draws = spec.cascade.samples if "agreement" in spec.cascade.signals else 0
+    without = spec.models[spec.names[0]].sampling.removed
     fit = (sample.fold == FOLD_NAMES.index("fit")) & np.isfinite(sample.quality).all(axis=1)
     taught = Sample(sample.row_key[fit], sample.fold[fit], sample.quality[fit])
     leaders = np.unique(planner.leaders_of(taught.row_key)) if len(taught.row_key) else taught.row_key
     if draws and len(leaders):
-        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, leaders, draws))
+        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, leaders, draws, without))
         if not session.through("cascade"):
             return
     try:
@@ -83,7 +84,7 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
     band = np.empty(0, np.int64)
     if draws:
         band = _kept(run.store, f"{planner.cascade_folder}/band.parquet", near_cut(job, planner, straight))
-        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, band, draws))
+        session.ask_rows(SAMPLES, draft, sample_requests(run.store, planner.parts, band, draws, without))
         if not session.through("cascade"):
             return
         second = replace(first, head=heads.full, before=f"{folder}/first/predicted", band=band, draws=draws)

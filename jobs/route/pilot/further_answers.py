@@ -11,7 +11,7 @@ there is one. Cost: n weak calls a row, reserved at the governor like any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,19 +30,28 @@ from routing.answers.features import extracted_answers
 TEMPERATURE = 0.7
 
 
-def sample_requests(store: Store, parts: Sequence[Part], leaders: NDArray[np.int64], n_samples: int) -> pa.Table:
-    """ASK_COLUMNS of `n_samples` requests for each of the sorted row keys `leaders`, row by row."""
+def sample_requests(
+    store: Store, parts: Sequence[Part], leaders: NDArray[np.int64], n_samples: int, without: Collection[str] = ()
+) -> pa.Table:
+    """ASK_COLUMNS of `n_samples` requests for each of the sorted row keys `leaders`, row by row.
+
+    without: parameters that the model does not take; without a temperature it draws at its own.
+    """
     columns = [name for name in ASK_COLUMNS if name != "sample"]
     rows = read_scored(store, parts, columns, leaders)
     table = rows.take(np.repeat(np.arange(len(rows)), n_samples))
     keys = sample_keys(rows["row_key"].to_numpy(), n_samples).ravel()
     bodies = [
-        json.dumps((json.loads(body) if body else {}) | {"temperature": TEMPERATURE, "seed": number})
+        json.dumps((json.loads(body) if body else {}) | how_drawn(number, without))
         for body in rows["body"].to_pylist() for number in range(n_samples)
     ]  # fmt: skip
     for name, values in (("row_key", pa.array(keys)), ("body", pa.array(bodies, pa.string()))):
         table = table.set_column(table.schema.get_field_index(name), name, values)
     return table.append_column("sample", pa.array(np.zeros(len(table), bool))).select(list(ASK_COLUMNS))
+
+
+def how_drawn(number: int, without: Collection[str]) -> dict[str, float]:
+    return {name: v for name, v in {"temperature": TEMPERATURE, "seed": number}.items() if name not in without}
 
 
 def sample_keys(leaders: NDArray[np.int64], n_samples: int) -> NDArray[np.int64]:

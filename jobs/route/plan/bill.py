@@ -162,6 +162,8 @@ class Bill:
     request: Mapping[str, Any] | None = None
     """One request as it will be sent."""
     hours: Hours | None = None
+    notes: tuple[str, ...] = ()
+    """What else is to know before the run, a line each."""
     recuts: tuple[Recut, ...] = ()
     number: int = 0
     """Of the plan; 0 for one that is not written."""
@@ -185,6 +187,7 @@ class Bill:
             "policy": _read(BilledPolicy, data["policy"]),
             "sample": _read(BilledSample, data["sample"]),
             "assumptions": tuple(data["assumptions"]),
+            "notes": tuple(data.get("notes") or ()),
             "prices": {name: _read(BilledPrice, price) for name, price in data["prices"].items()},
             "curve": tuple(_read(CurvePoint, point) for point in data["curve"]),
             "promise": _read(BilledPromise, data["promise"]) if data.get("promise") else None,

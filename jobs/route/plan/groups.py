@@ -64,3 +64,17 @@ def first_of_equal(keys: NDArray[Any], use: NDArray[np.bool_]) -> NDArray[np.int
     same[1:] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     first[order] = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
     return first
+
+
+def why_not_once(spec: JobSpec) -> str:
+    """Why `dedup: auto` asks equal prompts one by one, "" where it does not."""
+    if spec.dedup != "auto" or spec.deduplicates():
+        return ""
+    found = {name: spec.sampling_of(name).get("temperature") for name in spec.names}
+    name, temperature = next((name, value) for name, value in found.items() if value != 0)
+    why = (
+        f"models.{name} has no temperature"
+        if temperature is None
+        else f"models.{name} answers at temperature {temperature:g}"
+    )
+    return f"dedup: auto is off, since {why}: equal prompts are asked one by one; dedup: true asks them once"

@@ -30,7 +30,7 @@ from jobs.route.plan.costing import running_hours
 from jobs.route.plan.cut import decide, policy_of
 from jobs.route.plan.entries import CascadeEntry, PilotEntry
 from jobs.route.plan.estimate import Estimate, estimate_all
-from jobs.route.plan.groups import Groups, group_rows
+from jobs.route.plan.groups import Groups, group_rows, why_not_once
 from jobs.route.plan.plan import Paid, Plan, Sample, WeakFirst, latest_plan, load_plan, plan_fingerprint, write_plan
 from jobs.route.plan.rows import Rows, read_rows
 from jobs.route.plan.situation import Situation, Standing
@@ -175,7 +175,8 @@ class Planner:
         assignments, bill = decide(self.situation(estimates, paid, beside_usd))
         bill = replace(
             bill, pilot=pilot, cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
-            job=spec.model_dump(mode="json", exclude_none=True), request=self._rendered_request(),
+            notes=tuple(note for note in (why_not_once(spec), *self.job.border_notes) if note),
+            job=spec.content(), request=self._rendered_request(),
             hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}),
         )  # fmt: skip
         return write_plan(self.run.store, number + 1, assignments, bill)
@@ -202,7 +203,7 @@ class Planner:
             bill, recuts=(*seen.recuts, history),
             # What the user saw before the run stays.
             planned_usd=seen.planned_usd, range_usd=seen.range_usd, bound_usd=seen.bound_usd, curve=seen.curve,
-            request=seen.request, hours=seen.hours, assumptions=seen.assumptions,
+            request=seen.request, hours=seen.hours, assumptions=seen.assumptions, notes=seen.notes,
             # It is the same plan, cut again.
             fingerprint=seen.fingerprint, job=seen.job, checks=seen.checks, pilot=seen.pilot, cascade=seen.cascade,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from jobs.storage.store import Store
 from tests.jobs.route.test_plan import ESTIMATES, FITS, cut, job, measured, rows
 
 KEYS = {
+    "notes",
     "rows", "input_errors", "duplicates", "by_model", "planned_usd", "range_usd", "bound_usd", "cap_usd", "all_strong_usd",
     "all_weak_usd", "strong_share", "predicted_quality", "weak", "strong", "models", "policy", "cut_score", "sample", "judge_usd",
     "cascade_usd", "assumptions", "prices", "curve", "promise", "pilot", "cascade", "fingerprint", "job", "checks", "request",
