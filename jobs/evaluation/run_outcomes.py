@@ -24,6 +24,7 @@ from jobs.journal.reader import Journal
 from jobs.route.pilot.judged import judged_quality, judged_rows
 from jobs.route.plan.plan import latest_plan
 from jobs.route.score.entries import ScoreEntry
+from jobs.route.score.formats.arrow_values import python_values
 from jobs.spec.sections import JUDGE
 from jobs.storage.keys import find_keys
 from jobs.storage.manifest import RUN, load_run
@@ -77,8 +78,8 @@ def run_outcomes(output: str, allow_code: bool = False) -> Outcomes:
             f"{output}: no row was answered by more than one model; give the job `sample: {{rows: 500}}` and run it"
             " again: only the sample's missing answers are asked"
         )
-    rows = _rows(run.store, [part.name for part in scored.parts], wanted)
-    table = _table(names, rows, answers, matcher, _category(job))
+    rows = _rows(run.store, [part.name for part in scored.parts], wanted, _category(job))
+    table = _table(names, rows, answers, matcher)
     quality, is_judged = judged_rows(judged, rows["row_key"].to_numpy(), names)
     table.quality[is_judged] = quality[is_judged]
     return table
@@ -101,12 +102,18 @@ def _answered(store: Store, name: str) -> pa.Table:
     return table.filter(pc.equal(table["kind"], "answered")).sort_by("row_key")
 
 
-def _rows(store: Store, parts: Sequence[str], wanted: np.ndarray) -> pa.Table:
-    """The `SCORED_COLUMNS` of the rows with these keys, in input order; one part at a time."""
+def _rows(store: Store, parts: Sequence[str], wanted: np.ndarray, category: int | None) -> pa.Table:
+    """Of the rows with these keys, in input order: `row_key`, `messages`, `gold`, and as text `id` and `dataset`; one part at a
+    time."""
     among, tables = pa.array(wanted), []
     for part in parts:
         table = store.read_table(part, columns=SCORED_COLUMNS)
-        tables.append(table.filter(pc.is_in(table["row_key"], among)))
+        table = table.filter(pc.is_in(table["row_key"], among))
+        keep = table["keep"].combine_chunks()
+        datasets = ["run"] * len(table) if category is None else python_values(keep.field(f"k{category}"))
+        texts = {"id": table["id"].to_pylist(), "dataset": datasets}
+        columns = {name: pa.array([str(value) for value in values], pa.string()) for name, values in texts.items()}
+        tables.append(pa.table({**{name: table[name] for name in ("row_key", "messages", "gold")}, **columns}))
     return pa.concat_tables(tables)
 
 
@@ -115,7 +122,6 @@ def _table(
     rows: pa.Table,
     answers: Sequence[pa.Table],
     matcher: Callable[[str, str], float],
-    category: int | None,
 ) -> Outcomes:
     """Put the answers beside their rows; a model that did not answer a row is unknown there. Legend: n rows, m models."""
     keys, golds = rows["row_key"].to_numpy(), rows["gold"].to_pylist()
@@ -136,11 +142,10 @@ def _table(
         ]
     texts = [router_text(json.loads(messages)) for messages in rows["messages"].to_pylist()]
     frame = find_frame(texts)
-    categories = None if category is None else rows["keep"].combine_chunks().field(f"k{category}").to_pylist()
     return Outcomes(
-        ids=[str(value) for value in rows["id"].to_pylist()],
+        ids=rows["id"].to_pylist(),
         prompts=[frame.inner(text) for text in texts],
-        datasets=["run"] * n if categories is None else [str(value) for value in categories],
+        datasets=rows["dataset"].to_pylist(),
         models=names,
         quality=quality,
         responses=responses,

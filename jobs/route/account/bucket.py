@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.route.account.column_types import InputTypes
 from jobs.route.pilot.judged import judged_rows
 from jobs.route.plan.plan import Assignments
 from jobs.spec.response_format import parsed_column
@@ -36,6 +37,7 @@ class AccountTask:
     output: str
     names: tuple[str, ...]
     keep: tuple[str, ...]
+    types: InputTypes
     gold_match: str | None
     allow_code: bool
     schema: dict[str, Any] | None
@@ -73,6 +75,7 @@ class Bucket:
         self.model, self.fold = plan.model, plan.fold
         self.sample = self.fold >= 0
         self.score, self.reason, self.plan_error = plan.router_score, plan.reason, plan.error
+        self.ids = task.types.ids(scored)
         self.shared_ids = shared.get("")
         self.is_leader = self.key == self.leader
         self.rows = len(scored)
@@ -167,7 +170,7 @@ class Bucket:
         money = {name: self._dollars(name) for name in ("cost_usd", "lost_usd")}
         source = np.where(np.isnan(told), "", np.where(self.is_judged, "judge", "gold"))
         columns = {
-            "id": self.scored["id"],
+            "id": self.ids,
             "model": pa.array(names[given], pa.string()),
             "route": pa.array(names[self.model], pa.string()),
             "route_reason": pa.array(self._reasons(), pa.string()),
@@ -185,9 +188,7 @@ class Bucket:
             "quality": pa.array(told, pa.float64(), from_pandas=True),
             "quality_source": pa.array(source, pa.string()),
         }  # fmt: skip
-        keep = self.scored["keep"].combine_chunks()
-        columns |= {name: keep.field(f"k{i}") for i, name in enumerate(task.keep)}
-        return pa.table(columns)
+        return pa.table(columns | dict(zip(task.keep, task.types.kept(self.scored), strict=True)))
 
     def _parsed(self, texts: pa.Array) -> pa.Array:
         """The answers that are valid JSON of the job's schema; null elsewhere, and everywhere for a job without one."""
@@ -205,12 +206,12 @@ class Bucket:
 
     def _copied_from(self, copied: NDArray[np.bool_]) -> pa.Array:
         """Id of the row that was asked, null for rows that were asked themselves."""
-        keys, ids = pa.chunked_array([pa.array(self.key)]), self.scored["id"]
+        keys, ids = pa.array(self.key), self.ids
         if self.shared_ids is not None:
-            keys = pa.chunked_array([*keys.chunks, *self.shared_ids["row_key"].chunks])
-            ids = pa.chunked_array([*ids.chunks, *self.shared_ids["id"].chunks])
-        at = pc.index_in(pa.array(self.leader, mask=~copied), value_set=keys.combine_chunks(), skip_nulls=True)
-        return ids.combine_chunks().take(at)
+            keys = pa.concat_arrays([keys, *self.shared_ids["row_key"].chunks])
+            ids = pa.concat_arrays([ids, *self.shared_ids["id"].chunks])
+        at = pc.index_in(pa.array(self.leader, mask=~copied), value_set=keys, skip_nulls=True)
+        return ids.take(at)
 
     def _reasons(self) -> NDArray[np.object_]:
         """(k,) why this model: the plan's reason, unless another model's answer had to do or was there already."""

@@ -19,6 +19,7 @@ import ray
 from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
+from jobs.route.account.column_types import InputTypes
 from jobs.route.plan.plan import Assignments
 from jobs.route.score.entries import Part
 from jobs.storage.keys import is_among, positions
@@ -29,15 +30,20 @@ Shared = dict[str, pa.Table]
 
 
 def shared_answers(
-    store: Store, names: tuple[str, ...], plan: Assignments, parts: Sequence[Part], files: Sequence[range]
+    store: Store,
+    names: tuple[str, ...],
+    types: InputTypes,
+    plan: Assignments,
+    parts: Sequence[Part],
+    files: Sequence[range],
 ) -> list[list[Any]]:
     """Per file of responses/ references to `Shared`, one for each file with leaders that it copies. Waits until all are made."""
     wanted = _wanted(plan, parts, files)
     found: list[list[Any]] = [[] for _ in files]
     for source, by_file in wanted.items():
         buckets = [parts[index].bucket for index in files[source]]
-        task = _read_shared_task.options(num_returns=len(by_file))
-        made = task.remote(store.uri, names, buckets, list(by_file.values()))
+        read = _read_shared_task.options(num_returns=len(by_file))
+        made = read.remote(store.uri, names, types, buckets, list(by_file.values()))
         for file, ref in zip(by_file, made if len(by_file) > 1 else [made], strict=True):
             found[file].append(ref)
     refs = [ref for of_file in found for ref in of_file]
@@ -83,14 +89,14 @@ def _cut(table: pa.Table, keys: NDArray[np.int64]) -> pa.Table:
 
 
 def _read_shared(
-    uri: str, names: tuple[str, ...], buckets: list[int], by_file: list[NDArray[np.int64]]
+    uri: str, names: tuple[str, ...], types: InputTypes, buckets: list[int], by_file: list[NDArray[np.int64]]
 ) -> Shared | tuple[Shared, ...]:
     """`Shared` of the leaders in these buckets for each of `by_file`, sorted row keys."""
     store = Store(uri)
     journal, leaders = Journal(store), np.unique(np.concatenate(by_file))
     found = {name: pa.concat_tables([journal.read(name, bucket, keys=leaders) for bucket in buckets]) for name in names}
-    ids = [store.read_table(f"scored/part-{bucket:010d}.parquet", columns=["row_key", "id"]) for bucket in buckets]
-    found[""] = pa.concat_tables(ids)
+    rows = [store.read_table(f"scored/part-{bucket:010d}.parquet", columns=["row_key", "id"]) for bucket in buckets]
+    found[""] = pa.concat_tables([pa.table({"row_key": each["row_key"], "id": types.ids(each)}) for each in rows])
     cut = tuple({name: _cut(table, keys) for name, table in found.items()} for keys in by_file)
     return cut if len(cut) > 1 else cut[0]
 

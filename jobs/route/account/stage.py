@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from jobs.journal.reader import Journal
 from jobs.route.account.bucket import AccountTask, Bucket, ModelAnswers
 from jobs.route.account.bucket_totals import bucket_totals
+from jobs.route.account.column_types import input_types
 from jobs.route.account.copies import Shared, for_bucket, shared_answers
 from jobs.route.account.response_files import response_files
 from jobs.route.account.totals import BucketTotals
@@ -39,7 +40,8 @@ def run_account(
     """Write responses/. Returns what each bucket adds to the report, for `summarise`. `predictions`, `judged`: see AccountTask."""
     category = next((c for c in spec.input.keep if c in ("category", "dataset", "subject")), None)
     task = AccountTask(
-        output=store.uri, names=spec.names, keep=tuple(spec.input.keep), gold_match=spec.quality.matcher,
+        output=store.uri, names=spec.names, keep=tuple(spec.input.keep),
+        types=input_types(store, parts, len(spec.input.keep)), gold_match=spec.quality.matcher,
         allow_code=allow_code, schema=(spec.response_format or {}).get("json_schema"), category=category,
         predictions=predictions, has_judge=spec.quality.judge is not None, judged=judged,
         cascade=spec.cascade is not None,
@@ -52,7 +54,7 @@ def run_account(
     kwargs = {
         "task": task, "parts": parts, "files": files,
         "plan_refs": [ray.put(_rows_of(plan, order[low:high])) for low, high in borders],
-        "shared_refs": shared_answers(store, spec.names, plan, parts, files),
+        "shared_refs": shared_answers(store, spec.names, task.types, plan, parts, files),
     }  # fmt: skip
     items = [{"file": number} for number in range(len(files))]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from jobs.errors import SpecError
-from jobs.route.score.formats.record import InputColumns, Record
+from jobs.route.score.formats.arrow_values import objects_of
+from jobs.route.score.formats.record import NOT_UTF8, InputColumns, Record
 from jobs.route.score.template import PromptTemplate
+from jobs.route.score.values.nulls import is_null, without_nulls
 from jobs.spec.job import JobSpec
 from routing.text import router_text, whole
 
@@ -32,7 +35,6 @@ class Prompt:
     body: dict[str, Any]
     """Generation parameters of this row alone (OpenAI batch lines)."""
     gold: str | None
-    keep: InputColumns
     error: str = ""
 
     @property
@@ -90,22 +92,23 @@ class PromptReader:
     def read(self, record: Record) -> Prompt:
         """One record's prompt; what is wrong with it is its `error`, never an exception."""
         columns = record.columns
-        keep = {name: _plain(columns.get(name)) for name in self.spec.input.keep}
-        gold = columns.get(self.gold_column) if self.gold_column else None
         identity = columns.get(self.spec.input.id or ("custom_id" if self.kind == "batch" else ""))
         error = record.error
+        gold: str | None = None
         messages: list[ChatMessage] = []
         body: dict[str, Any] = {}
         if not error:
             try:
-                messages, body = self._messages(columns)
+                messages, body = self._messages(record)
+                gold = _gold_text(columns.get(self.gold_column), self.gold_column) if self.gold_column else None
             except _BadRowError as bad:
-                error = str(bad)
+                error, messages, body = str(bad), [], {}
         if self.spec.system and messages and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": self.spec.system}, *messages]
-        return Prompt(_plain(identity), messages, body, _gold_text(_plain(gold)), keep, error)
+        return Prompt(None if is_null(identity) else identity, messages, body, gold, error)
 
-    def _messages(self, columns: InputColumns) -> tuple[list[ChatMessage], dict[str, Any]]:
+    def _messages(self, record: Record) -> tuple[list[ChatMessage], dict[str, Any]]:
+        columns = record.columns
         if self.kind == "prompt":
             return [{"role": "user", "content": _prompt_text(columns, str(self._prompt_column))}], {}
         if self._template is not None:
@@ -122,6 +125,10 @@ class PromptReader:
         if not isinstance(body, dict):
             raise _BadRowError("body is not an object")
         params = {k: v for k, v in body.items() if k not in BATCH_FIELDS_NOT_SENT and v is not None}
+        if (
+            record.stored is not None
+        ):  # a struct has every field; in JSON a null may mean something, in a schema's enum say
+            params = without_nulls(params)
         return _chat(body.get("messages"), "body.messages"), params
 
 
@@ -131,8 +138,10 @@ class _BadRowError(Exception):
 
 def _prompt_text(columns: InputColumns, name: str) -> str:
     value = columns.get(name)
-    if value is None:
+    if is_null(value):
         raise _BadRowError(f"{name} is null" if name in columns else f"column {name!r} is missing")
+    if isinstance(value, bytes):
+        raise _BadRowError(f"column {name!r} is {NOT_UTF8}")
     if not isinstance(value, str):
         raise _BadRowError(f"{name} is {_kind_of(value)}, not text")
     if not value.strip():
@@ -141,8 +150,10 @@ def _prompt_text(columns: InputColumns, name: str) -> str:
 
 
 def _json(value: Any, name: str) -> Any:
+    if isinstance(value, bytes):
+        raise _BadRowError(f"column {name!r} is {NOT_UTF8}")
     if not isinstance(value, str):
-        return value
+        return objects_of(value)
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
@@ -152,7 +163,7 @@ def _json(value: Any, name: str) -> Any:
 def _chat(value: Any, name: str) -> list[ChatMessage]:
     """Check chat messages: a non-empty list of objects with a known role and some content."""
     value = _json(value, name)
-    if value is None:
+    if is_null(value):
         raise _BadRowError(f"{name} is null")
     if not isinstance(value, list) or not value:
         raise _BadRowError(f"{name} is {'empty' if value == [] else _kind_of(value)}; it must be a list of messages")
@@ -160,7 +171,7 @@ def _chat(value: Any, name: str) -> list[ChatMessage]:
     for position, message in enumerate(value):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise _BadRowError(f"{name}[{position}] needs a role of {', '.join(ROLES[:4])}, and content")
-        clean = {k: v for k, v in message.items() if v is not None}
+        clean = without_nulls(message)
         content = clean.get("content")
         if not isinstance(content, str | list) and "tool_calls" not in clean:
             raise _BadRowError(f"{name}[{position}].content is {_kind_of(content)}, not text")
@@ -185,15 +196,12 @@ def _kind_of(value: Any) -> str:
     return kinds.get(type(value), type(value).__name__)
 
 
-def _gold_text(value: Any) -> str | None:
+def _gold_text(value: Any, name: str) -> str | None:
     """Reference answers are compared as text: numbers, lists and objects as JSON, dates and the like as they print."""
-    if value is None:
+    if is_null(value):
         return None
+    if isinstance(value, bytes):
+        raise _BadRowError(f"column {name!r} is {NOT_UTF8}")
     if isinstance(value, bool | int | float | list | dict):
         return json.dumps(value, default=str)
-    return whole(str(value))
-
-
-def _plain(value: Any) -> Any:
-    """A kept value that Parquet can hold: undecodable bytes become text with replacement marks."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return whole(format(value, "f") if isinstance(value, Decimal) else str(value))

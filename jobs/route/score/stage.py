@@ -21,13 +21,15 @@ import ray.data
 
 from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
-from jobs.route.score.columns import column_types, columns_of, fit
+from jobs.route.score.columns import columns_of
 from jobs.route.score.entries import Part
 from jobs.route.score.files import make_splits
 from jobs.route.score.prompts import Prompt, PromptReader
 from jobs.route.score.records import read_records
 from jobs.route.score.router import load_router, router_columns
 from jobs.route.score.scored import predicted_column
+from jobs.route.score.values.kept import KeptColumns, array_of
+from jobs.route.score.values.text import as_text
 from jobs.spec.job import UNTRAINED_ROUTERS, JobSpec
 from jobs.storage.filesystems import storage_errors
 from jobs.storage.keys import content_key, digest16, row_keys
@@ -44,6 +46,14 @@ SHARD_BYTES = 48 * 2**20
 MAX_SHARDS_PER_SPLIT = 1 << 12
 FRAME_PROMPTS = 500
 ROW_BITS = 40
+SHARD_SCHEMA = pa.schema(
+    [
+        ("row_key", pa.int64()), ("bucket", pa.int32()), ("row", pa.int64()), ("messages", pa.string()), ("body", pa.string()),
+        ("content_key", pa.binary(16)), ("id_key", pa.binary(16)), ("prompt_bytes", pa.int32()),
+        ("input_error", pa.string()), ("gold", pa.string()), ("text", pa.large_string()),
+    ]
+)  # fmt: skip
+"""Columns of a shard that have one type in all of them; beside them `id` and `keep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,49 +63,31 @@ class ScorePlan:
     spec: JobSpec
     reader: PromptReader
     files: list[InputFile]
-    types: dict[str, pa.DataType]
-    id_type: pa.DataType
     frame: Frame
 
 
 def plan_score(spec: JobSpec, files: list[InputFile]) -> ScorePlan:
-    """Look at the first rows: which columns, which types, which common frame. Raises SpecError, InputError."""
+    """Look at the first rows: which columns, which common frame. Raises SpecError, InputError."""
     columns = columns_of(files[0], spec.input)
     reader = PromptReader(spec, columns)
-    types = column_types(files[0], spec.input, spec.input.keep)
-    id_column = spec.input.id or ("custom_id" if reader.kind == "batch" else None)
-    id_type = column_types(files[0], spec.input, [id_column])[id_column] if id_column else pa.string()
     texts = []
     for file in {files[0], files[-1]}:
         for _, record in zip(range(FRAME_PROMPTS), read_records(file, spec.input, reader.columns), strict=False):
             prompt = reader.read(record)
             texts += [] if prompt.error else [prompt.text]
-    return ScorePlan(
-        spec, reader, files, types, id_type if pa.types.is_integer(id_type) else pa.string(), find_frame(texts)
-    )
-
-
-def shard_schema(plan: ScorePlan) -> pa.Schema:
-    """Columns of scored/, before the router's."""
-    keep = pa.struct(
-        [pa.field(f"k{i}", kind) for i, kind in enumerate(plan.types.values())] or [pa.field("none", pa.null())]
-    )
-    return pa.schema(
-        [
-            ("row_key", pa.int64()), ("bucket", pa.int32()), ("row", pa.int64()), ("id", plan.id_type),
-            ("messages", pa.string()), ("body", pa.string()), ("content_key", pa.binary(16)), ("id_key", pa.binary(16)),
-            ("prompt_bytes", pa.int32()), ("input_error", pa.string()), ("gold", pa.string()), ("keep", keep),
-        ]
-    )  # fmt: skip
+    return ScorePlan(spec, reader, files, find_frame(texts))
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """One row of a shard: its columns in scored/, but `row_key` and `bucket`, and `text`."""
+    """One row of a shard: its columns in scored/ (but `row_key`, `bucket` and `keep`), `text` and `place`."""
 
     row: int
     """Position in the input: file number << ROW_BITS | row number."""
     id: Any
+    """None where the input's is null."""
+    place: str
+    """File and number of the row."""
     messages: str
     """JSON text, "" where the row has an error."""
     body: str
@@ -105,69 +97,76 @@ class ShardRow:
     prompt_bytes: int
     input_error: str
     gold: str | None
-    keep: dict[str, Any]
     text: str
     """What the router reads."""
 
 
 def read_split(split: int, files: Sequence[int], plan: ScorePlan) -> Iterator[pa.Table]:
     """Shards of one split, in order; one more column, `text`, for the router. files: indices into `plan.files`."""
-    shard: list[ShardRow] = []
+    shard, keep = list[ShardRow](), KeptColumns(plan.spec.input.keep)
     size = number = 0
-    schema = shard_schema(plan).append(pa.field("text", pa.large_string()))
-
-    def table() -> pa.Table:
-        columns = {"bucket": np.full(len(shard), split * MAX_SHARDS_PER_SPLIT + number)}
-        columns["row_key"] = row_keys(np.array([row.row for row in shard], np.int64))
-        arrays = [
-            pa.array(columns[f.name] if f.name in columns else [getattr(row, f.name) for row in shard], f.type)
-            for f in schema
-        ]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
     for index in files:
         file = plan.files[index]
         for number_in_file, record in enumerate(read_records(file, plan.spec.input, plan.reader.columns)):
             prompt = plan.reader.read(record)
             row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{Path(file.uri).name}:{number_in_file}", plan)
             shard.append(row)
-            size += 2 * len(row.messages) + 200
+            size += 2 * len(row.messages) + 200 + keep.add(record)
             if len(shard) == SHARD_ROWS or size >= SHARD_BYTES:
-                yield table()
-                shard, size, number = [], 0, number + 1
+                yield _table(shard, keep, split * MAX_SHARDS_PER_SPLIT + number)
+                shard, keep = [], KeptColumns(plan.spec.input.keep)
+                size, number = 0, number + 1
                 if number == MAX_SHARDS_PER_SPLIT:
                     raise InputError(
                         f"input.path: {file.uri} is too large for one file; cut it into files of 100 GB or less"
                     )
     if shard:
-        yield table()
+        yield _table(shard, keep, split * MAX_SHARDS_PER_SPLIT + number)
+
+
+def _table(shard: list[ShardRow], keep: KeptColumns, bucket: int) -> pa.Table:
+    columns = {"bucket": np.full(len(shard), bucket)}
+    columns["row_key"] = row_keys(np.array([row.row for row in shard], np.int64))
+    arrays = {
+        f.name: pa.array(columns[f.name] if f.name in columns else [getattr(row, f.name) for row in shard], f.type)
+        for f in SHARD_SCHEMA
+    }
+    return pa.table({**arrays, "id": _ids(shard), "keep": keep.column()})
+
+
+def _ids(shard: list[ShardRow]) -> pa.Array:
+    """Whole numbers where all ids are, else text; a row without one is told by its place there."""
+    ids = array_of([row.id for row in shard])
+    if pa.types.is_integer(ids.type):
+        return ids
+    return pa.array([row.place if row.id is None else as_text(row.id) for row in shard], pa.string())
 
 
 def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> ShardRow:
-    """The columns of one prompt. A value that does not fit its column is the row's error."""
-    error = prompt.error
-    keep = {}
-    for i, (name, kind) in enumerate(plan.types.items()):
-        try:
-            keep[f"k{i}"] = fit(prompt.keep[name], kind)
-        except ValueError as bad:
-            keep[f"k{i}"], error = None, error or f"column {name!r}: {bad}"
-    try:
-        identity = place if prompt.id is None and pa.types.is_string(plan.id_type) else fit(prompt.id, plan.id_type)
-    except ValueError as bad:
-        identity, error = None, error or f"id: {bad}"
-    if prompt.id is None and plan.spec.input.id:
+    """The columns of one prompt."""
+    error, identity = prompt.error, prompt.id
+    if identity is None and plan.spec.input.id:
         error = error or "id is null"
-    try:
-        messages = "" if error else whole(json.dumps(prompt.messages, ensure_ascii=False))
-        body = json.dumps(prompt.body, sort_keys=True) if prompt.body and not error else ""
-        n_bytes = prompt_tokens_bound(prompt.messages)
-    except (TypeError, ValueError):  # Parquet has types that JSON has not
-        messages, body, n_bytes, error = "", "", 0, error or "the messages hold a value that is no JSON"
+    elif identity is None:
+        identity = place
+    content = messages = body = ""
+    n_bytes = 0
+    if not error:
+        try:
+            messages = whole(json.dumps(prompt.messages, ensure_ascii=False))
+            content = messages
+            if plan.reader.kind in ("messages", "batch"):  # the fields of their objects come in any order
+                content = whole(json.dumps(prompt.messages, ensure_ascii=False, sort_keys=True))
+            body = json.dumps(prompt.body, sort_keys=True) if prompt.body else ""
+            n_bytes = prompt_tokens_bound(prompt.messages)
+        except (TypeError, ValueError, RecursionError):  # Parquet has types that JSON has not
+            content = messages = body = ""
+            error = "the messages hold a value that is no JSON"
     return ShardRow(
-        row=position, id=identity, messages=messages, body=body, content_key=content_key(messages, body),
-        id_key=digest16(str(identity)), prompt_bytes=n_bytes, input_error=whole(error), gold=prompt.gold, keep=keep,
-        text="" if error else whole(plan.frame.inner(prompt.text)),
+        row=position, id=identity, place=place, messages=messages, body=body,
+        content_key=content_key(content, body),
+        id_key=digest16("", place) if identity is None else digest16(as_text(identity)), prompt_bytes=n_bytes,
+        input_error=whole(error), gold=prompt.gold, text="" if error else whole(plan.frame.inner(prompt.text)),
     )  # fmt: skip
 
 

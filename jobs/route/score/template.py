@@ -1,12 +1,59 @@
-"""The job's Jinja template over the columns of the input, in a sandbox."""
+"""The job's Jinja template over the columns of the input, in a sandbox.
+
+A column that is null in a row, NaN, or not there is `Absent`: false, `none`, not `defined`, replaced by `default`, and to print it
+is the row's error. So are fields and list items. No prompt says None or nan where the input says nothing.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jinja2.filters
 import jinja2.meta
 import jinja2.sandbox
+import jinja2.tests
 
 from jobs.errors import SpecError
-from jobs.route.score.formats.record import InputColumns
+from jobs.route.score.formats.record import NOT_UTF8, InputColumns
+from jobs.route.score.values.nulls import is_null
+
+
+class Absent(jinja2.Undefined):
+    """Nothing: a null, a NaN, what is not there. It can be asked about, not used."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: Any) -> bool:
+        return other is None or isinstance(other, Absent)
+
+    def __hash__(self) -> int:
+        return hash(None)
+
+    def __str__(self) -> str:
+        self._fail_with_undefined_error()
+
+    def __repr__(self) -> str:
+        """Within a list or an object that is printed."""
+        self._fail_with_undefined_error()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._fail_with_undefined_error()
+
+    def __len__(self) -> int:
+        self._fail_with_undefined_error()
+
+    def __contains__(self, item: Any) -> bool:
+        self._fail_with_undefined_error()
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which a method that finds nothing (`get` of an object) gives `Absent` too."""
+
+    def call(self, *arguments: Any, **options: Any) -> Any:
+        result = super().call(*arguments, **options)
+        return Absent(hint="what a call found is null") if result is None else result
 
 
 class PromptTemplate:
@@ -14,7 +61,7 @@ class PromptTemplate:
 
     def __init__(self, source: str) -> None:
         """Raises SpecError, with the line, for a template that does not compile."""
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+        environment = _environment()
         self.source = source
         try:
             tree = environment.parse(source)
@@ -30,4 +77,60 @@ class PromptTemplate:
 
     def render(self, columns: InputColumns) -> str:
         """Raises whatever the template raises on these columns."""
-        return self._compiled.render(columns)
+        values = {name: _value(columns[name], name) for name in self.variables if name in columns}
+        return self._compiled.render(values)
+
+
+def _environment() -> jinja2.Environment:
+    environment = _Environment(undefined=Absent, autoescape=False, finalize=_printed)
+    environment.tests["none"] = lambda value: value is None or isinstance(value, Absent)
+    environment.tests["iterable"] = lambda value: not isinstance(value, Absent) and jinja2.tests.test_iterable(value)
+    environment.filters["int"] = _int
+    environment.filters["float"] = _float
+    environment.policies["json.dumps_function"] = _dumps
+    return environment
+
+
+def _value(value: Any, name: str) -> Any:
+    """A value of the input as the template sees it. name: how the template's author would write it."""
+    if is_null(value):
+        return Absent(hint=f"{name} is null")
+    if isinstance(value, bytes):
+        return Absent(hint=f"{name} is {NOT_UTF8}")
+    if isinstance(value, dict):
+        return {key: _value(each, f"{name}.{key}") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_value(each, f"{name}[{i}]") for i, each in enumerate(value))
+    return value
+
+
+def _printed(value: Any) -> Any:
+    """What the template prints, which may also have come of a computation."""
+    if is_null(value):
+        raise jinja2.UndefinedError("what it prints is null")
+    return value
+
+
+def _int(value: Any, *default: Any, **options: Any) -> Any:
+    return jinja2.filters.do_int(_counted(value, default, options), *default, **options)
+
+
+def _float(value: Any, *default: Any, **options: Any) -> Any:
+    return jinja2.filters.do_float(_counted(value, default, options), *default, **options)
+
+
+def _counted(value: Any, default: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A number is made of nothing only where the template says which."""
+    if isinstance(value, Absent):
+        return None if default or "default" in options else str(value)
+    return value
+
+
+def _dumps(value: Any, **options: Any) -> str:
+    """`tojson`: a null has a form there."""
+    return json.dumps(value, default=_in_json, **options)
+
+
+def _in_json(value: Any) -> None:
+    if not isinstance(value, Absent):
+        raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -13,6 +13,7 @@ import ray
 
 from jobs.journal.rows import Answer, answers_table
 from jobs.journal.segments import segment_name
+from jobs.route.account.column_types import InputTypes
 from jobs.route.account.copies import for_bucket, shared_answers
 from jobs.route.plan.plan import Assignments
 from jobs.route.score.entries import Part
@@ -21,6 +22,7 @@ from jobs.storage.store import Store
 BUCKETS, ROWS = 7, 40
 FILES = [range(3), range(3, 5), range(5, 7)]
 NAMES = ("weak", "strong")
+TYPES = InputTypes(pa.string(), ())
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def elsewhere(plan: Assignments, buckets: list[int]) -> set[int]:
 
 def test_a_file_gets_what_its_copies_need(ray_local: None, plan: Assignments, run: Any) -> None:
     store, parts = run
-    refs = shared_answers(store, NAMES, plan, parts, FILES)
+    refs = shared_answers(store, NAMES, TYPES, plan, parts, FILES)
     assert len(refs) == len(FILES)
     for file, of_file in zip(FILES, refs, strict=True):
         shared = ray.get(of_file)
@@ -85,5 +87,5 @@ def test_a_file_gets_what_its_copies_need(ray_local: None, plan: Assignments, ru
 def test_without_copies_nothing_is_read(ray_local: None, plan: Assignments, tmp_path: Path) -> None:
     alone = replace(plan, leader=plan.row_key)
     parts = [Part(bucket=bucket, name="", rows=0) for bucket in np.unique(plan.bucket).tolist()]
-    assert shared_answers(Store(str(tmp_path)), NAMES, alone, parts, FILES) == [[], [], []]
+    assert shared_answers(Store(str(tmp_path)), NAMES, TYPES, alone, parts, FILES) == [[], [], []]
     assert for_bucket([], alone) == {}

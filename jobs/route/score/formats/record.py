@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 NOT_UTF8 = "not UTF-8"
@@ -20,6 +21,8 @@ class Record:
 
     columns: InputColumns
     error: str = ""
+    stored: tuple[pa.RecordBatch, int] | None = None
+    """Of a file with a schema: the batch that holds the row as the file does, and its place there."""
 
 
 def open_text(fs: pafs.FileSystem, path: str) -> io.BufferedReader:
