@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from jobs.errors import SpecError
 from jobs.spec.job import JobSpec
+from jobs.spec.sections import InputSpec
 from jobs.storage.manifest import RUN, Identity, InputFile, Run, fingerprint, read_identity
 from jobs.storage.store import Store
 
@@ -41,13 +42,20 @@ def fingerprints(spec: JobSpec, files: list[InputFile], router: str) -> dict[str
         for name, m in ((name, spec.models[name]) for name in spec.names)
     }
     return {
-        "input": fingerprint([[asdict(file) for file in files], spec.input.model_dump(exclude={"path", "keep"})]),
+        "input": fingerprint([[asdict(file) for file in files], _reading(spec.input)]),
         "prompts": fingerprint(
             [spec.system, spec.template, spec.input.keep, spec.quality.gold and spec.quality.gold.column]
         ),
         "router": fingerprint([router, spec.router_models]),
         "answers": fingerprint([list(spec.names), answers, spec.response_format]),
     }
+
+
+def _reading(spec: InputSpec) -> dict[str, object]:
+    """What of `input:` decides how a file is read. A limit of it changes no row that was read."""
+    said = spec.model_dump(exclude={"path", "keep", "csv"})
+    csv = spec.csv.model_dump(exclude={"max_field_lines"}, exclude_defaults=True)
+    return {**said, "csv": csv} if csv else said
 
 
 def open_run(spec: JobSpec, files: list[InputFile], marks: dict[str, str]) -> Run:

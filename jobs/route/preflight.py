@@ -29,8 +29,13 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
     A run that goes on asks only the lanes that have rows left, later; `ask_lanes` asks them all now.
     """
     spec = job.spec
-    files = list_files(spec.input)
-    score = plan_score(spec, files)
+
+    def say(line: str) -> None:
+        print(f"headgate: {line}", file=sys.stderr)
+        job.notes.append(line)
+
+    files = list_files(spec.input, say)
+    score = plan_score(spec, files, say)
     resolve_prices(spec)
     if spec.quality.judge:
         model_rates(spec, spec.quality.judge.model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from jobs.spec.fields import Model, Name, PositiveFloat, PositiveInt, Share, number
 from jobs.spec.models import Sampling
@@ -19,11 +19,39 @@ RESPONSE_COLUMNS = (
 )
 
 
+class CsvSpec(Model):
+    """How the input's CSV files are written, where it is not as usual."""
+
+    delimiter: Name | None = None
+    """One character, or `tab`. Default: what the header says; a comma, or a tab in .tsv files, where that cuts it."""
+    quote: Name = '"'
+    """One character around fields; `none`: quotes mean nothing."""
+    escape: Literal["doubled", "backslash"] = "doubled"
+    """How a quote within a quoted field is written: twice, or after a backslash."""
+    max_field_lines: PositiveInt = 100
+    """Lines that a quoted field may run over. One that was never closed runs to the next quote, and swallows the rows between."""
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def _one_character(cls, value: str | None, info: ValidationInfo) -> str | None:
+        words = {"tab": "\t", "\\t": "\t"} if info.field_name == "delimiter" else {"none": "none"}
+        value = words.get(value or "", value)
+        if value is not None and value != "none" and (len(value) > 1 or value in "\r\n\\"):
+            raise ValueError(f"must be one character or {next(iter(words))} (found {value!r})")
+        return value
+
+    @model_validator(mode="after")
+    def _two_characters(self) -> CsvSpec:
+        if self.delimiter == self.quote:
+            raise ValueError(f"delimiter and quote are both {self.quote!r}; give two characters")
+        return self
+
+
 class InputSpec(Model):
     """Where the prompts are and which columns mean what."""
 
     path: Name | Annotated[list[Name], Field(min_length=1)]
-    """File, folder or glob; s3://, gs:// or local; Parquet, JSONL or CSV by suffix."""
+    """File, folder or glob; s3://, gs:// or local; Parquet, JSON(L), CSV or TSV by suffix. `**` is any number of folders."""
     id: Name | None = None
     """Column of row ids. Default: the row's position in the input."""
     prompt: Name | None = None
@@ -33,6 +61,7 @@ class InputSpec(Model):
     keep: list[Name] = []
     """Columns copied into responses/."""
     format: Literal["auto", "parquet", "jsonl", "csv", "openai_batch"] = "auto"
+    csv: CsvSpec = CsvSpec()
 
     @field_validator("keep")
     @classmethod

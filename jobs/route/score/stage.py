@@ -21,11 +21,11 @@ import ray.data
 
 from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
-from jobs.route.score.columns import columns_of
+from jobs.route.score.columns import columns_of, in_file_and_folder
 from jobs.route.score.entries import Part
-from jobs.route.score.files import make_splits
+from jobs.route.score.files import make_splits, some
 from jobs.route.score.prompts import Prompt, PromptReader
-from jobs.route.score.records import read_records
+from jobs.route.score.records import files_without_rows, read_records
 from jobs.route.score.router import load_router, router_columns
 from jobs.route.score.scored import predicted_column
 from jobs.route.score.values.kept import KeptColumns, array_of
@@ -66,12 +66,26 @@ class ScorePlan:
     frame: Frame
 
 
-def plan_score(spec: JobSpec, files: list[InputFile]) -> ScorePlan:
-    """Look at the first rows: which columns, which common frame. Raises SpecError, InputError."""
-    columns = columns_of(files[0], spec.input)
+def plan_score(spec: JobSpec, files: list[InputFile], say: Callable[[str], None] = lambda line: None) -> ScorePlan:
+    """Look at the first rows: which columns, which common frame. `say` hears of files that hold none.
+
+    Raises SpecError, InputError.
+    """
+    empty = set(files_without_rows(files, spec.input))
+    full = [file for file in files if file not in empty]
+    if len(empty) == len(files):
+        raise InputError(f"input.path: {files[0].uri} holds no rows; there is nothing to answer")
+    if empty:
+        shown = some([file.uri.rsplit("/", 1)[-1] for file in files if file in empty])
+        say(f"input.path: {len(empty)} of {len(files)} files hold no rows: {shown}")
+    columns = columns_of(full, spec.input)
     reader = PromptReader(spec, columns)
+    for name in in_file_and_folder(full[0], spec.input, reader.columns):
+        say(
+            f"input.path: {name!r} is a column of the files and the name of folders that they lie in; the column is read"
+        )
     texts = []
-    for file in {files[0], files[-1]}:
+    for file in {full[0], full[-1]}:
         for _, record in zip(range(FRAME_PROMPTS), read_records(file, spec.input, reader.columns), strict=False):
             prompt = reader.read(record)
             texts += [] if prompt.error else [prompt.text]

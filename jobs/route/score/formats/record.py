@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 NOT_UTF8 = "not UTF-8"
 InputColumns = dict[str, Any]
@@ -23,8 +21,3 @@ class Record:
     error: str = ""
     stored: tuple[pa.RecordBatch, int] | None = None
     """Of a file with a schema: the batch that holds the row as the file does, and its place there."""
-
-
-def open_text(fs: pafs.FileSystem, path: str) -> io.BufferedReader:
-    compression = next((c for s, c in COMPRESSIONS.items() if path.endswith(s)), None)
-    return io.BufferedReader(fs.open_input_stream(path, compression=compression, buffer_size=2**20), 2**20)
