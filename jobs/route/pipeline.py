@@ -11,10 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from jobs.errors import EXIT_DONE, EXIT_OPEN, LaneDown, RunHeld, SpecError, StorageDown, StoreError, find_known
+from jobs.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_OPEN,
+    LaneDown,
+    RunHeld,
+    SpecError,
+    StorageDown,
+    StoreError,
+    find_known,
+)
 from jobs.journal.compaction import compact_journal
 from jobs.journal.local_log import local_dir
 from jobs.journal.recovery import recover_on_all_nodes
@@ -28,7 +38,7 @@ from jobs.route.account.stage import run_account
 from jobs.route.answer.reuse import reuse_answers
 from jobs.route.answer.session import spending
 from jobs.route.cluster import ray_running
-from jobs.route.identity import open_run
+from jobs.route.identity import clear, has_asked, open_run
 from jobs.route.pilot.cascade import cascade_stage
 from jobs.route.pilot.judged import judged_quality
 from jobs.route.pilot.stage import measured_agreement, pilot_stage
@@ -41,15 +51,16 @@ from jobs.route.start import Border, Job
 from jobs.spec.job import JobSpec, has_pilot
 from jobs.spec.loader import parse_spec
 from jobs.storage import lease
-from jobs.storage.manifest import Run, load_run
+from jobs.storage.manifest import RUN, Run, load_run
+from jobs.storage.store import Store
 
 OLD_SESSION_S = 30.0
 """How long the processes of a killed driver may take to end."""
 
 
 @contextmanager
-def held(job: Job, run: Run) -> Iterator[None]:
-    """Hold the run's lease. Raises RunHeld where somebody runs it."""
+def held(job: Job, store: Store) -> Iterator[None]:
+    """Hold the lease of the run in `store`. Raises RunHeld where somebody runs it. A run that came to nothing leaves nothing."""
 
     def lost() -> None:
         job.stopping.set()
@@ -61,11 +72,16 @@ def held(job: Job, run: Run) -> Iterator[None]:
     def wait(seconds: float) -> None:
         print(f"headgate: waiting {max(0, seconds):.0f} s for the lease of a run elsewhere to expire", file=sys.stderr)
 
-    held_lease = lease.acquire(run.store, job.session, lost, wait)
+    was_there = store.exists("")
+    held_lease = lease.acquire(store, job.session, lost, wait)
     try:
         yield
     finally:
         held_lease.release()
+        with suppress(StoreError):
+            if not store.exists(RUN):
+                held_lease.remove()
+                store.remove_empty_folders(itself=not was_there)
 
 
 def recover(job: Job, run: Run) -> None:
@@ -85,7 +101,8 @@ def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> Seque
     entry = run.entry("score", ScoreEntry)
     if entry is None:
         progress.enter("score")
-        parts = run_score(border.score, run.store.uri, lambda rows: progress.enter("score", rows))
+        with undone_where_refused(job, run.store):
+            parts = run_score(border.score, run.store.uri, lambda rows: progress.enter("score", rows))
         frame = border.score.frame
         entry = run.finish("score", ScoreEntry(tuple(parts), len(frame.prefix), len(frame.suffix), job.session))
     if border.earlier:
@@ -101,8 +118,8 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
             "sample: --sample needs sample: {rows: …, max_usd: …} and quality.gold or quality.judge in the job file"
         )
     border = check(job, ask_lanes=True)
-    run = open_run(job.spec, border.files, border.marks)
-    with ray_running(), held(job, run), progress_of(job) as progress:
+    with ray_running(), held(job, Store(job.spec.output)), progress_of(job) as progress:
+        run = open_run(job.spec, border.files, border.marks)
         if ask_sample:
             recover(job, run)
         parts = score_stage(job, border, run, progress)
@@ -120,8 +137,8 @@ def run_job(job: Job) -> tuple[int, dict[str, Any]]:
     """`headgate run`: the whole job. Returns (exit code, report). Raises HeadgateError before anything is spent."""
     started = time.time()
     border = check(job)
-    run = open_run(job.spec, border.files, border.marks)
-    with ray_running(), stop_on_signals(job), held(job, run):
+    with ray_running(), stop_on_signals(job), held(job, Store(job.spec.output)):
+        run = open_run(job.spec, border.files, border.marks)
         recover(job, run)
         compact_journal(run.store, job.spec.payees)
         with progress_of(job) as progress:
@@ -211,8 +228,22 @@ def report_job(output: str, allow_code: bool = False) -> dict[str, Any]:
     if entry is None or bill is None:
         raise SpecError(f"{run.store.uri}: the run has no plan yet; `headgate run` makes one")
     job = Job(parse_spec({**bill.job, "output": output}), allow_code)
-    with ray_running(), held(job, run):
+    with ray_running(), held(job, run.store):
         return account_stage(job, run, entry.parts, load_plan(run.store, number), time.time())
+
+
+@contextmanager
+def undone_where_refused(job: Job, store: Store) -> Iterator[None]:
+    """What only reading the whole input shows to be wrong is like what the border finds: mended, the same output serves."""
+    try:
+        yield
+    except Exception as error:
+        known = find_known(error)
+        if known is not None and known.exit_code == EXIT_BAD_INPUT and not job.stopping.is_set():
+            with suppress(StoreError):
+                if not has_asked(store):
+                    clear(store)
+        raise
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 from jobs.errors import SpecError
 from jobs.route.answer.lane_contexts import check_lanes
 from jobs.route.answer.reuse import check_reuse
-from jobs.route.identity import check_same_job, fingerprints
+from jobs.route.identity import changes, check_output, fingerprints
 from jobs.route.plan.cut import policy_of
 from jobs.route.plan.estimate import resolve_prices
 from jobs.route.plan.prices import model_rates
@@ -51,10 +51,8 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
     card = {} if spec.router in UNTRAINED_ROUTERS or "://" in spec.router else read_card(spec.router)
     store = Store(spec.output)
     identity = read_identity(store)
-    if identity is not None:
-        check_same_job(spec.output, identity, marks)
-    elif store.list():
-        raise SpecError(f"output: {spec.output} is not empty and holds no headgate run; choose another prefix")
+    check_output(spec.output, identity, marks)
+    is_new = identity is None or bool(changes(identity, marks))
     earlier = check_reuse(spec, lambda line: print(f"headgate: {line}", file=sys.stderr))
-    check_lanes(job, spec.payees if identity is None or ask_lanes else ())
+    check_lanes(job, spec.payees if is_new or ask_lanes else ())
     return Border(files, score, marks, card, columns, earlier)

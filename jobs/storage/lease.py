@@ -97,6 +97,12 @@ class Lease:
             with contextlib.suppress(StoreError):
                 self.store.write(_name(self.generation), _record(replace(self.owner, released=True)))
 
+    def remove(self) -> None:
+        """After `release`, where there is no run to hold: as if it had never been taken."""
+        for name in self.store.list(FOLDER):
+            if name <= _name(self.generation):
+                self.store.delete(name)
+
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             started = time.monotonic()

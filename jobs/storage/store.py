@@ -8,13 +8,13 @@ pickled as its URI.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Store:
         with self._reading(name):
             return patiently(fetch)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
         """Errors of reading `name`; the bucket is asked for only where the file is missing."""
         with storage_errors(self.url(name), "reading it"):
@@ -213,7 +213,7 @@ class Store:
                     batch = batch.filter(pc.is_in(batch[where[0]], pa.array(where[1], batch[where[0]].type)))
                 yield batch.select([column for column in columns if column in batch.schema.names])
 
-    @contextmanager
+    @contextlib.contextmanager
     def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         """Write or replace a Parquet file whole, piece by piece; where a piece fails, nothing of it is seen.
 
@@ -229,7 +229,7 @@ class Store:
                     yield writer
                 pafs.copy_files(spool.name, self.path(name), pafs.LocalFileSystem(), self.fs)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
         """The path to write to. Object stores replace whole by themselves; locally it is a temporary file, renamed.
 
@@ -308,3 +308,16 @@ class Store:
                 self.fs.delete_file(self.path(name))
             except FileNotFoundError:
                 return
+
+    def remove_empty_folders(self, itself: bool) -> None:
+        """Remove the folders below the prefix, and with `itself` its own, that hold nothing but files cut short.
+
+        On the local disk: elsewhere there are none.
+        """
+        for folder, _, names in os.walk(self.root, topdown=False) if self.is_local else ():
+            for name in names:
+                if name.startswith(".tmp-"):
+                    Path(folder, name).unlink(missing_ok=True)
+            if itself or folder != self.root:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
