@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from jobs.errors import InputError, StoreError
@@ -155,6 +156,14 @@ def file_format(uri: str, wanted: str) -> str:
             )
         raise InputError(f"input.path: {uri} has no known suffix; set input.format to parquet, jsonl or csv")
     return kind
+
+
+def names_of(files: Sequence[InputFile]) -> list[str]:
+    """What each file is called where its rows have no id: its name, with the folders that tell it from others of that name."""
+    paths = [file.uri.split("/") for file in files]
+    times = Counter(path[-1] for path in paths)
+    shared = len(os.path.commonprefix([path[:-1] for path in paths]))
+    return [path[-1] if times[path[-1]] == 1 else "/".join(path[shared:]) for path in paths]
 
 
 def make_splits(files: list[InputFile]) -> list[list[int]]:

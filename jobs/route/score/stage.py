@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
 from jobs.route.score.columns import columns_of, in_file_and_folder
 from jobs.route.score.entries import Part
-from jobs.route.score.files import make_splits, some
+from jobs.route.score.files import make_splits, names_of, some
 from jobs.route.score.prompts import Prompt, PromptReader
 from jobs.route.score.records import files_without_rows, read_records
 from jobs.route.score.router import load_router, router_columns
@@ -119,11 +118,12 @@ def read_split(split: int, files: Sequence[int], plan: ScorePlan) -> Iterator[pa
     """Shards of one split, in order; one more column, `text`, for the router. files: indices into `plan.files`."""
     shard, keep = list[ShardRow](), KeptColumns(plan.spec.input.keep)
     size = number = 0
+    names = names_of(plan.files)
     for index in files:
         file = plan.files[index]
         for number_in_file, record in enumerate(read_records(file, plan.spec.input, plan.reader.columns)):
             prompt = plan.reader.read(record)
-            row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{Path(file.uri).name}:{number_in_file}", plan)
+            row = _row(prompt, (index << ROW_BITS) | number_in_file, f"{names[index]}:{number_in_file}", plan)
             shard.append(row)
             size += 2 * len(row.messages) + 200 + keep.add(record)
             if len(shard) == SHARD_ROWS or size >= SHARD_BYTES:

@@ -77,7 +77,7 @@ def test_a_field_of_a_megabyte_is_read_from_csv(tmp_path):
 def test_a_path_without_input_is_one_line_naming_the_field(tmp_path, make, says):
     make(tmp_path / "x")
     with pytest.raises(InputError, match=says) as caught:
-        columns_of(list_files(InputSpec(path=str(tmp_path / "x")))[0], InputSpec(path="x"))
+        columns_of(list_files(InputSpec(path=str(tmp_path / "x"))), InputSpec(path="x"))
     assert str(caught.value).startswith("input.path") and "\n" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from jobs.errors import InputError
 from jobs.route.score.formats.arrow_values import python_values
 from jobs.route.score.formats.record import Record
 
@@ -17,6 +18,9 @@ def read_parquet(fs: pafs.FileSystem, path: str, columns: list[str] | None) -> I
     with fs.open_input_file(path) as source:
         parquet = pq.ParquetFile(source)
         names = parquet.schema_arrow.names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"input.path: {path} has two columns {twice!r}; rename one of them")
         wanted = [c for c in columns if c in names] if columns is not None else names
         for batch in parquet.iter_batches(batch_size=READ_ROWS, columns=wanted):
             lists = [python_values(batch.column(name)) for name in wanted]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.errors import SpecError
+from jobs.errors import InputError, SpecError
 from jobs.route.score.files import list_files
 from jobs.route.score.listing.partitions import folder_columns
 from jobs.route.score.stage import plan_score, read_split
@@ -90,3 +90,20 @@ def test_folder_columns_on_s3(s3_moto):
     s3_moto.client().put_object(Bucket=s3_moto.name, Key="d/c=a%2Fb/x.jsonl", Body=b'{"q": "p"}\n')
     assert scored(s3_moto.uri("d"), input={"prompt": "q", "keep": ["c"]})[0]["keep"]["k0"] == "a/b"
     assert scored(s3_moto.uri("d/c=*/*.jsonl"), input={"prompt": "q", "keep": ["c"]})[0]["keep"]["k0"] == "a/b"
+
+
+def test_rows_without_an_id_are_told_apart_by_their_folder_where_their_file_s_name_does_not(tmp_path):
+    for folder in ("c=1", "c=2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text('{"q": "p"}\n{"q": "p2"}\n')
+    (tmp_path / "c=2/y.jsonl").write_text('{"q": "p"}\n')
+    ids = [row["id"] for row in scored(tmp_path, input={"prompt": "q"})]
+    assert ids == ["c=1/x.jsonl:0", "c=1/x.jsonl:1", "c=2/x.jsonl:0", "c=2/x.jsonl:1", "y.jsonl:0"]
+
+
+@pytest.mark.parametrize("needed", ["q", "r"])
+def test_two_columns_of_one_name_are_refused(tmp_path, needed):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["q", "q", "r"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet has two columns 'q'"):
+        scored(tmp_path, input={"prompt": needed})
