@@ -6,8 +6,9 @@ with two methods; the rest of the job knows the engine by its traits alone (jobs
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray.data
 
@@ -112,6 +113,8 @@ class LaneContext:
     """What a call costs that is served in the standard tier although the flex tier was asked for; None without flex."""
     logprobs: bool = False
     """The journal wants the mean and least log-probability of each answer's tokens, from engines that can tell."""
+    examples: tuple[Sequence[Mapping[str, Any]], ...] = ()
+    """Chats of the job's first rows, for `Lane.check` alone: whether the model takes requests like these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class LaneCheck:
     """One line: what answered, or what is wrong and the fix."""
     context_tokens: int | None = None
     """Longest prompt + answer, where known."""
+    notes: tuple[str, ...] = ()
+    """What will be done otherwise than the job says, one line each, for the plan."""
 
 
 class Lane(Protocol):

@@ -184,7 +184,7 @@ def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started
         "wall_s": time.time() - started,
         "provenance": provenance(job.spec, run, plan),
         "plan": plan.number,
-        "notes": job.notes,
+        "notes": [*plan.bill.notes, *job.notes],
         "agreement": interval_json(measured_agreement(job.spec, run.store, plan)),
     }
     beside = Beside(

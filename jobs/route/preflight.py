@@ -12,6 +12,7 @@ from jobs.route.plan.cut import policy_of
 from jobs.route.plan.estimate import resolve_prices
 from jobs.route.plan.prices import model_rates
 from jobs.route.score.files import list_files
+from jobs.route.score.first_rows import first_prompts
 from jobs.route.score.router import load_router, router_columns, router_fingerprint
 from jobs.route.score.stage import plan_score
 from jobs.route.start import Border, Job
@@ -54,5 +55,6 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
     check_output(spec.output, identity, marks)
     is_new = identity is None or bool(changes(identity, marks))
     earlier = check_reuse(spec, lambda line: print(f"headgate: {line}", file=sys.stderr))
+    job.examples = tuple(prompt.messages for prompt in first_prompts(score))
     check_lanes(job, spec.payees if is_new or ask_lanes else ())
     return Border(files, score, marks, card, columns, earlier)

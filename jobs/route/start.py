@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.route.score.prompts import ChatMessage
 from jobs.route.score.stage import ScorePlan
 from jobs.spec.job import JobSpec
 from jobs.storage.manifest import InputFile
@@ -27,6 +28,8 @@ class Job:
     checks: dict[str, str] = field(default_factory=dict)
     contexts: dict[str, int | None] = field(default_factory=dict)
     """Model → longest prompt + answer in tokens, where known."""
+    examples: tuple[list[ChatMessage], ...] = ()
+    """Chats of the first rows that can be asked, to try models with before anything is spent."""
     border_notes: list[str] = field(default_factory=list)
     """What the checks before the first write found that the plan has to say: models and data are taken otherwise than they came."""
     notes: list[str] = field(default_factory=list)

@@ -21,7 +21,7 @@ import ray
 
 from jobs.errors import StoreError
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.chat import JsonObject
+from jobs.lanes.local.templates import ChatTemplate, Messages
 from jobs.spec.models import ModelSpec
 from jobs.storage.filesystems import filesystem_of, is_file_name, storage_errors
 from jobs.storage.private_folder import private_folder
@@ -38,7 +38,6 @@ CONTEXT_KEYS = (
 """Names of the context length in config.json, the ones vLLM looks for."""
 UNSCALED_ROPE = ("default", "llama3", "su", "longrope")
 """Kinds of rotary embedding whose config.json states the context as it is; others multiply it, each in its own way."""
-Messages = Sequence[Mapping[str, Any]]
 
 
 def is_remote(source: str) -> bool:
@@ -161,53 +160,16 @@ def context_tokens(model: ModelSpec) -> int | None:
     return int(min(min(found), limit) if isinstance(limit, int | float) else min(found)) if found else None
 
 
-def chat_text(message: Mapping[str, Any]) -> JsonObject:
-    """A message as chat templates of text models take it: text parts joined, OpenAI's role `developer` as `system`.
-
-    Raises ValueError for a part that is not text.
-    """
-    content = message.get("content")
-    if isinstance(content, list):
-        kinds = {str(part.get("type")) for part in content if isinstance(part, Mapping)} - {"text"}
-        if kinds or not all(isinstance(part, Mapping) for part in content):
-            raise ValueError(
-                f"a message has content of type {', '.join(map(str, kinds)) or 'unknown'}; this engine takes text"
-            )
-        texts = [part.get("text") or "" for part in content]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a message has a part whose text is no text")
-        content = "".join(texts)
-    role = "system" if message["role"] == "developer" else message["role"]
-    return {**message, "role": role, "content": "" if content is None else content}
-
-
-def render(tokenizer: Any, messages: Messages) -> str:
-    """The text the model continues. Raises ValueError, in one line, where the chat template refuses the messages."""
-    import jinja2
-
-    try:
-        text = tokenizer.apply_chat_template(
-            [chat_text(m) for m in messages], tokenize=False, add_generation_prompt=True
-        )
-    except ValueError:
-        raise
-    except jinja2.TemplateError as error:
-        raise ValueError(f"the model's chat template refuses these messages: {error}") from None
-    except Exception as error:  # noqa: BLE001 - a template is a program, and messages are anybody's: whatever it trips over
-        raise ValueError(
-            f"the model's chat template fails on these messages ({type(error).__name__}: {error})"
-        ) from None
-    return str(text)
-
-
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Tokens of rendered prompts. The template has written the special tokens: adding them here would double them."""
     return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
 
 
-def prompt_token_counter(model: ModelSpec) -> Callable[[Sequence[Messages]], list[int]] | None:
+def prompt_token_counter(
+    model: ModelSpec, variables: Mapping[str, Any] | None = None
+) -> Callable[[Sequence[Messages]], list[int]] | None:
     """Exact prompt tokens of many conversations, counted as the lane will; None where there is no tokenizer. An API's
-    model has one where the job file names it (`tokenizer`).
+    model has one where the job file names it (`tokenizer`). variables: of the chat template (`sampling.chat_template_kwargs`).
 
     Messages that the chat template refuses count 0: the lane rejects them in its own words.
     """
@@ -220,12 +182,13 @@ def prompt_token_counter(model: ModelSpec) -> Callable[[Sequence[Messages]], lis
         return None
     if not tokenizer.chat_template:
         return None
+    template = ChatTemplate(tokenizer, variables)
 
     def count(conversations: Sequence[Messages]) -> list[int]:
         texts = []
         for messages in conversations:
             try:
-                texts.append(render(tokenizer, messages) if messages else "")
+                texts.append(template.render(messages) if messages else "")
             except ValueError:
                 texts.append("")
         return [len(ids) for ids in token_ids(tokenizer, texts)]
@@ -256,9 +219,29 @@ def check_local(context: LaneContext, package: str, install: str) -> LaneCheck:
             )
         if not tokenizer.chat_template:
             return LaneCheck(False, f"{place}.source: {source} has no chat template; use a chat model")
+    notes: list[str] = []
+    try:
+        notes = _template_notes(context)
+    except ValueError as error:
+        fix = "use a model whose template takes such messages, or change them (system, template, input.messages)"
+        return LaneCheck(False, f"{place}.source: {source}: {error}; {fix}")
     try:
         tokens = context_tokens(model)
     except Exception as error:  # noqa: BLE001 - likewise
         return LaneCheck(False, f"{place}.source: {source} has no usable config.json ({type(error).__name__}: {error})")
     length = "context unknown before it is loaded" if tokens is None else f"context {tokens} tokens"
-    return LaneCheck(True, f"{source} in {model.engine}, {length}", tokens)
+    return LaneCheck(True, f"{source} in {model.engine}, {length}", tokens, tuple(notes))
+
+
+def _template_notes(context: LaneContext) -> list[str]:
+    """What the model's chat template makes of the job's first requests. Raises ValueError where it refuses them all.
+
+    A hub id whose tokenizer cannot be had here is looked at when it is loaded.
+    """
+    try:
+        tokenizer = load_tokenizer(str(context.model.source))
+    except Exception:  # noqa: BLE001 - no network, no access, no such model: the engine will say so in its own words
+        return []
+    if not tokenizer.chat_template:
+        raise ValueError("has no chat template")
+    return ChatTemplate(tokenizer, context.sampling.get("chat_template_kwargs")).notes(context.examples)

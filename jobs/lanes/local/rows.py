@@ -19,14 +19,16 @@ from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext, RowHead
 from jobs.lanes.chat import JsonObject, RequestError, answer_key, build_request
-from jobs.lanes.local.model_source import context_tokens, load_tokenizer, render, token_ids
+from jobs.lanes.local.model_source import context_tokens, load_tokenizer, token_ids
+from jobs.lanes.local.templates import ChatTemplate
 from jobs.lanes.replies import Completion
+from jobs.spec.models import NOT_TEMPLATE
 from routing.answers.thinking import opens_thinking
 from routing.pricing import tokens_cost_usd
 
 ROW_FIELDS = (
     "messages", "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "n",
-    "presence_penalty", "frequency_penalty", "response_format",
+    "presence_penalty", "frequency_penalty", "response_format", "chat_template_kwargs",
 )  # fmt: skip
 """Parameters of a row's own body that are obeyed."""
 IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
@@ -114,6 +116,7 @@ class RequestReader:
             raise LaneDown(f"{place}: no tokenizer in {source} ({one_line(error)})") from None
         if not self.tokenizer.chat_template:
             raise LaneDown(f"{place}: {source} has no chat template; use a chat model")
+        self.template = ChatTemplate(self.tokenizer, context.sampling.get("chat_template_kwargs"))
 
     def read(self, rows: Sequence[RayRow]) -> list[LocalRequest]:
         """One request per row, in order."""
@@ -137,7 +140,7 @@ class RequestReader:
         except (RequestError, ValueError) as error:
             return {}, one_line(error), ""
         try:
-            return request, "", render(self.tokenizer, messages)
+            return request, "", self.template.render(messages, template_variables(request))
         except ValueError as error:
             return request, one_line(error), ""
 
@@ -160,6 +163,15 @@ class RequestReader:
         if limit is not None:
             decoding = replace(decoding, max_tokens=min(decoding.max_tokens, limit - len(ids)))
         return LocalRequest(head, token_ids=ids, decoding=decoding)
+
+
+def template_variables(request: JsonObject) -> JsonObject:
+    """A request's variables of the chat template. Raises ValueError where they are none."""
+    variables = request.get("chat_template_kwargs") or {}
+    wrong = isinstance(variables, dict) and next((name for name in variables if name in NOT_TEMPLATE), None)
+    if not isinstance(variables, dict) or wrong:
+        raise ValueError(f"chat_template_kwargs{f'.{wrong}' if wrong else ''} is no variable of a chat template")
+    return variables
 
 
 def _decoding(params: JsonObject) -> Decoding:
@@ -264,7 +276,8 @@ def job_extras(context: LaneContext, known: Sequence[str]) -> tuple[JsonObject, 
     if not unknown:
         return extras, None
     place = f"models.{context.alias}: sampling.{unknown[0]}"
-    return extras, LaneCheck(False, f"{place} is no parameter of engine {context.model.engine}; remove it")
+    hint = "remove it (variables of the chat template go under sampling.chat_template_kwargs)"
+    return extras, LaneCheck(False, f"{place} is no parameter of engine {context.model.engine}; {hint}")
 
 
 def n_gpus(context: LaneContext) -> int:

@@ -5,6 +5,7 @@ The judge and a cascade's further answers are lanes of their own: another lane's
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jobs.errors import SpecError
@@ -18,7 +19,7 @@ from jobs.spec.engine_kwargs import needs_trust
 from jobs.spec.job import JobSpec, _judge_of
 from jobs.spec.sections import JUDGE, SAMPLES
 from jobs.storage.store import Store
-from routing.answers.llm_judge import PAIRWISE_SCHEMA, RATING_SCHEMA
+from routing.answers.llm_judge import PAIRWISE_SCHEMA, RATING_SCHEMA, Message, rating_prompt
 
 
 def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
@@ -38,11 +39,19 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
             raise SpecError(
                 f"models.{name}.engine_kwargs.{argument}: may load code; remove it, or pass --allow-code if you trust this job file"
             )
-        found = lane_of(model.engine).check(lane_context(job, name))
+        examples = (*(job.examples if name in job.spec.names else ()), *_judged_example(job.spec, name))
+        found = lane_of(model.engine).check(replace(lane_context(job, name), examples=examples))
         if not found.ok:
             raise SpecError(found.detail if found.detail.startswith("models.") else f"models.{name}: {found.detail}")
         job.checks[name] = found.detail
+        job.border_notes += [f"{name}: {note}" for note in found.notes]
         job.contexts[name] = model.context or found.context_tokens
+
+
+def _judged_example(spec: JobSpec, name: str) -> tuple[list[Message], ...]:
+    """A request to the judge, where this model is the judge."""
+    judge = spec.quality.judge
+    return (rating_prompt("a question", "an answer"),) if judge is not None and judge.model == name else ()
 
 
 def lane_context(job: Job, name: str, governor: GovernorClient | None = None) -> LaneContext:

@@ -14,21 +14,22 @@ from jobs.route.plan.rows import Rows
 from jobs.route.score.entries import Part
 from jobs.route.score.scored import scored_rows
 from jobs.route.start import Job
-from jobs.spec.models import ModelSpec
+from jobs.spec.job import JobSpec
 from jobs.storage.store import Store
 
 Counter = Callable[[list[list[dict[str, Any]]]], list[int]]
 
 
-def token_counter(model: ModelSpec) -> Counter | None:
+def token_counter(spec: JobSpec, name: str) -> Counter | None:
     """Prompt tokens of chats by the model's own tokenizer; None where that is not at hand."""
+    model = spec.models[name]
     if not (model.tokenizer or model.source):
         return None
     from jobs.lanes.local.model_source import (
         prompt_token_counter,
     )  # transformers: a second to import, for those who need it
 
-    return prompt_token_counter(model)
+    return prompt_token_counter(model, spec.sampling_of(name).get("chat_template_kwargs"))
 
 
 def find_too_long(
@@ -51,7 +52,7 @@ def find_too_long(
         return out
     keys = np.sort(rows.row_key[np.logical_or.reduce(list(suspects.values()))])
     dataset = scored_rows(store, parts, ["row_key", "messages"], keys=keys)
-    counters = {name: token_counter(job.spec.models[name]) for name in limits}
+    counters = {name: token_counter(job.spec, name) for name in limits}
     batches: Iterator[pa.Table] = dataset.iter_batches(batch_size=4096, batch_format="pyarrow")  # type: ignore[assignment]
     for batch in batches:
         messages = [json.loads(text) if text else [] for text in batch["messages"].to_pylist()]

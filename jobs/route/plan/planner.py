@@ -246,7 +246,7 @@ class Planner:
 
         return estimate_all(
             self.job.spec, self.run.store, self.names, self.border.router_card, self.border.router_columns,
-            count_tokens=lambda name: token_counter(self.job.spec.models[name]), measured_bytes=measured_bytes,
+            count_tokens=lambda name: token_counter(self.job.spec, name), measured_bytes=measured_bytes,
         )  # fmt: skip
 
     def weak_usd(self, plan: Plan, standing: Standing | None = None) -> float:
