@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.results.sets import STRONG, WEAK
 from benchmarks.results.tables import Amount, Say, markdown
 from jobs.report.formatting import percent
-from routing.answers.matching import chosen_letter, make_matcher
+from routing.answers.choices import chosen_letter
+from routing.answers.matching import make_matcher
 
 QUICK_ROWS = 100
 CENTS = ".00"

@@ -11,13 +11,14 @@ from jobs.route.identity import changes, check_output, fingerprints
 from jobs.route.plan.cut import policy_of
 from jobs.route.plan.estimate import resolve_prices
 from jobs.route.plan.prices import model_rates
+from jobs.route.score.entries import ScoreEntry
 from jobs.route.score.files import list_files
-from jobs.route.score.first_rows import first_prompts
+from jobs.route.score.first_rows import first_rows, with_gold_read
 from jobs.route.score.router import load_router, router_columns, router_fingerprint
 from jobs.route.score.stage import plan_score
 from jobs.route.start import Border, Job
 from jobs.spec.job import UNTRAINED_ROUTERS
-from jobs.storage.manifest import read_identity
+from jobs.storage.manifest import Run, read_identity
 from jobs.storage.store import Store
 from routing.answers.matching import make_matcher
 from routing.errors import RoutingError
@@ -55,6 +56,10 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
     check_output(spec.output, identity, marks)
     is_new = identity is None or bool(changes(identity, marks))
     earlier = check_reuse(spec, lambda line: print(f"headgate: {line}", file=sys.stderr))
-    job.examples = tuple(prompt.messages for prompt in first_prompts(score))
+    rows = first_rows(score)
+    job.examples = rows.examples
+    if is_new or identity is None or Run(store, identity).entry("score", ScoreEntry) is None:  # else gold has been read
+        score, note = with_gold_read(score, rows)
+        job.border_notes += [note] if note else []
     check_lanes(job, spec.payees if is_new or ask_lanes else ())
     return Border(files, score, marks, card, columns, earlier)

@@ -129,8 +129,9 @@ class GoldSpec(Model):
 
     column: Name
     match: Name = "exact"
-    """exact, numeric, multiple_choice, regex, json:field, python:module:function; or `judge`: texts that no rule compares, which
-    quality.judge is shown as reference answers."""
+    """exact, numeric, multiple_choice (multiple_choice:0, :1 where gold counts the options from 0 or from 1 and they do not tell),
+    regex, json:field, python:module:function; or `judge`: texts that no rule compares, which quality.judge is shown as reference
+    answers."""
 
 
 JUDGE = "judge"

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.answers.matching import chosen_letter, marked_number
+from routing.answers.choices import chosen_letter
+from routing.answers.matching import marked_number
 from routing.answers.thinking import behind_thinking
 from routing.errors import RoutingError
 

@@ -1,17 +1,18 @@
 """Gold matchers: one answer against one gold value, 1.0 or 0.0.
 
-exact            the same text but for case, white space and surrounding punctuation or quotes
+exact            the same text but for case, white space and surrounding punctuation or quotes; 3.0 is 3
 numeric          the same number: at a mark (`#### 18`, `\\boxed{18}`, "answer is 18"), else the last one of the text
-multiple_choice  the same letter: a mark, a line that starts with a letter, the last "(B)"; or the option's own text
+multiple_choice  the same letter: a mark, a line that starts with a letter, the last "(B)"; or the option's own text; or number,
+                 where the options are numbered. multiple_choice:0 and :1: gold counts lettered options from 0, or from 1
 regex            the gold value is a pattern, searched for in the answer
 json:FIELD       FIELD (dotted path; numbers index lists) of the JSON in the answer equals the gold value
 python:MODULE:FUNCTION  FUNCTION(answer, gold) -> 0..1; the user's own code, so only where allowed
 
-A gold value that is empty or no valid pattern, and a pattern that runs out of time, measure nothing: NaN, never a
-made-up 0. A reasoning model's answer is what stands behind its thoughts (routing/answers/thinking.py). Cost: linear in the
-answer, about 0.1 ms; patterns of users run at most REGEX_TIMEOUT_S. Agreement with recorded correctness:
-multiple_choice 98.1 to 99.7 % on MMLU-Pro (5 models); numeric 99.2 % (Mixtral) and 96.5 % (GPT-4) on GSM8K, where the
-records count $18.00 for a gold of 18 as wrong; 99.3 and 99.7 % without those rows.
+Gold that is a JSON list holds accepted answers: one of them will do. A gold value that is empty or no valid pattern, and a
+pattern that runs out of time, measure nothing: NaN, never a made-up 0. A reasoning model's answer is what stands behind its
+thoughts (routing/answers/thinking.py). Cost: linear in the answer, about 0.1 ms; patterns of users run at most REGEX_TIMEOUT_S.
+Agreement with recorded correctness: multiple_choice 98.1 to 99.7 % on MMLU-Pro (5 models); numeric 99.2 % (Mixtral) and 96.5 %
+(GPT-4) on GSM8K, where the records count $18.00 for a gold of 18 as wrong; 99.3 and 99.7 % without those rows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import importlib
 import json
 import math
 import re
-import unicodedata
 from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
@@ -29,11 +29,13 @@ from typing import Any
 
 import regex
 
+from routing.answers.choices import chosen_letter, counted_choice, multiple_choice
 from routing.answers.thinking import behind_thinking
+from routing.answers.wording import normal, undotted
 from routing.errors import RoutingError
 
 Matcher = Callable[[str, str], float]
-KINDS = "exact, numeric, multiple_choice, regex, json:field, python:module:function"
+KINDS = "exact, numeric, multiple_choice (or multiple_choice:0, :1), regex, json:field, python:module:function"
 REGEX_TIMEOUT_S = 0.5
 MAX_DIGITS = 100
 """Read of a number: a run of thousands is one that nobody meant, takes quadratic time and fits no float."""
@@ -56,7 +58,13 @@ def make_matcher(spec: str, allow_code: bool = False) -> Matcher:
     cannot be imported. The matcher itself raises RoutingError only for user code that does not return a number in 0..1.
     """
     kind, _, argument = spec.partition(":")
-    plain = {"exact": _exact, "numeric": _numeric, "multiple_choice": _multiple_choice, "regex": _regex}
+    plain: dict[str, Matcher] = {
+        "exact": _exact,
+        "numeric": _numeric,
+        "multiple_choice": multiple_choice,
+        "regex": _regex,
+    }
+    plain |= {f"multiple_choice:{first}": counted_choice(first) for first in (0, 1)}
     matcher: Matcher
     if spec in plain:
         matcher = plain[spec]
@@ -72,7 +80,32 @@ def make_matcher(spec: str, allow_code: bool = False) -> Matcher:
         raise RoutingError(f"quality.gold.match must be one of {KINDS}, not {spec!r}")
     # What looks for a form of its own is shown it: `<answer>` may be what the pattern is about.
     unwrap = kind not in ("regex", "python")
-    return lambda answer, gold: matcher(behind_thinking(answer, unwrap), gold) if gold.strip() else math.nan
+
+    def match_one(answer: str, gold: str) -> float:
+        if not gold.strip():
+            return math.nan
+        text = behind_thinking(answer, unwrap)
+        found = matcher(text, gold)
+        if found != 1 and kind != "python" and (accepted := accepted_answers(gold)):
+            told = [value for each in accepted if each.strip() and not math.isnan(value := matcher(text, each))]
+            return max(told, default=math.nan)
+        return found
+
+    return match_one
+
+
+@lru_cache(maxsize=1024)
+def accepted_answers(gold: str) -> tuple[str, ...]:
+    """The texts of a gold value that is a JSON list of texts or numbers; () for any other."""
+    if not gold.lstrip().startswith("["):
+        return ()
+    try:
+        values = json.loads(gold)
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
+        return ()
+    return tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
 
 
 def make_comparer(spec: str, allow_code: bool = False) -> Matcher:
@@ -102,26 +135,8 @@ def make_comparer(spec: str, allow_code: bool = False) -> Matcher:
 # --- exact ---------------------------------------------------------------------------------------------------------
 
 
-def _normal(text: str) -> str:
-    """Case-folded, white space collapsed, surrounding punctuation and quotes off, unless there is nothing else."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    start, end = 0, len(folded)
-    while start < end and _is_wrapping(folded[start]):
-        start += 1
-    while end > start and _is_wrapping(folded[end - 1]):
-        end -= 1
-    return folded[start:end] or folded
-
-
-def _is_wrapping(character: str) -> bool:
-    """Punctuation and blanks; a sign, a percent or a currency mark is content."""
-    if character.isspace() or character in "*`":
-        return True
-    return unicodedata.category(character)[0] == "P" and character not in "-%#@&"
-
-
 def _exact(answer: str, gold: str) -> float:
-    return float(_normal(answer) == _normal(gold))
+    return float(undotted(normal(answer)) == undotted(normal(gold)))
 
 
 # --- numeric -------------------------------------------------------------------------------------------------------
@@ -193,50 +208,6 @@ def _value(number: re.Match[str]) -> tuple[float, bool, int]:
     return float(value), tail.endswith(("%", "percent")), decimals
 
 
-# --- multiple choice -----------------------------------------------------------------------------------------------
-
-_LETTER = r"(?:\\(?:text|mathrm|mathbf)\{)?[(\[]?([A-Z])(?![\w'’])"
-_CHOICE_MARKS = (
-    re.compile(rf"(?i:\banswer(?:\s(?:is|would be|should be)\b:?|:))\s*(?i:(?:option|choice)\s)?{_LETTER}"),
-    re.compile(rf"\\boxed\{{{_LETTER}"),
-    re.compile(rf"(?i:\b(?:option|choice))\s{_LETTER}\s?(?i:is\s(?:the\s)?correct)"),
-)
-_LINE = re.compile(r"^[^\S\n]*[(\[]?([A-Z])(?:[)\]]|[.:](?=\s|$)|[^\S\n]*$)", re.MULTILINE)
-_PARENTHESISED = re.compile(r"\(([A-Z])\)")
-_OPTION = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\]]\s*|[.:]\s+|\s*$)(.*)$", re.DOTALL)
-
-
-def _multiple_choice(answer: str, gold: str) -> float:
-    """gold: `B`, `(B)`, `B. text of the option`, or the text alone."""
-    option = _OPTION.match(gold)
-    letter, text = (option[1].upper(), _normal(option[2])) if option else ("", _normal(gold))
-    chosen = chosen_letter(answer)
-    if letter and chosen:
-        return float(letter == chosen)
-    named = _OPTION.match(answer)
-    return float(text != "" and text in (_normal(answer), _normal(named[2]) if named else None))
-
-
-def chosen_letter(answer: str) -> str | None:
-    """The option that an answer commits to, "A" to "Z", or None: a lone letter, a mark ("the answer is B", \\boxed{B}), a
-    single line that starts with one, the last "(B)". The last of a kind counts.
-    """
-    plain = answer.replace("*", "").replace("\\(", "").replace("\\)", "")
-    alone = _normal(plain)
-    if len(alone) == 1 and "a" <= alone <= "z":
-        return alone.upper()
-    for mark in _CHOICE_MARKS:
-        found = mark.findall(plain)
-        if found:
-            return str(found[-1])
-    lines = _LINE.findall(plain)
-    # Several such lines repeat the options of the question, and none of them is the answer.
-    if len(lines) == 1:
-        return str(lines[0])
-    found = _PARENTHESISED.findall(plain)
-    return str(found[-1]) if found else None
-
-
 # --- regex, json, user code ----------------------------------------------------------------------------------------
 
 
@@ -297,7 +268,7 @@ def _first_json(text: str) -> Any:
 
 def _json_equal(value: Any, gold: str) -> bool:
     if isinstance(value, str):
-        return _normal(value) == _normal(gold)
+        return normal(value) == normal(gold)
     try:
         wanted = json.loads(gold)
     except ValueError:

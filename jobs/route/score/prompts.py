@@ -6,6 +6,7 @@ the same thing: a list of chat messages.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from jobs.errors import SpecError
 from jobs.route.score.formats.arrow_values import objects_of
 from jobs.route.score.formats.record import NOT_UTF8, InputColumns, Record
+from jobs.route.score.gold import GoldReading, options_column
 from jobs.route.score.template import PromptTemplate
 from jobs.route.score.values.nulls import is_null, without_nulls
 from jobs.spec.job import JobSpec
@@ -60,6 +62,10 @@ class PromptReader:
         for field, column in named.items():
             if column is not None and column not in columns:
                 raise SpecError(f"{field}: the input has no column {column!r} (it has: {', '.join(columns)[:200]})")
+        self.options_column = options_column(spec, columns)
+        self.gold_reading = GoldReading()
+        """How gold is read; `jobs.route.preflight` finds it out."""
+        named["options"] = self.options_column
         self.columns = sorted({c for c in named.values() if c is not None} | set(self._batch_columns))
 
     @staticmethod
@@ -89,6 +95,16 @@ class PromptReader:
     def _batch_columns(self) -> tuple[str, ...]:
         return ("custom_id", "body") if self.kind == "batch" else ()
 
+    def reading_gold(self, reading: GoldReading) -> PromptReader:
+        """This reader, reading gold so."""
+        other = copy.copy(self)
+        other.gold_reading = reading
+        return other
+
+    def options(self, record: Record) -> Any:
+        """What the row's own column of options holds, None where there is none."""
+        return record.columns.get(self.options_column) if self.options_column else None
+
     def read(self, record: Record) -> Prompt:
         """One record's prompt; what is wrong with it is its `error`, never an exception."""
         columns = record.columns
@@ -105,6 +121,8 @@ class PromptReader:
                 error, messages, body = str(bad), [], {}
         if self.spec.system and messages and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": self.spec.system}, *messages]
+        if messages and gold is not None and self.gold_reading.first is not None:
+            gold = self.gold_reading.letter(gold, router_text(messages), self.options(record))
         return Prompt(None if is_null(identity) else identity, messages, body, gold, error)
 
     def _messages(self, record: Record) -> tuple[list[ChatMessage], dict[str, Any]]:

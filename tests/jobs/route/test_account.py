@@ -89,7 +89,8 @@ def settle(run, name, keys, text, kind="answered", cost=0.01, lost=0.0, error=""
         for key in keys.tolist():
             writer.append(
                 Answer(
-                    key, bucket[key], kind, b"k" * 16, text if kind == "answered" else None, "stop", 8, 2, token_source="provider",
+                    key, bucket[key], kind, b"k" * 16, text if kind == "answered" else None, "stop",
+                    *((8, 2) if kind == "answered" else (None, None)), token_source="provider",
                     cost_usd=cost, lost_usd=lost, latency_s=0.5, attempts=2, error=error,
                     purpose="shadow" if key in shadow else "answer",
                 )
