@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.report.console import AllowCode, AsJson, print_json, show
+from jobs.report.streams import put
 
 app = typer.Typer()
 
@@ -149,4 +150,4 @@ def evaluate(
 
     show(evaluation_table(found))
     if out is not None:
-        print(f"report: {out.rstrip('/')}/report.html")
+        put(f"report: {out.rstrip('/')}/report.html")

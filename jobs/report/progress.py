@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.report.formatting import count, duration, percent, short_count, usd
+from jobs.report.streams import Screen
 from jobs.report.tally import JobCounts, LaneCounts, LiveCounts, Tally
 
 LOG_INTERVAL_S, REFRESH_PER_S = 5.0, 2.0
@@ -49,7 +50,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = Tally(total_rows, models)
-        self.console = console or Console(stderr=True, soft_wrap=False)
+        self.console = console or Screen(stderr=True, soft_wrap=False)
         self.live_mode = self.console.is_terminal and not self.console.is_dumb_terminal if live is None else live
         self.interval_s = interval_s
         self._clock = clock

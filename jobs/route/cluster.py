@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from jobs.errors import ClusterDown, HeadgateError, SpecError, one_line
 
 RAY_INIT_OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 """For `ray.init`: workers' prints stay in their log files, and "Started a local Ray instance" is not printed."""
@@ -22,6 +25,7 @@ RAY_ENVIRONMENT = {
 }
 LOGICAL_CPUS = 8
 """Stages are pipelines of actors and tasks with fractional CPUs; on a small machine they need more slots than cores."""
+ADDRESS_TIMEOUT_S = 15.0
 OBJECT_STORE_BYTES = 512 * 2**20
 """Of a local Ray. Blocks are small (rows_per_block), so a laptop's memory stays its owner's."""
 
@@ -34,6 +38,7 @@ def ray_running() -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
+        errors_as_raised()
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
@@ -45,12 +50,40 @@ def ray_running() -> Iterator[None]:
     # libraries log below an error stays in Ray's session logs: the terminal is the progress display's.
     logging.disable(logging.WARNING)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        init_ray(**options)
+        try:
+            if address != "local":
+                look_for(address)
+            init_ray(**options)
+        except Exception as error:
+            raise not_started(address, error) from error
         try:
             yield
         finally:
             ray.shutdown()
             logging.disable(logging.NOTSET)
+
+
+def look_for(address: str) -> None:
+    """Raises OSError where nobody listens at host:port: Ray itself would try for minutes, without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), ADDRESS_TIMEOUT_S).close()
+
+
+def not_started(address: str, error: Exception) -> HeadgateError:
+    """Why there is no Ray, for a person: a mistake where the user named one, else this machine's."""
+    if address == "local":
+        return ClusterDown(f"Ray did not start on this machine ({one_line(error, 160)}); the same command tries again")
+    return SpecError(
+        f"RAY_ADDRESS: no Ray to work with at {address} ({one_line(error, 160)}); mend it, or unset it to start one here"
+    )
+
+
+def errors_as_raised() -> None:
+    """What a task raises arrives as an instance of its own class, not as a report that something was raised."""
+    from ray.data import DataContext
+
+    DataContext.get_current().raise_original_map_exception = True
 
 
 def quiet_ray() -> None:
@@ -75,6 +108,7 @@ def quiet_ray() -> None:
     context.use_ray_tqdm = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
+    errors_as_raised()
     for handler in logging.getLogger("ray.data").handlers:
         if (
             handler.name == "console"
@@ -86,7 +120,7 @@ def init_ray(**options: Any) -> None:
     """`quiet_ray` and `ray.init(**RAY_INIT_OPTIONS, **options)`, without a line on the terminal unless it fails.
 
     The C++ part announces its log level on file descriptor 2 before it obeys it, so that descriptor is a file while Ray
-    starts; where `ray.init` raises, what the file caught is printed before the error travels on.
+    starts; where `ray.init` raises, what the file caught travels on as a note of the error.
     """
     quiet_ray()
     import ray
@@ -97,10 +131,10 @@ def init_ray(**options: Any) -> None:
         os.dup2(caught.fileno(), 2)
         try:
             ray.init(**{**RAY_INIT_OPTIONS, **options})
-        except BaseException:
+        except BaseException as error:
             sys.stderr.flush()
             caught.seek(0)
-            os.write(screen, caught.read())
+            error.add_note(caught.read().decode("utf-8", "replace"))
             raise
         finally:
             sys.stderr.flush()

@@ -5,12 +5,12 @@ Ray and the stages are imported inside the commands, after the job file is read:
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from jobs.report.console import AllowCode, AsJson, finish, print_json, show
+from jobs.report.streams import put, say
 
 app = typer.Typer()
 
@@ -66,9 +66,9 @@ def run(
     code, found = run_job(job)
     finish(found, as_json)
     for name, reason in found["stopped"].items():
-        print(f"headgate: {name} stopped: {reason}", file=sys.stderr)
+        say(f"{name} stopped: {reason}")
     if code:
-        print(f"headgate: {found['next']}", file=sys.stderr)
+        say(found["next"])
     raise typer.Exit(code)
 
 
@@ -87,7 +87,7 @@ def report(
 
     found = report_job(output, allow_code)
     if markdown:
-        print(render_markdown(found), end="")
+        put(render_markdown(found), end="")
     else:
         finish(found, as_json)
 

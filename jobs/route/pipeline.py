@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from jobs.lanes.openai_batch.manifest import stopped_line
 from jobs.money.spent import judge_spent, samples_spent, stranded
 from jobs.report.page import write_report
 from jobs.report.progress import Progress
+from jobs.report.streams import say
 from jobs.route.account.run_measures import interval_json
 from jobs.route.account.run_summary import Beside, summarise
 from jobs.route.account.stage import run_account
@@ -64,13 +64,10 @@ def held(job: Job, store: Store) -> Iterator[None]:
 
     def lost() -> None:
         job.stopping.set()
-        print(
-            f"headgate: the lease of this output was not renewed for {lease.LOST_S:.0f} s, or another run took it; stopping",
-            file=sys.stderr,
-        )
+        say(f"the lease of this output was not renewed for {lease.LOST_S:.0f} s, or another run took it; stopping")
 
     def wait(seconds: float) -> None:
-        print(f"headgate: waiting {max(0, seconds):.0f} s for the lease of a run elsewhere to expire", file=sys.stderr)
+        say(f"waiting {max(0, seconds):.0f} s for the lease of a run elsewhere to expire")
 
     was_there = store.exists("")
     held_lease = lease.acquire(store, job.session, lost, wait)

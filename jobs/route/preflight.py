@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from jobs.errors import SpecError
+from jobs.report.streams import say
 from jobs.route.answer.lane_contexts import check_lanes
 from jobs.route.answer.reuse import check_reuse
 from jobs.route.identity import changes, check_output, fingerprints
@@ -32,12 +31,12 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
     """
     spec = job.spec
 
-    def say(line: str) -> None:
-        print(f"headgate: {line}", file=sys.stderr)
+    def note(line: str) -> None:
+        say(line)
         job.notes.append(line)
 
-    files = list_files(spec.input, say)
-    score = plan_score(spec, files, say)
+    files = list_files(spec.input, note)
+    score = plan_score(spec, files, note)
     resolve_prices(spec)
     if spec.quality.judge:
         model_rates(spec, spec.quality.judge.model)
@@ -55,11 +54,11 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
     identity = read_identity(store)
     check_output(spec.output, identity, marks)
     is_new = identity is None or bool(changes(identity, marks))
-    earlier = check_reuse(spec, lambda line: print(f"headgate: {line}", file=sys.stderr))
+    earlier = check_reuse(spec, say)
     rows = first_rows(score)
     job.examples = rows.examples
     if is_new or identity is None or Run(store, identity).entry("score", ScoreEntry) is None:  # else gold has been read
-        score, note = with_gold_read(score, rows)
-        job.border_notes += [note] if note else []
+        score, how = with_gold_read(score, rows)
+        job.border_notes += [how] if how else []
     check_lanes(job, spec.payees if is_new or ask_lanes else ())
     return Border(files, score, marks, card, columns, earlier)

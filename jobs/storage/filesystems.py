@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from jobs.errors import StoreError
+from jobs.errors import StoreError, plain
 
 S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 7
 """A job asks storage thousands of times: of one request in five turned away (503 SlowDown), 7 attempts leave one in 80,000.
@@ -23,6 +24,7 @@ CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": _GOOGL
 """Scheme of a bucket → where its credentials are read from, the only place."""
 PAGE_TOO_LONG = "Failed to flush response stream"
 PAGE_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+_OF_A_DISK = re.compile(r"local file|\[errno \d+\]", re.IGNORECASE)
 T = TypeVar("T")
 
 
@@ -64,6 +66,11 @@ def is_file_name(name: str) -> bool:
     return "\0" not in name and {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
+def is_here(uri: str) -> bool:
+    """Whether it is a path of this machine."""
+    return "://" not in uri or uri.startswith("file://")
+
+
 def s3_endpoint() -> str:
     """The endpoint the environment names, "" for Amazon's own. Raises StoreError where it is no URL."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
@@ -93,9 +100,15 @@ def patiently(read: Callable[[], T]) -> T:
 
 @contextmanager
 def storage_errors(uri: str, doing: str) -> Iterator[None]:
-    """Turn the file system's errors into one line that names the place and the likely fix."""
+    """Turn the file system's errors into one line that names the place and the likely fix.
+
+    To be put around what touches this very place and no other: whatever fails inside is blamed on it. A disk of this machine that a
+    bucket is copied to or from is named as what it is, and a table that cannot be written as Parquet is no fault of the storage.
+    """
     try:
         yield
+    except MemoryError:
+        raise
     except FileNotFoundError:
         raise StoreError(f"{uri}: not found ({doing})") from None
     except PermissionError:
@@ -103,7 +116,13 @@ def storage_errors(uri: str, doing: str) -> Iterator[None]:
     except UnicodeDecodeError:  # pyarrow's, of a damaged Parquet file
         raise StoreError(f"{uri}: damaged: it holds names that are not UTF-8 ({doing})") from None
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{uri}: {meaning_of(str(error))} ({doing})") from None
+        if not isinstance(error, OSError) and doing.startswith("writing"):
+            raise
+        meaning = meaning_of(plain(str(error), 1000))
+        if not is_here(uri) and _OF_A_DISK.search(str(error)):
+            here = f"{tempfile.gettempdir()} on this machine"
+            raise StoreError(f"{here}: {meaning} ({doing}: {uri}); free some, or set TMPDIR to another disk") from None
+        raise StoreError(f"{uri}: {meaning} ({doing})") from None
 
 
 def meaning_of(text: str) -> str:
@@ -117,6 +136,7 @@ def meaning_of(text: str) -> str:
         "SignatureDoesNotMatch": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
         "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
         "INVALID_ACCESS_KEY_ID": "the access key is unknown; check AWS_ACCESS_KEY_ID",
+        "NO_CREDENTIALS": "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         "NETWORK_CONNECTION": "cannot be reached; check AWS_ENDPOINT_URL and the network",
         "Unable to parse ExceptionName: InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID",
         "No space left on device": "no space left on the device",
@@ -125,4 +145,4 @@ def meaning_of(text: str) -> str:
         "File exists": "a file stands where a folder is needed",
         "Is a directory": "a folder stands where a file is needed",
     }
-    return next((meaning for mark, meaning in known.items() if mark in text), " ".join(text.split())[:160])
+    return next((meaning for mark, meaning in known.items() if mark in text), plain(text, 160))

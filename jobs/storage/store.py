@@ -39,6 +39,8 @@ from jobs.storage.filesystems import (
     storage_errors,
 )
 
+BOTO_MARKS = {"Credentials": "NO_CREDENTIALS", "Connect": "NETWORK_CONNECTION", "Timeout": "NETWORK_CONNECTION"}
+"""What a class of boto's errors has in its name → what `meaning_of` knows it by."""
 WHOLE_BYTES = 2**20
 """`Store.batches` fetches a file of this size or less in one piece."""
 BATCH_ROWS = 2**14
@@ -67,6 +69,32 @@ def _sync(path: str) -> None:
             raise
     finally:
         os.close(fd)
+
+
+class _OfTheBorrower(Exception):
+    """An error of whoever writes the pieces, on its way past what would blame it on the file."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class PieceWriter:
+    """Takes the pieces of a Parquet file."""
+
+    def __init__(self, writer: pq.ParquetWriter, url: str) -> None:
+        self._writer, self._url = writer, url
+
+    def write_table(self, table: pa.Table) -> None:
+        with storage_errors(self._url, "writing it"):
+            self._writer.write_table(table)
+
+    def lent(self) -> Iterator[PieceWriter]:
+        """Itself, once."""
+        try:
+            yield self
+        except Exception as error:  # noqa: BLE001 - raised again as it is
+            raise _OfTheBorrower(error) from None
 
 
 class Store:
@@ -214,20 +242,23 @@ class Store:
                 yield batch.select([column for column in columns if column in batch.schema.names])
 
     @contextlib.contextmanager
-    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[PieceWriter]:
         """Write or replace a Parquet file whole, piece by piece; where a piece fails, nothing of it is seen.
 
         On object stores it is spooled on the local disk: an upload that is given up would leave the pieces as a file.
         """
-        with storage_errors(self.url(name), "writing it"):
-            if self.is_local:
-                with self._replacing(name) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                    yield writer
-                return
-            with tempfile.NamedTemporaryFile(prefix="headgate-") as spool:
-                with pq.ParquetWriter(spool.name, schema, compression="zstd") as writer:
-                    yield writer
-                pafs.copy_files(spool.name, self.path(name), pafs.LocalFileSystem(), self.fs)
+        try:
+            with storage_errors(self.url(name), "writing it"):
+                if self.is_local:
+                    with self._replacing(name) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                        yield from PieceWriter(writer, self.url(name)).lent()
+                    return
+                with tempfile.NamedTemporaryFile(prefix="headgate-") as spool:
+                    with pq.ParquetWriter(spool.name, schema, compression="zstd") as writer:
+                        yield from PieceWriter(writer, self.url(name)).lent()
+                    pafs.copy_files(spool.name, self.path(name), pafs.LocalFileSystem(), self.fs)
+        except _OfTheBorrower as passed:
+            raise passed.error from passed.error.__cause__
 
     @contextlib.contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
@@ -295,9 +326,8 @@ class Store:
                     continue
                 raise StoreError(f"{self.url(name)}: {meaning_of(code + ' ' + str(error))} (creating it)") from None
             except BotoCoreError as error:
-                raise StoreError(
-                    f"{self.url(name)}: {meaning_of('NETWORK_CONNECTION ' + str(error))} (creating it)"
-                ) from None
+                mark = next((mark for kind, mark in BOTO_MARKS.items() if kind in type(error).__name__), "")
+                raise StoreError(f"{self.url(name)}: {meaning_of(f'{mark} {error}')} (creating it)") from None
         # The client sends again what got no reply, and conflicts do not tell who won: what stands may be what it just made.
         return self.exists(name) and self.read(name) == data
 

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from jobs.errors import HeadgateError
+from jobs.errors import HeadgateError, one_line
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
 from jobs.money.messages import Report
@@ -42,7 +42,7 @@ class BatchTasks:
             await self.halt(str(error))
             return None
         except Exception as error:
-            await self.halt(f"models.{self.context.alias}: internal error: {type(error).__name__}")
+            await self.halt(f"models.{self.context.alias}: internal error: {one_line(error)}")
             raise
 
     async def halt(self, reason: str, tell: bool = True) -> None:

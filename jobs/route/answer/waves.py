@@ -21,7 +21,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import ExecutionResources
 
-from jobs.errors import HeadgateError, LaneDown, find_known
+from jobs.errors import HeadgateError, LaneDown, find_known, one_line
 from jobs.journal.reader import Journal
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, LaneContext
@@ -222,9 +222,8 @@ Wave = list[threading.Thread]
 
 
 def last_words(error: BaseException) -> str:
-    """What an engine said before it went: the last line of its error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"its engine ended: {lines[-1][:300] if lines else type(error).__name__}"
+    """What an engine said before it went."""
+    return f"its engine ended: {one_line(error)}"
 
 
 def limited(todo: dict[str, NDArray[np.int64]], plan: Assignments, limit: int | None) -> dict[str, NDArray[np.int64]]:

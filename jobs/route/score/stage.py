@@ -30,7 +30,6 @@ from jobs.route.score.scored import predicted_column
 from jobs.route.score.values.kept import KeptColumns, array_of
 from jobs.route.score.values.text import as_text
 from jobs.spec.job import UNTRAINED_ROUTERS, JobSpec
-from jobs.storage.filesystems import storage_errors
 from jobs.storage.keys import content_key, digest16, row_keys
 from jobs.storage.manifest import InputFile
 from jobs.storage.store import Store
@@ -238,13 +237,12 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
         num_cpus=0.5,
         num_gpus=1 if gpus else 0,
     )
-    with storage_errors(output, "writing scored/"):
-        parts: list[Part] = []
-        done = 0
-        for row in scored.iter_rows():
-            parts.append(Part.from_json(row))
-            done += parts[-1].rows
-            on_rows(done)
+    parts: list[Part] = []
+    done = 0
+    for row in scored.iter_rows():
+        parts.append(Part.from_json(row))
+        done += parts[-1].rows
+        on_rows(done)
     parts.sort(key=lambda part: part.bucket)
     if not parts:
         raise InputError("input.path: the files hold no rows; there is nothing to answer")

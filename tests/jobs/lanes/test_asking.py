@@ -69,7 +69,7 @@ def test_a_lane_that_breaks_down_is_told_and_the_others_go_on(ray_local: None, t
     told = Told()
     waves = asking(told, tmp_path)
     waves.wait(waves._start({"weak": fails(RuntimeError("a long\nstory")), "strong": fails(LaneDown("no answer"))}))
-    assert sorted(told.lanes) == [("strong", "no answer"), ("weak", "its engine ended: story")]
+    assert sorted(told.lanes) == [("strong", "no answer"), ("weak", "its engine ended: RuntimeError: a long story")]
 
 
 def test_storage_that_fails_is_the_whole_runs_end(ray_local: None, tmp_path: Any) -> None:
