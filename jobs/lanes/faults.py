@@ -139,10 +139,21 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+_KEYS: set[str] = set()
+"""Keys that this process has had: a reply may name one that has been replaced since."""
+
+
+def never_say(key: str) -> None:
+    """`clean` takes this key out of every message from now on."""
+    if len(key) > 3:
+        _KEYS.add(key)
+
+
 def clean(message: str, key: str = "", prompt: str = "") -> str:
     """`message` on one line, at most 300 characters, without the key and without pieces of the prompt."""
-    if key:
-        message = message.replace(key, "[key]")
+    for each in sorted({key, *_KEYS}, key=len, reverse=True):
+        if each:
+            message = message.replace(each, "[key]")
     message = re.sub(r"\b(?:sk|pk|key|Bearer)[-_ ][\w*.-]{6,}", "[key]", message)
     if prompt:
         message = _without(message, prompt)

@@ -23,6 +23,7 @@ from jobs.errors import HeadgateError, LaneDown, StoreError
 from jobs.money.claims import Keys
 from jobs.money.excess import Excess
 from jobs.money.governor import GovernorService
+from jobs.money.keys import Command, Key
 from jobs.money.messages import Ask, GovernorState, Permit, Report, StopKind, Terms
 from jobs.money.reservations import Taken
 from jobs.spec.models import Limits
@@ -96,6 +97,11 @@ class GovernorClient:
         with _plain_errors():
             await self._actor.doubt.remote(alias, reason)
 
+    async def key(self, alias: str, command: Command, refused: str) -> Key:
+        with _plain_errors():
+            key: Key = await self._actor.key.remote(alias, command, refused)
+            return key
+
     async def limited(self, alias: str, retry_after_s: float | None) -> None:
         with _plain_errors():
             await self._actor.limited.remote(alias, retry_after_s)
@@ -129,6 +135,10 @@ class GovernorClient:
     ) -> None:
         with _plain_errors(in_driver=True):
             ray.get(self._actor.next_wave.remote(ended, caps_usd, cap_usd))
+
+    def know_key(self, command: Command, key: Key) -> None:
+        with _plain_errors(in_driver=True):
+            ray.get(self._actor.know_key.remote(command, key))
 
     def stop_lane(self, alias: str, reason: str, kind: StopKind = "lane_down") -> None:
         """`stop`, said by the driver."""

@@ -113,6 +113,7 @@ class Money:
 def notes_of(models: Mapping[str, ModelState]) -> list[str]:
     """`models`: of the governor's state."""
     full_rate = {name: model.totals.full_rate for name, model in models.items() if model.totals.full_rate}
+    keyless = {name: model.key_trouble for name, model in models.items() if model.key_trouble}
     gone = {name: model for name, model in models.items() if model.gone_batches}
     uncharged = {name: model.totals.uncharged for name, model in models.items() if model.totals.uncharged}
     beyond = {name: model for name, model in models.items() if model.totals.beyond}
@@ -134,6 +135,7 @@ def notes_of(models: Mapping[str, ModelState]) -> list[str]:
             f"{name}: {n:,} answers were served in the standard tier, not in flex, and cost the full rate"
             for name, n in full_rate.items()
         ]
+        + [f"models.{name}.api_key_command: {trouble}; the key at hand was kept" for name, trouble in keyless.items()]
         + [
             f"{name}: batches that the provider knows no more: {model.gone_batches}; ${model.gone_usd:.4f}, the most they"
             " can have cost beyond what was read of them, counts as lost, and their rows were asked again"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ from jobs.journal.writer import Sender
 from jobs.money.budget import Budget
 from jobs.money.claims import Claims, Keys
 from jobs.money.excess import Excess, read_excess, write_excess
+from jobs.money.keys import MIN_AGE_S, Command, Key, KeyKeeper
 from jobs.money.messages import Ask, GovernorState, ModelState, Permit, Report, StopKind, Terms
 from jobs.money.rate_limiter import RateLimiter
 from jobs.money.reservations import Reservations, Taken
@@ -50,6 +51,7 @@ class _Lane:
     """In an earlier session, as far as dollars tell."""
     doubt: str = ""
     """Why nothing has been answered, as far as senders know."""
+    key_trouble: str = ""
     gone_batches: int = 0
     gone_usd: float = 0.0
     """Batches that the provider knows no more, and the dollars that count as lost with them."""
@@ -92,6 +94,7 @@ class GovernorService:
         self._closed = False
         """The ledger says what was kept: dollars granted from here on would be in nobody's count."""
         self._recovering: dict[str, asyncio.Lock] = {}
+        self._keys, self._key_locks = KeyKeeper(), defaultdict[Command, asyncio.Lock](asyncio.Lock)
 
     # Rows -----------------------------------------------------------------------------------------------------------
 
@@ -127,6 +130,26 @@ class GovernorService:
             async with self._money:
                 self._budget.bury(sender.unique, spent.cost_usd, spent.lost_usd)
             lane.claims.bury(sender.unique, settled)
+
+    # Keys -----------------------------------------------------------------------------------------------------------
+
+    async def know_key(self, command: Command, key: Key) -> None:
+        """What the driver's run of the command has brought."""
+        self._keys.take(command, key)
+
+    async def key(self, alias: str, command: Command, refused: str) -> Key:
+        """The key that the command prints, a newer one than the one `refused` ("" for a sender that begins). See money.keys."""
+        asked = time.monotonic()
+        async with self._key_locks[command]:
+            held = self._keys.held(command)
+            fresh = held is not None and held.age_s <= time.monotonic() - asked
+            if held is not None and (fresh or held.value != refused) and (refused or fresh or held.age_s < MIN_AGE_S):
+                return held
+            if held is not None:
+                await asyncio.sleep(max(0.0, MIN_AGE_S - held.age_s))
+            got = await asyncio.to_thread(self._keys.run, command)
+        self._lanes[alias].key_trouble = got.trouble
+        return got
 
     # Dollars and rates ----------------------------------------------------------------------------------------------
 
@@ -297,6 +320,7 @@ def _state_of(lane: _Lane, reserved_usd: float) -> ModelState:
         gone_batches=lane.gone_batches,
         gone_usd=lane.gone_usd,
         excess=lane.excess,
+        key_trouble=lane.key_trouble,
     )
 
 

@@ -154,6 +154,8 @@ class ModelState:
     """Dollars that count as lost with them."""
     excess: Excess = field(default_factory=Excess)
     """How far replies have gone beyond what was reserved for their requests, in this session and before."""
+    key_trouble: str = ""
+    """Why its api_key_command gave no new key when one was wanted last."""
 
     @property
     def sums(self) -> LaneSums:

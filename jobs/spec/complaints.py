@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from jobs.spec.job_file import printable
 
 MAX_SHOWN = 60
-SECRETIVE = ("api_key_env", "base_url")
+SECRETIVE = ("api_key_env", "api_key_command", "base_url")
 """Fields a key is pasted into by mistake: their values are never repeated."""
 WORDS = {
     "string_type": "must be text",

@@ -180,6 +180,14 @@ _OR_PROVIDER = BeforeValidator(
 )
 
 
+def _arguments(command: Any) -> Any:
+    if isinstance(command, str):
+        raise ValueError("must be a list of arguments, e.g. [gcloud, auth, print-access-token]; no shell reads it")
+    if isinstance(command, list) and any(isinstance(each, str) and "\0" in each for each in command):
+        raise ValueError("must not hold a NUL character")
+    return command
+
+
 class ModelSpec(Model):
     """One model: the engine that runs it, its price and its limits."""
 
@@ -193,6 +201,9 @@ class ModelSpec(Model):
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key. The key itself never stands in a job file."""
     price: Annotated[PriceSpec | None, _OR_PROVIDER] = None
+    api_key_command: Annotated[list[Name], BeforeValidator(_arguments), Field(min_length=1)] | None = None
+    """openai, openai_batch: a program that prints the key, as a list of arguments (no shell), instead of api_key_env; for keys
+    that expire within a run. Run again when the provider refuses the key, at most once a minute. Needs --allow-code."""
     limits: Limits = Limits()
     retries: Retries = Retries()
     sampling: Sampling = Sampling()
@@ -214,6 +225,11 @@ class ModelSpec(Model):
     def traits(self) -> EngineTraits:
         """Of its engine."""
         return traits_of(self.engine)
+
+    @property
+    def key_from(self) -> str:
+        """Where its key comes from, for a person."""
+        return "api_key_command" if self.api_key_command else f"${self.api_key_env}"
 
     @model_validator(mode="before")
     @classmethod
@@ -245,6 +261,12 @@ class ModelSpec(Model):
         if self.service_tier and not traits.has_service_tiers:
             why = "a batch has a rate of its own" if traits.runs == "batches" else "nothing there has tiers"
             raise ValueError(f"service_tier is for engine openai; {why}: remove it")
+        if self.api_key_command and traits.runs == "here":
+            raise ValueError(
+                f"api_key_command is for engines that call a provider; {self.engine} needs no key: remove it"
+            )
+        if self.api_key_command and "api_key_env" in self.model_fields_set:
+            raise ValueError("give one of api_key_env, api_key_command")
         if traits.runs != "here" and self.price and self.price.gpu_hour_usd is not None:
             raise ValueError("price.gpu_hour_usd is for engines that run here; an API needs price.per_million")
         if traits.runs == "here" and self.price and self.price.provider:

@@ -1,8 +1,8 @@
-"""A canary key is planted in the environment; after two runs on a cluster nothing written, logged or asked for holds it.
+"""A canary key is planted in the environment; after three runs on a cluster nothing written, logged or asked for holds it.
 
-One run is answered, the other is refused by a provider that repeats the key in its error, as some do. Searched are: the job file,
-the whole output (Parquet decoded, since compression would hide it), Ray's session folder of every node, local journals and
-tracebacks, what the terminal showed, and Ray's state API with all its details.
+One run is answered, one has another canary printed by a program, one is refused by a provider that repeats the key in its error, as
+some do. Searched are: the job file, the whole output (Parquet decoded, since compression would hide it), Ray's session folder of
+every node, local journals and tracebacks, what the terminal showed, and Ray's state API with all its details.
 """
 
 import json
@@ -28,6 +28,7 @@ from tests.replay_server import small_outcomes, thread_replay
 
 CANARY = "sk-canary-4f1d9c7b2e6a8053"
 KEY_ENV = "HEADGATE_CANARY_KEY"
+PRINTED = "sk-printed-8c1e5a90d2b7f346"
 ROWS = 40
 STATE = ("actors", "tasks", "jobs", "nodes", "runtime_envs", "workers", "objects", "placement_groups")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -88,10 +89,11 @@ def cluster(monkeypatch):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def job(base_url: str, folder: Path) -> Path:
+def job(base_url: str, folder: Path, command: list[str] | None = None) -> Path:
     def model(name: str) -> dict:
         price = {"per_million": {"input": 1.0, "output": 2.0}}
-        return {"engine": "openai", "model": name, "base_url": base_url, "price": price, "api_key_env": KEY_ENV}
+        key = {"api_key_command": command} if command else {"api_key_env": KEY_ENV}
+        return {"engine": "openai", "model": name, "base_url": base_url, "price": price} | key
 
     data = {
         "input": {"path": str(folder.parent / "in"), "prompt": "q", "id": "id"}, "output": str(folder / "out"), "router": "random",
@@ -104,7 +106,7 @@ def job(base_url: str, folder: Path) -> Path:
 
 
 def run(path: Path, address: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "jobs.route", "--config", str(path), "--json"]
+    command = [sys.executable, "-m", "jobs.route", "--config", str(path), "--json", "--allow-code"]
     done = subprocess.run(
         command, env=os.environ | {"RAY_ADDRESS": address}, capture_output=True, text=True, timeout=600
     )
@@ -135,10 +137,17 @@ def test_the_key_is_nowhere_but_in_the_environment(cluster, echo_url, tmp_path):
         answered = run(job(server.base_url, tmp_path / "good"), ray_cluster.address)
         assert answered.returncode == 0, answered.stderr[-2000:]
         assert server.stats()["answered"] == ROWS, "the key was used"
+    half = len(PRINTED) // 2  # the canary stands whole nowhere, in the job file neither
+    with thread_replay([small_outcomes(ROWS)], ReplayOptions(latency_s=0.01, api_key=PRINTED)) as server:
+        command = ["printf", "%s%s\\n", PRINTED[:half], PRINTED[half:]]
+        printed = run(job(server.base_url, tmp_path / "printed", command), ray_cluster.address)
+        assert printed.returncode == 0, printed.stderr[-2000:]
+        assert server.stats()["answered"] == ROWS
     refused = run(job(echo_url, tmp_path / "bad"), ray_cluster.address)
     assert refused.returncode == 3 and "[key]" in refused.stderr + refused.stdout, refused.stderr[-2000:]
-    assert places_with(CANARY, tmp_path) == []
-    assert places_with(CANARY, session) == []
+    for canary in (CANARY, PRINTED):
+        assert places_with(canary, tmp_path) == []
+        assert places_with(canary, session) == []
     asked = 0
     for kind in STATE:
         url = f"http://{ray_cluster.head_node.webui_url}/api/v0/{kind}?detail=true&limit=9999"
@@ -147,5 +156,5 @@ def test_the_key_is_nowhere_but_in_the_environment(cluster, echo_url, tmp_path):
         with urllib.request.urlopen(request, timeout=60) as reply:
             text = reply.read()
         asked += len(text)
-        assert CANARY.encode() not in text, kind
+        assert CANARY.encode() not in text and PRINTED.encode() not in text, kind
     assert asked > 10_000, "the state API told something"

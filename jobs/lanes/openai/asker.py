@@ -74,12 +74,10 @@ class Asker:
         finally:
             self._opened.set()
 
-    async def send(self, payload: bytes, request: JsonObject) -> Reply:
-        """One HTTP exchange, diagnosed."""
-        model = self.context.model
-        headers = {"Content-Type": "application/json"}
-        if self.endpoint.key:
-            headers["Authorization"] = f"Bearer {self.endpoint.key}"
+    async def send(self, payload: bytes, request: JsonObject, last: bool = False) -> Reply:
+        """One HTTP exchange, diagnosed; a second one with another key, unless it is the `last`, where the key has expired."""
+        model, used = self.context.model, self.endpoint.key
+        headers = {"Content-Type": "application/json"} | self.endpoint.headers()
         try:
             async with (
                 asyncio.timeout(model.retries.timeout_s),
@@ -99,7 +97,10 @@ class Asker:
         if response.status != 200:
             name = model.model or self.context.alias
             said, alias = read_error(raw), self.context.alias
-            return Reply(diagnosis=diagnose(response.status, response.headers, said, alias, name, model.api_key_env))
+            if not last and await self.endpoint.renewed(response.status, f"{said.code} {said.message}", used):
+                return await self.send(payload, request, last=True)
+            found = diagnose(response.status, response.headers, said, alias, name, model.api_key_env)
+            return Reply(diagnosis=self.endpoint.named(found, model, alias, response.status))
         try:
             completion = parse_completion(raw, request)
         except ReplyError as unusable:

@@ -31,10 +31,20 @@ from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.faults import clean, read_error
 from jobs.lanes.openai.asker import Asker
-from jobs.lanes.openai.endpoint import Endpoint, base_url_of, get, is_private, key_of, listed_models
+from jobs.lanes.openai.endpoint import (
+    base_url_of,
+    endpoint_of,
+    get,
+    hand_over,
+    has_key_here,
+    is_private,
+    key_of,
+    listed_models,
+)
 from jobs.lanes.openai.exchange import Exchange
 from jobs.lanes.openai.rows import COUNTED, counted_row, progress, rows_of
 from jobs.lanes.openai.slots import Slots
+from jobs.money.keys import KeyCommandError
 from jobs.money.sender import Allowance
 from jobs.spec.models import check_address
 
@@ -51,11 +61,14 @@ class OpenAILane:
     def check(self, context: LaneContext) -> LaneCheck:
         """GET /models with the key. An endpoint without such a list passes: the first request will tell."""
         model, alias = context.model, context.alias
-        url, name, key = base_url_of(model), model.model or alias, key_of(model)
+        url, name = base_url_of(model), model.model or alias
         try:
+            key = key_of(model)
             check_address(url)  # the job file's is checked where it is read, the environment's here
         except ValueError as wrong:
             return LaneCheck(False, f"models.{alias}: $OPENAI_BASE_URL {wrong}")
+        except KeyCommandError as none:
+            return LaneCheck(False, f"models.{alias}.api_key_command: {none}")
         parts = urlsplit(url)
         if not key and not (model.base_url or os.environ.get("OPENAI_BASE_URL")):
             return LaneCheck(
@@ -69,7 +82,7 @@ class OpenAILane:
             return LaneCheck(False, f"models.{alias}: {url} wants a key and ${model.api_key_env} is not set; export it")
         if status in (401, 403):
             return LaneCheck(
-                False, f"models.{alias}: the key in ${model.api_key_env} is refused by {url} (HTTP {status}: {error})"
+                False, f"models.{alias}: the key in {model.key_from} is refused by {url} (HTTP {status}: {error})"
             )
         if status == 0:
             return LaneCheck(
@@ -92,9 +105,10 @@ class OpenAILane:
         # Rows waiting beside those in flight have to last through a block's commit (2 s) and hand-over.
         n_blocks = math.ceil(4 * in_flight / context.rows_per_block) + 2
         n_blocks = min(MAX_BLOCKS, max(MIN_BLOCKS, n_blocks))
+        hand_over(context)
         return rows.map_batches(
             ApiActor,
-            fn_constructor_args=(context, base_url_of(context.model), in_flight, key_of(context.model) != ""),
+            fn_constructor_args=(context, base_url_of(context.model), in_flight, has_key_here(context.model)),
             compute=ActorPoolStrategy(
                 size=replicas,
                 max_tasks_in_flight_per_actor=n_blocks + 2,
@@ -112,7 +126,7 @@ class ApiActor:
 
     def __init__(self, context: LaneContext, base_url: str, in_flight: int, needs_key: bool) -> None:
         """`needs_key`: the driver has a key, so this process must have one too: keys do not travel with the work."""
-        self._context, self._endpoint, self._in_flight = context, Endpoint(base_url, key_of(context.model)), in_flight
+        self._context, self._endpoint, self._in_flight = context, endpoint_of(context, base_url), in_flight
         self._needs_key = needs_key
         assert context.governor is not None, "calls are paid"
         self._governor = context.governor
@@ -133,6 +147,10 @@ class ApiActor:
         self._allowance = Allowance(self._governor, context.alias, self._journal.unique, context.model.limits)
         self._allowance.start()
         self._asker = Asker(context, self._endpoint, session, self._allowance, self._journal, Slots(self._in_flight))
+        try:
+            await self._endpoint.ask()
+        except LaneDown as none:
+            await self._allowance.stop(str(none))
         if self._needs_key and not self._endpoint.key:
             env = context.model.api_key_env
             await self._allowance.stop(

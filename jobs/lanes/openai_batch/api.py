@@ -138,8 +138,9 @@ class BatchApi:
 
     async def lines(self, file_id: str) -> AsyncIterator[bytes]:
         """The lines of a file, each at least once: a connection that is cut starts it anew. Raises Gone."""
-        patience, since = _Patience(self._model.retries.limited_s), time.monotonic()
+        patience, since, renewed = _Patience(self._model.retries.limited_s), time.monotonic(), False
         while True:
+            used = self._endpoint.key
             try:
                 async with (
                     asyncio.timeout(FILE_TIMEOUT_S),
@@ -160,7 +161,11 @@ class BatchApi:
                         if rest:
                             yield rest
                         return
-                    diagnosis = self._diagnose(response.status, response.headers, await response.read())
+                    raw = await response.read()
+                said = raw[:2000].decode("utf-8", "replace")
+                if not renewed and (renewed := await self._endpoint.renewed(response.status, said, used)):
+                    continue
+                diagnosis = self._diagnose(response.status, response.headers, raw)
             except (aiohttp.ClientError, TimeoutError) as error:
                 diagnosis = Diagnosis("retry", f"connection lost ({type(error).__name__})")
             try:
@@ -171,7 +176,7 @@ class BatchApi:
     # One call -------------------------------------------------------------------------------------------------------
 
     def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._endpoint.key}"} if self._endpoint.key else {}
+        return self._endpoint.headers()
 
     def _diagnose(self, status: int, headers: Mapping[str, str], raw: bytes) -> Diagnosis:
         error = read_error(raw)
@@ -181,10 +186,14 @@ class BatchApi:
             )
             return _NotFound("lane", f"models.{self._alias}: {message}")
         name = self._model.model or self._alias
-        return diagnose(status, headers, error, self._alias, name, self._model.api_key_env)
+        found = diagnose(status, headers, error, self._alias, name, self._model.api_key_env)
+        return self._endpoint.named(found, self._model, self._alias, status)
 
-    async def _once(self, method: str, path: str, data: Body | None, timeout_s: float) -> JsonObject | Diagnosis:
-        """One exchange: the JSON object, or what to make of it."""
+    async def _once(
+        self, method: str, path: str, data: Body | None, timeout_s: float, last: bool = False
+    ) -> JsonObject | Diagnosis:
+        """One exchange: the JSON object, or what to make of it. A second one with another key, unless it is the `last`."""
+        used = self._endpoint.key
         headers = self._headers() | ({"Content-Type": "application/json"} if path == "/batches" else {})
         try:
             async with (
@@ -201,6 +210,8 @@ class BatchApi:
         except (aiohttp.ClientError, TimeoutError) as error:
             return Diagnosis("retry", f"no reply ({type(error).__name__})")
         if response.status != 200:
+            if not last and await self._endpoint.renewed(response.status, raw[:2000].decode("utf-8", "replace"), used):
+                return await self._once(method, path, data, timeout_s, last=True)
             return self._diagnose(response.status, response.headers, raw)
         try:
             reply = json.loads(raw)

@@ -20,7 +20,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.openai.endpoint import Endpoint, base_url_of, get, key_of
+from jobs.lanes.openai.endpoint import base_url_of, endpoint_of, get, hand_over, has_key_here, key_of
 from jobs.lanes.openai.lane import CONNECT_TIMEOUT_S, OpenAILane
 from jobs.lanes.openai.rows import COUNTED, progress
 from jobs.lanes.openai_batch.asker import BatchAsker
@@ -50,9 +50,10 @@ class OpenAIBatchLane:
 
         A block without ASK_COLUMNS (`ray.data.range(1)`) asks nothing: it is through when the batches of earlier starts are.
         """
+        hand_over(context)
         return rows.map_batches(
             BatchActor,
-            fn_constructor_args=(context, base_url_of(context.model), key_of(context.model) != ""),
+            fn_constructor_args=(context, base_url_of(context.model), has_key_here(context.model)),
             compute=ActorPoolStrategy(
                 size=1,
                 max_tasks_in_flight_per_actor=BLOCKS + 2,
@@ -70,7 +71,7 @@ class BatchActor:
 
     def __init__(self, context: LaneContext, base_url: str, needs_key: bool) -> None:
         """`needs_key`: the driver has a key, so this process must have one too: keys do not travel with the work."""
-        self._context, self._endpoint = context, Endpoint(base_url, key_of(context.model))
+        self._context, self._endpoint = context, endpoint_of(context, base_url)
         self._needs_key = needs_key
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(16))
@@ -82,6 +83,7 @@ class BatchActor:
         session = aiohttp.ClientSession(timeout=timeout)
         node_id = ray.get_runtime_context().get_node_id()
         self._asker = BatchAsker(self._context, self._endpoint, session, node_id, os.getpid())
+        await self._asker.lane.guarded(self._endpoint.ask())
         if self._needs_key and not self._endpoint.key:
             env, alias = self._context.model.api_key_env, self._context.alias
             await self._asker.lane.halt(

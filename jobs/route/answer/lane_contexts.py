@@ -30,6 +30,10 @@ def check_lanes(job: Job, asked: tuple[str, ...]) -> None:
     asked = tuple(job.spec.names[0] if name == SAMPLES else name for name in asked)
     for name in dict.fromkeys([*job.spec.names, *([judge.model] if judge else [])]):
         model = job.spec.models[name]
+        if model.api_key_command and not job.allow_code:
+            raise SpecError(
+                f"models.{name}.api_key_command: runs a program; remove it, or pass --allow-code if you trust this job file"
+            )
         if name in job.checks:
             continue
         if model.traits.runs != "here" and name not in asked:

@@ -87,6 +87,8 @@ class Job:
     def model(self, **more: Any) -> ModelSpec:
         values: dict[str, Any] = {"engine": "openai", "model": "m", "base_url": self.server.base_url}
         values |= {"api_key_env": "HEADGATE_TEST_NO_KEY", "limits": {"in_flight": 32}}
+        if "api_key_command" in more:
+            del values["api_key_env"]
         return ModelSpec.model_validate(values | more)
 
     def ask(self, keys: list[int], **more: Any) -> list[dict[str, Any]]:
