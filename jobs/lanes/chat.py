@@ -22,6 +22,7 @@ JsonObject = dict[str, Any]
 IMAGE_TOKENS = 50_000
 """Bound for one part that is not text: the most tiles at the highest price per tile of OpenAI's vision models."""
 _NOT_IN_ANSWER = ("service_tier", "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "logprobs")
+_NOT_IN_PROMPT = ("messages", "metadata", "logit_bias", "stop", "prediction", "modalities")
 _INT32_MAX = 2**31 - 1
 
 
@@ -65,9 +66,11 @@ def build_request(
 
 
 def max_completion_tokens(request: Mapping[str, Any]) -> int:
-    """Most tokens the answer to `request` may have, over all its choices."""
-    limit = request.get("max_completion_tokens") or request["max_tokens"]
-    return int(limit) * int(request.get("n") or 1)
+    """Most tokens the answer to `request` may have, over all its choices; those of a prediction that proves wrong are paid too."""
+    limit = int(request.get("max_completion_tokens") or request["max_tokens"])
+    if prediction := request.get("prediction"):
+        limit += len(json.dumps(prediction))
+    return limit * int(request.get("n") or 1)
 
 
 def prompt_tokens_bound(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -78,15 +81,27 @@ def prompt_tokens_bound(messages: Sequence[Mapping[str, Any]]) -> int:
         content = message.get("content")
         if isinstance(content, list):
             others = [part for part in content if not isinstance(part, str) and not isinstance(part.get("text"), str)]
-            total += sum(IMAGE_TOKENS + len(json.dumps(part)) for part in others)
+            total += sum(IMAGE_TOKENS + _beside_a_picture(part) for part in others)
             message = {**message, "content": [part for part in content if part not in others]}
         texts.append(message)
     return total + text_tokens_bound(texts)
 
 
+def _beside_a_picture(part: Any) -> int:
+    """Bytes of a part that is not text; of a picture that stands in it whole, the rest."""
+    picture = part.get("image_url") if isinstance(part, Mapping) else None
+    url = picture.get("url") if isinstance(picture, Mapping) else picture
+    in_it = len(url) if isinstance(url, str) and url.startswith("data:image/") else 0
+    return len(json.dumps(part)) - in_it
+
+
 def request_tokens_bound(request: Mapping[str, Any]) -> int:
-    """Upper bound on the prompt tokens of a whole request: tools and schema are part of the prompt."""
-    more = (request.get(name) for name in ("tools", "functions", "response_format") if request.get(name))
+    """Upper bound on the prompt tokens of a whole request: tools, schema, documents and the like are part of the prompt."""
+    more = [
+        value
+        for name, value in request.items()
+        if name not in _NOT_IN_PROMPT and isinstance(value, list | dict) and value
+    ]
     return prompt_tokens_bound(request["messages"]) + sum(len(json.dumps(value)) + MESSAGE_TOKENS for value in more)
 
 

@@ -33,6 +33,18 @@ ROW_FIELDS = (
 """Parameters of a row's own body that are obeyed."""
 IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """Parameters that change no answer."""
+OFF_FIELDS = (
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "functions",
+    "logit_bias",
+    "parallel_tool_calls",
+    "chat_template_kwargs",
+)
+"""Parameters that this engine does not have, and need not have where they are off: false, 0, or empty."""
+ALREADY_SO = {"modalities": ["text"], "tool_choice": "none", "function_call": "none"}
+"""Parameters that ask for nothing else than what this engine does."""
 ERROR_CHARS = 300
 RayRow = dict[str, Any]
 """A row as Ray Data hands it over: column → value."""
@@ -132,7 +144,10 @@ class RequestReader:
         context = self.context
         try:
             messages, body = json.loads(row["messages"]), json.loads(row["body"]) if row["body"] else {}
-            unknown = sorted(set(body) - {*ROW_FIELDS, *IGNORED_FIELDS})
+            asked = {name for name, value in body.items() if value or name not in OFF_FIELDS}
+            unknown = sorted(
+                asked - {*ROW_FIELDS, *IGNORED_FIELDS} - {n for n in ALREADY_SO if body.get(n) == ALREADY_SO[n]}
+            )
             if unknown:
                 raise RequestError(f"body.{unknown[0]} is not supported by engine {context.model.engine}")
             model = context.model.model_copy(update={"model": context.model.source})

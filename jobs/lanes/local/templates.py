@@ -9,7 +9,7 @@ the row's error, or the job's where it refuses every request that was looked at.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from jobs.lanes.chat import JsonObject
@@ -133,11 +133,22 @@ class ChatTemplate:
             raise ValueError(
                 f"the model's chat template fails on these messages ({type(error).__name__}: {_line(error)})"
             ) from None
+        if not all(name in str(text) for name in _called(chat)):
+            raise ValueError("the model's chat template leaves out tool_calls; ask a model that has tools")
         return str(text)
 
 
 class _RefusedError(ValueError):
     """The template itself said no."""
+
+
+def _called(messages: Messages) -> Iterator[str]:
+    """Names of the functions that earlier turns have called."""
+    for message in messages:
+        for call in message.get("tool_calls") or []:
+            function = call.get("function") if isinstance(call, Mapping) else None
+            if isinstance(function, Mapping):
+                yield str(function.get("name"))
 
 
 def _line(error: Exception) -> str:

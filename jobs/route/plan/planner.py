@@ -34,6 +34,7 @@ from jobs.route.plan.groups import Groups, group_rows, why_not_once
 from jobs.route.plan.plan import Paid, Plan, Sample, WeakFirst, latest_plan, load_plan, plan_fingerprint, write_plan
 from jobs.route.plan.rows import Rows, read_rows
 from jobs.route.plan.situation import Situation, Standing
+from jobs.route.score.bodies import body_notes
 from jobs.route.score.entries import Part
 from jobs.route.score.scored import matrix_of
 from jobs.route.start import Border, Job
@@ -175,11 +176,14 @@ class Planner:
         assignments, bill = decide(self.situation(estimates, paid, beside_usd))
         bill = replace(
             bill, pilot=pilot, cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
-            notes=tuple(note for note in (why_not_once(spec), *self.job.border_notes) if note),
+            notes=tuple(note for note in (why_not_once(spec), *self.job.border_notes, *self._body_notes()) if note),
             job=spec.content(), request=self._rendered_request(),
             hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}),
         )  # fmt: skip
         return write_plan(self.run.store, number + 1, assignments, bill)
+
+    def _body_notes(self) -> list[str]:
+        return body_notes(part.noted for part in self.parts)
 
     def standing(self) -> Standing:
         """What the journal says now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -20,6 +20,8 @@ class Part:
     predicted_rows: int = 0
     """Of them, those that the router saw."""
     prompt_bytes: int = 0
+    noted: Mapping[str, int] = field(default_factory=dict)
+    """Of what the plan says of rows (jobs.route.score.bodies.NOTES): how many here."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:
@@ -27,6 +29,7 @@ class Part:
             bucket=int(data["bucket"]), name=str(data["name"]), rows=int(data["rows"]),
             input_errors=int(data.get("input_errors", 0)), predicted_rows=int(data.get("predicted_rows", 0)),
             prompt_bytes=int(data.get("prompt_bytes", 0)),
+            noted=dict(data.get("noted") or {}),
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from jobs.errors import SpecError
+from jobs.route.score.bodies import LINE_FIELDS, BodyError, check_custom_id, own_names, read_line
 from jobs.route.score.formats.arrow_values import objects_of
 from jobs.route.score.formats.record import NOT_UTF8, InputColumns, Record
 from jobs.route.score.gold import GoldReading, options_column
@@ -23,7 +24,6 @@ from jobs.spec.job import JobSpec
 from routing.text import router_text, whole
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-BATCH_FIELDS_NOT_SENT = ("model", "messages", "stream", "stream_options")
 ChatMessage = dict[str, Any]
 """As chat APIs take it: role, content, and whatever else the input says."""
 
@@ -38,6 +38,8 @@ class Prompt:
     """Generation parameters of this row alone (OpenAI batch lines)."""
     gold: str | None
     error: str = ""
+    noted: tuple[str, ...] = ()
+    """What the plan says of it: keys of jobs.route.score.bodies.NOTES."""
 
     @property
     def text(self) -> str:
@@ -62,11 +64,15 @@ class PromptReader:
         for field, column in named.items():
             if column is not None and column not in columns:
                 raise SpecError(f"{field}: the input has no column {column!r} (it has: {', '.join(columns)[:200]})")
+        if self.kind == "batch" and "body" not in columns:
+            raise SpecError(f"input.format: openai_batch lines have a body (the input has: {', '.join(columns)[:200]})")
+        batch = [name for name in LINE_FIELDS if self.kind == "batch" and name in columns]
         self.options_column = options_column(spec, columns)
         self.gold_reading = GoldReading()
         """How gold is read; `jobs.route.preflight` finds it out."""
         named["options"] = self.options_column
-        self.columns = sorted({c for c in named.values() if c is not None} | set(self._batch_columns))
+        self.columns = sorted({c for c in named.values() if c is not None}.union(batch))
+        self._own_names = own_names(spec)
 
     @staticmethod
     def _kind(spec: JobSpec, columns: Sequence[str]) -> str:
@@ -91,10 +97,6 @@ class PromptReader:
     def _messages_column(self) -> str | None:
         return (self.spec.input.messages or "messages") if self.kind == "messages" else None
 
-    @property
-    def _batch_columns(self) -> tuple[str, ...]:
-        return ("custom_id", "body") if self.kind == "batch" else ()
-
     def reading_gold(self, reading: GoldReading) -> PromptReader:
         """This reader, reading gold so."""
         other = copy.copy(self)
@@ -110,25 +112,26 @@ class PromptReader:
         columns = record.columns
         identity = columns.get(self.spec.input.id or ("custom_id" if self.kind == "batch" else ""))
         error = record.error
+        noted: tuple[str, ...] = ()
         gold: str | None = None
         messages: list[ChatMessage] = []
         body: dict[str, Any] = {}
         if not error:
             try:
-                messages, body = self._messages(record)
+                messages, body, noted = self._messages(record)
                 gold = _gold_text(columns.get(self.gold_column), self.gold_column) if self.gold_column else None
-            except _BadRowError as bad:
+            except (_BadRowError, BodyError) as bad:
                 error, messages, body = str(bad), [], {}
         if self.spec.system and messages and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": self.spec.system}, *messages]
         if messages and gold is not None and self.gold_reading.first is not None:
             gold = self.gold_reading.letter(gold, router_text(messages), self.options(record))
-        return Prompt(None if is_null(identity) else identity, messages, body, gold, error)
+        return Prompt(None if is_null(identity) else identity, messages, body, gold, error, () if error else noted)
 
-    def _messages(self, record: Record) -> tuple[list[ChatMessage], dict[str, Any]]:
+    def _messages(self, record: Record) -> tuple[list[ChatMessage], dict[str, Any], tuple[str, ...]]:
         columns = record.columns
         if self.kind == "prompt":
-            return [{"role": "user", "content": _prompt_text(columns, str(self._prompt_column))}], {}
+            return [{"role": "user", "content": _prompt_text(columns, str(self._prompt_column))}], {}, ()
         if self._template is not None:
             try:
                 text = self._template.render(columns)
@@ -136,18 +139,18 @@ class PromptReader:
                 raise _BadRowError(f"template: {type(error).__name__}: {error}") from None
             if not text.strip():
                 raise _BadRowError("template: the prompt is empty")
-            return [{"role": "user", "content": text}], {}
+            return [{"role": "user", "content": text}], {}, ()
         if self.kind == "messages":
-            return _chat(columns.get(str(self._messages_column)), str(self._messages_column)), {}
+            return _chat(columns.get(str(self._messages_column)), str(self._messages_column)), {}, ()
         body = _json(columns.get("body"), "body")
         if not isinstance(body, dict):
-            raise _BadRowError("body is not an object")
-        params = {k: v for k, v in body.items() if k not in BATCH_FIELDS_NOT_SENT and v is not None}
-        if (
-            record.stored is not None
-        ):  # a struct has every field; in JSON a null may mean something, in a schema's enum say
-            params = without_nulls(params)
-        return _chat(body.get("messages"), "body.messages"), params
+            raise _BadRowError("body is null" if body is None else "body is not an object")
+        if self.spec.input.id is None:
+            check_custom_id(columns.get("custom_id"))
+        line = read_line(columns, body, self._own_names)
+        # A Parquet struct has every field; in JSON a null may mean something, in a schema's enum say.
+        params = line.params if record.stored is None else without_nulls(line.params)
+        return _chat(line.messages, "body.messages"), params, line.noted
 
 
 class _BadRowError(Exception):

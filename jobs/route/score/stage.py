@@ -20,6 +20,7 @@ import ray.data
 
 from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
+from jobs.route.score.bodies import check_first, count_noted
 from jobs.route.score.columns import columns_of, in_file_and_folder
 from jobs.route.score.entries import Part
 from jobs.route.score.files import make_splits, names_of, some
@@ -44,6 +45,8 @@ SHARD_BYTES = 48 * 2**20
 MAX_SHARDS_PER_SPLIT = 1 << 12
 FRAME_PROMPTS = 500
 ROW_BITS = 40
+NOTED = b"noted"
+"""Key of a shard's metadata: `count_noted` of its rows, on the way from reading to scoring."""
 SHARD_SCHEMA = pa.schema(
     [
         ("row_key", pa.int64()), ("bucket", pa.int32()), ("row", pa.int64()), ("messages", pa.string()), ("body", pa.string()),
@@ -82,11 +85,13 @@ def plan_score(spec: JobSpec, files: list[InputFile], say: Callable[[str], None]
         say(
             f"input.path: {name!r} is a column of the files and the name of folders that they lie in; the column is read"
         )
-    texts = []
+    texts, errors = [], []
     for file in {full[0], full[-1]}:
         for _, record in zip(range(FRAME_PROMPTS), read_records(file, spec.input, reader.columns), strict=False):
             prompt = reader.read(record)
             texts += [] if prompt.error else [prompt.text]
+            errors.append(prompt.error)
+    check_first(errors)
     return ScorePlan(spec, reader, files, find_frame(texts))
 
 
@@ -111,6 +116,8 @@ class ShardRow:
     gold: str | None
     text: str
     """What the router reads."""
+    noted: tuple[str, ...] = ()
+    """What the plan says of it (jobs.route.score.bodies.NOTES)."""
 
 
 def read_split(split: int, files: Sequence[int], plan: ScorePlan) -> Iterator[pa.Table]:
@@ -144,7 +151,8 @@ def _table(shard: list[ShardRow], keep: KeptColumns, bucket: int) -> pa.Table:
         f.name: pa.array(columns[f.name] if f.name in columns else [getattr(row, f.name) for row in shard], f.type)
         for f in SHARD_SCHEMA
     }
-    return pa.table({**arrays, "id": _ids(shard), "keep": keep.column()})
+    noted = count_noted(row.noted for row in shard)
+    return pa.table({**arrays, "id": _ids(shard), "keep": keep.column()}, metadata={NOTED: json.dumps(noted)})
 
 
 def _ids(shard: list[ShardRow]) -> pa.Array:
@@ -180,6 +188,7 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> ShardRow
         content_key=content_key(content, body),
         id_key=digest16("", place) if identity is None else digest16(as_text(identity)), prompt_bytes=n_bytes,
         input_error=whole(error), gold=prompt.gold, text="" if error else whole(plan.frame.inner(prompt.text)),
+        noted=() if error else prompt.noted,
     )  # fmt: skip
 
 
@@ -193,7 +202,7 @@ class Scorer:
 
     def __call__(self, shards: pa.Table) -> pa.Table:
         parts = [self._score(_unpacked(packed)) for packed in shards["shard"]]
-        return pa.Table.from_pylist([asdict(part) for part in parts])
+        return pa.table({"part": [json.dumps(asdict(part)) for part in parts]})
 
     def _score(self, shard: pa.Table) -> Part:
         good = pc.equal(shard["input_error"], "").to_numpy(zero_copy_only=False)
@@ -204,10 +213,12 @@ class Scorer:
         bucket = shard["bucket"][0].as_py()
         name = f"scored/part-{bucket:010d}.parquet"
         table = shard.drop_columns("text").append_column("predicted", predicted_column(predicted))
+        noted = json.loads((shard.schema.metadata or {}).get(NOTED, b"{}"))
+        table = table.replace_schema_metadata(None)
         self.store.write_table(name, table, row_group_size=8192)
         return Part(
             bucket=bucket, name=name, rows=len(shard), input_errors=int((~good).sum()), predicted_rows=len(texts),
-            prompt_bytes=int(pc.sum(shard["prompt_bytes"]).as_py() or 0),
+            prompt_bytes=int(pc.sum(shard["prompt_bytes"]).as_py() or 0), noted=noted,
         )  # fmt: skip
 
 
@@ -240,7 +251,7 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
     parts: list[Part] = []
     done = 0
     for row in scored.iter_rows():
-        parts.append(Part.from_json(row))
+        parts.append(Part.from_json(json.loads(row["part"])))
         done += parts[-1].rows
         on_rows(done)
     parts.sort(key=lambda part: part.bucket)

@@ -103,7 +103,7 @@ def run_senders(
                 await asyncio.gather(
                     *(Exchange(asker, row).run() for row in rows_of(ask_table(keys), np.arange(len(keys))))
                 )
-                await asker.end_block()
+                await asker.refusals.end_block()
                 await allowance.settle_up()
                 await allowance.close()
 
