@@ -32,6 +32,9 @@ from jobs.route.score.entries import Part
 from jobs.spec.job import JobSpec
 from jobs.storage.store import Store
 
+TASK_RETRIES = 5
+"""Also for a node that is taken back under it."""
+
 
 def run_account(
     spec: JobSpec, store: Store, parts: Sequence[Part], plan: Assignments, allow_code: bool, predictions: str = "",
@@ -61,9 +64,15 @@ def run_account(
         _write_file,  # type: ignore[arg-type]
         fn_kwargs=kwargs,
         num_cpus=0.5,
+        ray_remote_args_fn=_tries,
     )
     done = sorted(dataset.take_all(), key=lambda row: row["file"])
     return [totals for row in done for totals in pickle.loads(row["totals"])]
+
+
+def _tries() -> dict[str, int]:
+    """Ray Data begins a task anew for ever where its process dies of it, as of a matcher of the user's that takes all memory."""
+    return {"max_retries": TASK_RETRIES}
 
 
 def _rows_of(plan: Assignments, at: NDArray[np.int64]) -> Assignments:

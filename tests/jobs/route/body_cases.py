@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Outcome = Literal["passed", "refused", "said", "off", "for the job"]
-"""passed: stands in the request, or is obeyed. refused: the row's error. said: not sent or not kept, counted in the plan. off: asks
-for nothing, and is taken. for the job: exit 2."""
+Outcome = Literal["passed", "refused", "said", "taken", "for the job"]
+"""passed: stands in the request, or is obeyed. refused: the row's error. said: not sent or not kept, counted in the plan. taken:
+asks for nothing that is not so. for the job: exit 2."""
 MEANINGS = {
     "passed": "asked as it stands",
     "refused": "the row's `error`, nothing asked or paid",
     "said": "the row is asked without it, or what it asks for is not kept; the plan and the report count such rows",
-    "off": "asks for nothing: taken, and left out",
+    "taken": "accepted, and not sent: it asks for nothing that the job does not do",
     "for the job": "exit 2 before anything is spent",
 }
 API = ("openai", "openai_batch")
@@ -61,14 +61,14 @@ CALLED = [
 LOCAL = "is not supported by engine"
 CASES = [
     # the line
-    Case("`url` /v1/chat/completions (also Azure's, or a whole address)", "off", "off", line={"url": "/v1/chat/completions"}),
-    Case("`url` /chat/completions", "off", "off", line={"url": "https://x.azure.com/openai/deployments/d/chat/completions?api-version=1"}),
-    Case("`url` missing or null", "off", "off", line={"url": None}),
+    Case("`url` /v1/chat/completions", "taken", "taken", line={"url": "/v1/chat/completions"}),
+    Case("`url` /chat/completions, or an address that ends so (Azure)", "taken", "taken", line={"url": "https://x.azure.com/openai/deployments/d/chat/completions?api-version=1"}),
+    Case("`url` missing or null", "taken", "taken", line={"url": None}),
     *(
-        Case(f"`url` {url}", "refused", "refused", line={"url": url}, says="/chat/completions alone is asked")
+        Case(f"`url` {url!r}", "refused", "refused", line={"url": url}, says="/chat/completions alone is asked")
         for url in ("/v1/embeddings", "/v1/responses", "/v1/completions", "/v1/moderations", "", 7)
     ),
-    Case("`method` POST", "off", "off", line={"method": "post"}),
+    Case("`method` POST", "taken", "taken", line={"method": "post"}),
     Case("`method` GET", "refused", "refused", line={"method": "GET"}, says="method is 'GET'; it must be POST"),
     Case("`custom_id` text or a whole number", "passed", "passed", line={"custom_id": 17}),
     Case("`custom_id` null", "refused", "refused", line={"custom_id": None}, says="custom_id is missing"),
@@ -79,15 +79,15 @@ CASES = [
     Case("`body` no object", "refused", "refused", line={"body": [1]}, says="body is not an object"),
     Case("`body` JSON text that is broken", "refused", "refused", line={"body": '{"messages": '}, says="body is not valid JSON"),
     # what is asked of whom, and how
-    Case("`model` one of the job's", "off", "off", {"model": "gpt-x"}),
+    Case("`model` one of the job's: the route decides which is asked", "taken", "taken", {"model": "gpt-x"}),
     Case("`model` another", "said", "said", {"model": "gpt-3.5-turbo"}, says="name a model that the job does not have"),
     Case("`messages` missing, `input` (Responses API) there", "refused", "refused", {"messages": None, "input": "hi"},
          says="body.messages is null, body.input is not"),
     Case("`messages` missing, `prompt` there", "refused", "refused", {"messages": None, "prompt": "hi"}, says="body.prompt is not"),
     Case("`stream` true", "said", "said", {"stream": True, "stream_options": {"include_usage": True}}, says="ask for a stream"),
-    Case("`stream` false", "off", "off", {"stream": False}),
+    Case("`stream` false", "taken", "taken", {"stream": False}),
     Case("`service_tier` flex, priority", "said", "said", {"service_tier": "flex"}, says="ask for a service tier"),
-    Case("`service_tier` auto, default", "off", "off", {"service_tier": "auto"}),
+    Case("`service_tier` auto, default", "taken", "taken", {"service_tier": "auto"}),
     # how the answer is drawn
     *(
         Case(f"`{name}`", "passed", "passed", {name: value})
@@ -96,14 +96,15 @@ CASES = [
             "max_tokens": 9, "max_completion_tokens": 9,
         }.items()
     ),
-    Case("`max_tokens` missing: the job's", "off", "off", {}),
-    Case("a parameter that is null: as if it were missing", "off", "off", {"top_p": None, "tools": None}),
+    Case("`max_tokens` missing: the job's", "taken", "taken", {}),
+    Case("a parameter that is null: as if it were missing", "taken", "taken", {"top_p": None, "tools": None}),
     Case("`max_tokens` no whole number above 0", "refused", "refused", {"max_tokens": 0}, says="body.max_tokens is not a whole"),
     *(
         Case(f"`{name}`", "passed", "refused", {name: value}, here_says=f"body.{name} {LOCAL}")
         for name, value in {
             "reasoning_effort": "low", "verbosity": "low", "logit_bias": {"5": 1}, "parallel_tool_calls": True,
-            "prediction": {"type": "content", "content": "four"}, "top_k": 5, "provider": {"order": ["a"]},
+            "prediction": {"type": "content", "content": "four"}, "chat_template_kwargs": {"a": 1}, "top_k": 5,
+            "provider": {"order": ["a"]},
         }.items()
     ),
     Case("`response_format` (before the job's)", "passed", "passed", {"response_format": {"type": "json_object"}}),
@@ -113,11 +114,11 @@ CASES = [
     Case("`n` no whole number above 0", "refused", "refused", {"n": 0}, says="body.n is not a whole number"),
     Case("`logprobs` true", "said", "refused", {"logprobs": True, "top_logprobs": 2}, says="ask for log-probabilities",
          here_says=f"body.logprobs {LOCAL}"),
-    Case("`logprobs` false", "passed", "off", {"logprobs": False}),
+    Case("`logprobs` false", "passed", "taken", {"logprobs": False}),
     # tools
     Case("`tools` of type function: the calls' JSON is the answer", "passed", "refused", USED,
          here_says=f"body.tool_choice {LOCAL}"),
-    Case("`tools` empty", "passed", "off", {"tools": []}),
+    Case("`tools` empty", "passed", "taken", {"tools": []}),
     Case("`functions` (the older name)", "passed", "refused", {"functions": [{"name": "add"}], "function_call": "auto"},
          here_says=f"body.function_call {LOCAL}"),
     Case("`tools` that run at the provider", "refused", "refused", {"tools": [{"type": "web_search"}]}, says="charged by the call"),
@@ -133,11 +134,11 @@ CASES = [
     Case("recordings, films, documents", "passed", "refused", user(TEXT, RECORDING),
          here_says="content of type input_audio"),
     Case("parts that are text", "passed", "passed", user(TEXT, TEXT)),
-    Case("`modalities` [text]", "passed", "off", {"modalities": ["text"]}),
+    Case("`modalities` [text]", "passed", "taken", {"modalities": ["text"]}),
     Case("`modalities` with audio", "refused", "refused", {"modalities": ["text", "audio"]}, says="text alone is kept"),
     Case("`audio`", "refused", "refused", {"audio": {"voice": "a", "format": "wav"}}, says="spoken answers are charged"),
     # what changes no answer
-    *(Case(f"`{name}`", "passed", "off", {name: value}) for name, value in {
+    *(Case(f"`{name}`", "passed", "taken", {name: value}) for name, value in {
         "user": "u", "metadata": {"a": "b"}, "store": False, "safety_identifier": "s", "prompt_cache_key": "k"}.items()),
 ]  # fmt: skip
 

@@ -80,7 +80,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RequestReader]:
 
 
 def check(case: Case, outcome: str, prompt: Prompt, error: str, says: str) -> None:
-    """What is refused says why, what is said has its note, what is passed or off has neither."""
+    """What is refused says why, what is said has its note, what is passed or taken has neither."""
     if outcome == "refused":
         assert says and says in error, error
         assert "\n" not in error and len(error) <= 300
@@ -118,7 +118,7 @@ def test_an_engine_that_runs_here_does_what_the_table_says(
     error = prompt.error or (request.error if request else "")
     check(case, case.of(engine), prompt, error, case.here_says or case.says)
     if request is not None and not error:
-        wanted = {"temperature": 0.0, "max_tokens": 50} if case.here == "off" else {}
+        wanted = {"temperature": 0.0, "max_tokens": 50} if case.here == "taken" else {}
         wanted |= {n: v for n, v in case.body.items() if n in ("temperature", "top_p", "seed", "max_tokens")}
         assert {name: getattr(request.decoding, name) for name in wanted if wanted[name] is not None} == {
             name: value for name, value in wanted.items() if value is not None
