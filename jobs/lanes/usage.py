@@ -133,10 +133,24 @@ def guessed_usage(value: Any, request: Mapping[str, Any], text: str, n_choices: 
     )
 
 
-def believed_within(usage: Usage, prompt_bound: int, max_tokens: int) -> bool:
-    """Whether counts are such as a request with these bounds can come to, whatever a server adds of its own."""
-    beyond = max(usage.prompt_tokens - prompt_bound, usage.completion_tokens - max_tokens)
-    return beyond <= SERVERS_OWN_TOKENS
+def within(usage: Usage, prompt_bound: int, max_tokens: int, text: str = "") -> Usage:
+    """The usage of a reply whose request is not at hand, but its bounds: what such a request cannot come to is not believed.
+
+    text: of the answer.
+    """
+    counts = usage.told if usage.source == "estimated" else (usage.prompt_tokens, usage.completion_tokens)
+    most = prompt_bound + SERVERS_OWN_TOKENS, max_tokens + SERVERS_OWN_TOKENS
+    told = tuple(n if n <= limit else 0 for n, limit in zip(counts, most, strict=True))
+    if usage.source == "provider" and told == counts:
+        return usage
+    guess = usage.completion_tokens if usage.completion_tokens <= most[1] else estimated_tokens(text)
+    return Usage(
+        max(told[0], prompt_bound // 4 + 1),
+        max(told[1], guess),
+        source="estimated",
+        charged_usd=usage.charged_usd,
+        told=(told[0], told[1]),
+    )
 
 
 def header_usd(headers: Mapping[str, str]) -> float | None:
@@ -190,12 +204,12 @@ def _prompt(usage: Mapping[str, Any], total: int | None, completion: int | None)
     if beside and not cached:  # nothing says that they are among the others
         if chat and (beside > chat or total == chat + (completion or 0) + beside):
             chat += beside
-        if given is not None:
-            given += beside
+        if given is not None or chat is None:
+            given = (given or 0) + beside
     prompt = _largest((chat, given))
     hit, missed = _most(usage, "prompt_cache_hit_tokens"), _most(usage, "prompt_cache_miss_tokens")
-    if hit is not None and missed is not None:
-        prompt = max(prompt or 0, hit + missed)
+    if not prompt and hit is not None and missed is not None:
+        prompt = hit + missed
     if prompt is not None:
         prompt += _most(usage, "tool_use_prompt_token_count") or 0
     return prompt, _least_above_0([*told, _most(usage, *_CACHE_READ)])

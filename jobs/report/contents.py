@@ -67,6 +67,8 @@ KEYS = (
     "judge",
     "agreement",
     "warnings",
+    "notes",
+    "over_cap_usd",
 )
 # fmt: on
 """Everything a report may say; keys it lacks are null."""

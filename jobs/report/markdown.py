@@ -78,6 +78,7 @@ def _notes(r: Mapping[str, Any]) -> list[str]:
         if point["change"]:
             change = f"{100 * point['quality_change']:+.1f} points of quality (predicted)"
             notes.append(f"{100 * point['change']:+.0f} % budget: {usd(point['usd'])}, {change}")
+    notes += [f"note: {escaped(note)}" for note in r["notes"] or []]
     if r["errors"]:
         notes.append(f"{count(r['errors'])} rows with an error")
     return notes

@@ -162,6 +162,7 @@ def answer_stage(job: Job, run: Run, planner: Planner, progress: Progress) -> tu
             return planner.draft(), session.stopped()
         progress.enter("plan")
         plan = session.spend(planner.plan())
+        job.notes += session.notes()
         return plan, session.stopped()
 
 

@@ -32,15 +32,19 @@ class Bounds:
     def of(cls, request: Mapping[str, Any]) -> Bounds:
         return cls(request_tokens_bound(request), max_completion_tokens(request))
 
-    def beyond(self, usage: Usage) -> Excess:
-        """What a reply that tells its usage shows of its server."""
-        if usage.source != "provider":
-            return Excess()
-        return Excess(
-            min(usage.prompt_tokens - self.prompt, SERVERS_OWN_TOKENS),
-            usage.completion_tokens - self.completion,
-            usage.completion_tokens / self.completion,
-        )
+    def beyond(self, usage: Usage | None, paid_usd: float, context: LaneContext, known: Excess) -> Excess:
+        """What a reply shows of its server, in tokens or, where they do not account for it, in dollars. `known`: before."""
+        excess = known
+        if usage is not None and usage.source == "provider":
+            excess |= Excess(
+                min(usage.prompt_tokens - self.prompt, SERVERS_OWN_TOKENS),
+                usage.completion_tokens - self.completion,
+                usage.completion_tokens / self.completion,
+            )
+        worst_usd = self.worst_usd(context, excess)
+        if 0 < worst_usd < paid_usd:
+            return excess | Excess(usd_ratio=excess.usd_ratio * paid_usd / worst_usd)
+        return excess if worst_usd else excess | Excess(usd=paid_usd)
 
     def most_used(self, usage: Usage, excess: Excess) -> Usage:
         """What a reply that does not tell its usage is booked at under a cap: a guess may be low. `usage`: the guess."""
@@ -130,7 +134,7 @@ class Booking:
         self._under_way.discard(reserved)
         used = reserved.tokens if usage.source == "bound" else usage.prompt_tokens + usage.completion_tokens
         self._allowance.settle(reserved.usd, cost_usd, 0.0, used - reserved.tokens)
-        self._learn(reserved, reserved.bounds.beyond(usage), cost_usd)
+        self._learn(reserved, usage, cost_usd)
         if usage.source != "bound":
             self._completion_tokens += 0.02 * (usage.completion_tokens - self._completion_tokens)
             self._tokens_per_byte += 0.02 * (usage.prompt_tokens / max(1, reserved.n_bytes) - self._tokens_per_byte)
@@ -143,7 +147,7 @@ class Booking:
             self._allowance.settle(reserved.usd, 0.0, reserved.usd)
             return reserved.usd
         self._allowance.settle(reserved.usd, 0.0, lost_usd, -reserved.tokens)
-        self._learn(reserved, Excess(), lost_usd)
+        self._learn(reserved, None, lost_usd)
         return lost_usd
 
     def known(self, completion: Completion, request: Mapping[str, Any], headers: Mapping[str, str]) -> Completion:
@@ -167,17 +171,11 @@ class Booking:
         """The flex tier was asked for, and the provider says that it served another."""
         return self._context.full_price is not None and completion.tier not in ("", self._context.model.service_tier)
 
-    def _learn(self, reserved: Reserved, excess: Excess, paid_usd: float) -> None:
-        """Later bounds hold what this reply shows, whether in tokens or, where they do not tell it, in dollars."""
+    def _learn(self, reserved: Reserved, usage: Usage | None, paid_usd: float) -> None:
+        """Later bounds hold what this reply shows."""
         if paid_usd > reserved.sent_usd * (1 + 1e-9):
             self._allowance.add(beyond=1, beyond_usd=paid_usd - reserved.sent_usd)
-            known = self._allowance.terms.excess | excess
-            now_usd = reserved.bounds.worst_usd(self._context, known)
-            if 0 < now_usd < paid_usd:
-                excess |= Excess(usd_ratio=known.usd_ratio * paid_usd / now_usd)
-            elif not now_usd:
-                excess |= Excess(usd=paid_usd)
-        self._allowance.learn(excess)
+        self._allowance.learn(reserved.bounds.beyond(usage, paid_usd, self._context, self._allowance.terms.excess))
 
     def _hold_more(self) -> None:
         """What is under way may come to as much as what was learnt since it was sent: no other request gets those dollars."""

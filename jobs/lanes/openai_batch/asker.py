@@ -34,6 +34,7 @@ from jobs.lanes.openai_batch.results import Outcome
 from jobs.lanes.openai_batch.rows import Pending, file_line, prepare
 from jobs.lanes.openai_batch.running import POLL_S, Batches, Running
 from jobs.lanes.openai_batch.tasks import BatchTasks
+from jobs.money.excess import Excess
 from jobs.money.reservations import new_name, nonce_of, unfinished
 from jobs.storage.keys import is_among
 from jobs.storage.store import Store
@@ -72,6 +73,7 @@ class BatchAsker:
     async def open(self) -> None:
         """Find the batches that earlier processes left, and follow them from now on."""
         self.lane.start(self.lane.watch(20 * self._poll_s))
+        await self.lane.guarded(self.lane.learn(Excess()))
         if self.lane.stopped:
             return
         for name in await asyncio.to_thread(unfinished, Store(self.context.output), self.context.alias):
@@ -176,7 +178,7 @@ class BatchAsker:
         for number, row in enumerate(rows_of(block, places)):
             if number % ROWS_A_TURN == 0:
                 await asyncio.sleep(0)
-            pending = prepare(row, self.context, self._queue.extra_tokens)
+            pending = prepare(row, self.context)
             if isinstance(pending, Pending):
                 pendings.append(pending)
             else:
@@ -194,14 +196,15 @@ class BatchAsker:
                 return None
             name = new_name()
             part = list(islice(queue, n_fit))
-            worst_usd = np.array([pending.worst_usd for pending in part])
+            excess = self.lane.terms.excess
+            worst_usd = np.array([pending.bounds.worst_usd(self.context, excess) for pending in part])
             taken = await self.lane.governor.reserve(self.context.alias, name, worst_usd)
             if taken.rows:
                 self._poor.discard(number)
             else:
                 self._poor.add(number)
                 if taken.exhausted:  # dearer rows will not be paid for, cheaper ones may
-                    keep = [pending for pending in queue if pending.worst_usd < part[0].worst_usd]
+                    keep = [each for each in queue if each.bounds.worst_usd(self.context, excess) < worst_usd[0]]
                     queue.clear()
                     queue.extend(keep)
                 return None

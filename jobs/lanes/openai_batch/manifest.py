@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from jobs.journal.reader import Journal
 from jobs.lanes.base import RowHead
+from jobs.lanes.openai.booking import Bounds
 from jobs.money.reservations import unfinished, unfinished_by_model, write_close
 from jobs.storage.manifest import read_json
 from jobs.storage.store import Store
@@ -51,6 +52,10 @@ class FileRow:
     """Most completion tokens."""
     attempts: int = 1
     """This one included; of those that no journal row tells yet."""
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.bound, self.max_tokens)
 
 
 class Manifest:

@@ -27,8 +27,6 @@ class BatchQueue:
     """What one model's provider takes, as far as it is known."""
 
     def __init__(self, context: LaneContext, poll_s: float) -> None:
-        self.extra_tokens = 0
-        """Prompt tokens that the provider adds to a request beyond our bound."""
         self._alias = context.alias
         self._allowed_tokens = float(context.model.limits.enqueued_tokens or np.inf)
         self._limit_tokens, self._tokens_per_byte = self._allowed_tokens, TOKENS_PER_BYTE
@@ -81,5 +79,4 @@ class BatchQueue:
         self._failed_in_a_row, self._full_since, self._wait_s = 0, 0.0, self._first_wait_s
         if outcome.bound_tokens:
             self._tokens_per_byte = max(0.02, outcome.used_tokens / outcome.bound_tokens) * 1.05
-            self.extra_tokens += outcome.extra_tokens
         self._limit_tokens = min(self._allowed_tokens, 1.25 * self._limit_tokens)

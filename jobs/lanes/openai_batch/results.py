@@ -22,8 +22,10 @@ from jobs.lanes.openai.refusals import SAME_REFUSALS
 from jobs.lanes.openai.rows import COUNTED, Counted, counted_row
 from jobs.lanes.openai_batch.api import BatchApi, Gone
 from jobs.lanes.openai_batch.manifest import FileRow
-from jobs.lanes.openai_batch.rows import Line, Pending, attempt_of, read_line
+from jobs.lanes.openai_batch.rows import Attempt, Line, Pending, attempt_of, read_line
 from jobs.lanes.openai_batch.state import BatchState
+from jobs.money.excess import Excess
+from jobs.money.messages import Terms
 
 QUEUE_FULL = "token_limit_exceeded"
 _TRANSIENT = {"", "server_error", "internal_error", "service_unavailable", "timeout"}
@@ -42,8 +44,12 @@ class Outcome:
     bound_tokens: int = 0
     used_tokens: int = 0
     """Of the answers whose tokens the provider counted: the bound of the prompt tokens, and their number."""
-    extra_tokens: int = 0
-    """Most prompt tokens an answer had beyond its bound."""
+    excess: Excess = field(default_factory=Excess)
+    """How far replies went beyond what was reserved for them; how many cost more, and how much more."""
+    beyond: int = 0
+    beyond_usd: float = 0.0
+    uncharged: int = 0
+    """Answers that do not say what they cost, in a job that books what the provider says."""
     fault: str = ""
     """The lane's own, with the fix: nothing more should be sent."""
     error: str = ""
@@ -74,10 +80,12 @@ class Results:
         pending: Mapping[int, Pending],
         journaled: NDArray[np.int64],
         settle: Callable[[Answer], None],
+        terms: Terms,
     ) -> None:
-        """`pending`: those of the rows that can be sent again; `journaled`: those that are settled already; `settle` does it."""
+        """`pending`: those of the rows that can be sent again; `journaled`: those that are settled already; `settle` does it;
+        `terms`: what was known of the model when they were read."""
         self._context, self._key, self._rows, self._pending = context, key, rows, pending
-        self._journaled, self._settle = journaled, settle
+        self._journaled, self._settle, self._terms = journaled, settle, terms
         self._seen = set(journaled.tolist())
         self._kept: list[tuple[int, int, int, int, float]] = []
         self._failed: list[_Unanswered] = []
@@ -129,7 +137,8 @@ class Results:
                     continue
                 self._seen.add(line.row_key)
                 row = self._rows[line.row_key]
-                attempt = attempt_of(line, row, self._context, self._latency_s)
+                attempt = attempt_of(line, row, self._context, self._latency_s, self._terms)
+                self._learn(row, attempt)
                 if attempt.answer is not None:
                     self._keep(attempt.answer)
                 elif attempt.diagnosis is not None:
@@ -158,7 +167,17 @@ class Results:
             outcome, bound, used = self._outcome, self._rows[answer.row_key].bound, answer.prompt_tokens or 0
             outcome.bound_tokens += bound
             outcome.used_tokens += used
-            outcome.extra_tokens = max(outcome.extra_tokens, used - bound)
+
+    def _learn(self, row: FileRow, attempt: Attempt) -> None:
+        """What a line shows of what such requests cost."""
+        outcome = self._outcome
+        outcome.excess |= attempt.excess
+        outcome.uncharged += attempt.is_uncharged
+        paid_usd = attempt.lost_usd if attempt.answer is None else attempt.answer.cost_usd
+        beyond_usd = paid_usd - row.bounds.worst_usd(self._context, self._terms.excess)
+        if beyond_usd > 1e-12:
+            outcome.beyond += 1
+            outcome.beyond_usd += beyond_usd
 
     def _unanswered(self) -> None:
         """Rejected rows are settled, the others go on or are given up; the lane's own faults leave their rows open."""

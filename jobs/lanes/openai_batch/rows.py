@@ -7,18 +7,20 @@ missing row was not charged and is asked again; a status other than 200 stands i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
-from jobs.lanes.chat import JsonObject, RequestError, answer_key, max_completion_tokens, request_tokens_bound
+from jobs.lanes.chat import JsonObject, RequestError, answer_key
 from jobs.lanes.faults import Diagnosis, ProviderError, clean, diagnose, read_error
+from jobs.lanes.openai.booking import Bounds, answer_usd, is_charged, most_usd
 from jobs.lanes.openai.rows import Row
 from jobs.lanes.openai_batch.api import ENDPOINT
 from jobs.lanes.openai_batch.manifest import FileRow
 from jobs.lanes.replies import ReplyError, parse_completion
-from jobs.lanes.usage import Usage
-from routing.pricing import Price, tokens_cost_usd
+from jobs.lanes.usage import within
+from jobs.money.excess import Excess
+from jobs.money.messages import Terms
 
 MAX_REQUESTS, MAX_FILE_BYTES = 50_000, 200 * 10**6
 """OpenAI's limits of one file."""
@@ -30,16 +32,19 @@ class Pending:
 
     row: Row
     file_row: FileRow
-    worst_usd: float
     n_bytes: int
     """Of its line."""
     tries: int = 0
     billed: int = 0
     """Tries that may have been charged."""
 
+    @property
+    def bounds(self) -> Bounds:
+        return self.file_row.bounds
 
-def prepare(row: Row, context: LaneContext, extra_tokens: int) -> Pending | str:
-    """A row ready to be sent, or why it makes no request. extra_tokens: beyond the bound, as seen so far."""
+
+def prepare(row: Row, context: LaneContext) -> Pending | str:
+    """A row ready to be sent, or why it makes no request."""
     try:
         request = row.request(context)
     except RequestError as wrong:
@@ -49,9 +54,9 @@ def prepare(row: Row, context: LaneContext, extra_tokens: int) -> Pending | str:
     n_bytes = len(_line(row.head.row_key, request))
     if n_bytes > MAX_FILE_BYTES:
         return f"the request has {n_bytes:,} bytes; a batch file takes {MAX_FILE_BYTES:,}"
-    bound, max_tokens = request_tokens_bound(request) + extra_tokens, max_completion_tokens(request)
-    of_file = FileRow(replace(row.head, answer_key=answer_key(request)), bound, max_tokens, attempts=0)
-    return Pending(row, of_file, tokens_cost_usd(context.price, bound, max_tokens), n_bytes)
+    bounds = Bounds.of(request)
+    of_file = FileRow(replace(row.head, answer_key=answer_key(request)), bounds.prompt, bounds.completion, attempts=0)
+    return Pending(row, of_file, n_bytes)
 
 
 def file_line(pending: Pending, context: LaneContext) -> bytes:
@@ -96,12 +101,16 @@ class Attempt:
     answer: Answer | None = None
     diagnosis: Diagnosis | None = None
     lost_usd: float = 0.0
+    excess: Excess = field(default_factory=Excess)
+    """What it shows beyond what was reserved."""
+    is_uncharged: bool = False
+    """The job books what the provider says, and this answer does not say it."""
 
 
-def attempt_of(line: Line, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
+def attempt_of(line: Line, row: FileRow, context: LaneContext, latency_s: float, terms: Terms) -> Attempt:
     """An answer priced by the provider's usage, or the diagnosis. `row` is the request's."""
     if line.status == 200:
-        return _completion(line.body, row, context, latency_s)
+        return _completion(line.body, row, context, latency_s, terms)
     if line.status == 0:
         said = f"{line.error.code or 'not executed'}: {line.error.message}".rstrip(": ")
         return Attempt(diagnosis=Diagnosis("retry", said))
@@ -109,20 +118,25 @@ def attempt_of(line: Line, row: FileRow, context: LaneContext, latency_s: float)
     return Attempt(diagnosis=diagnose(line.status, {}, line.error, context.alias, name, context.model.api_key_env))
 
 
-def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: float) -> Attempt:
+def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: float, terms: Terms) -> Attempt:
+    bounds = row.bounds
     try:
-        completion = parse_completion(body, {"messages": []})
+        completion = parse_completion(body, {"messages": []})  # the request's own text is not at hand
     except ReplyError as unusable:
-        usage = unusable.usage or Usage(row.bound, min(row.max_tokens, len(body)))
-        return Attempt(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=_price(context.price, usage))
-    usage = completion.usage
-    if usage.source == "estimated":  # the request's own text is not at hand
-        usage = replace(usage, prompt_tokens=row.bound // 4 + 1)
+        if unusable.usage is None:
+            lost_usd = most_usd(context, terms.excess.prompt_bound(row.bound), min(row.max_tokens, len(body)))
+        else:
+            usage = within(unusable.usage, row.bound, row.max_tokens)
+            lost_usd = answer_usd(
+                context, bounds.most_used(usage, terms.excess) if usage.source != "provider" else usage
+            )
+        return Attempt(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=lost_usd)
+    usage = within(completion.usage, row.bound, row.max_tokens, completion.text)
+    if usage.source == "estimated" and terms.capped:
+        usage = bounds.most_used(usage, terms.excess)
     # No batch is asked for log-probabilities: those that a row's own body asked for are not the journal's.
     completion = replace(completion, usage=usage, logprobs=None)
-    cost_usd = _price(context.price, usage)
-    return Attempt(answer=row.head.answered(completion, cost_usd=cost_usd, latency_s=latency_s, attempts=row.attempts))
-
-
-def _price(price: Price, usage: Usage) -> float:
-    return tokens_cost_usd(price, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)
+    cost_usd = answer_usd(context, usage)
+    answer = row.head.answered(completion, cost_usd=cost_usd, latency_s=latency_s, attempts=row.attempts)
+    uncharged = is_charged(context) and usage.charged_usd is None
+    return Attempt(answer=answer, excess=bounds.beyond(usage, cost_usd, context, terms.excess), is_uncharged=uncharged)

@@ -134,7 +134,9 @@ class Batches:
             if not rows:
                 rows = {row.head.row_key: row for row in await asyncio.to_thread(self.manifest.rows, batch.name)}
             settle = partial(self._settle, batch)
-            results = Results(self._context, self._endpoint.key, rows, batch.pending, batch.journaled, settle)
+            results = Results(
+                self._context, self._endpoint.key, rows, batch.pending, batch.journaled, settle, terms=self._lane.terms
+            )
             if state.status == "failed":
                 outcome = results.of_failed(state)
                 self._queue.failed(outcome, batch.tokens, self.waiting_tokens() - batch.tokens)
@@ -144,6 +146,8 @@ class Batches:
             else:
                 outcome = await results.of_files(state, self._api)
                 self._queue.ended(outcome)
+                self._lane.count(beyond=outcome.beyond, beyond_usd=outcome.beyond_usd, uncharged=outcome.uncharged)
+            await self._lane.learn(outcome.excess)
             await self.close(batch, outcome)
         if outcome.fault:
             raise LaneDown(outcome.fault)

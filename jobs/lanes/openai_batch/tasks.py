@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from jobs.errors import HeadgateError, one_line
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
-from jobs.money.messages import Report
+from jobs.money.excess import Excess
+from jobs.money.messages import Report, Terms
 from jobs.money.sender import REPORT_S
 
 T = TypeVar("T")
@@ -25,6 +26,8 @@ class BatchTasks:
         assert context.governor is not None, "batches are paid"
         self.context, self.governor, self.stopped = context, context.governor, ""
         self._source, self._counts = source, Report()
+        self.terms = Terms()
+        """What reservations and bookings reckon with; the governor's own once `learn` was called."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
@@ -74,6 +77,10 @@ class BatchTasks:
         stopped = await self.governor.report(self.context.alias, self._source, self._counts)
         if stopped:
             await self.halt(stopped, tell=False)
+
+    async def learn(self, excess: Excess) -> None:
+        """Results have shown this much beyond their bounds; the default asks what is known."""
+        self.terms = await self.governor.learn(self.context.alias, excess)
 
     def count(self, **counts: float) -> None:
         """Add to the totals."""

@@ -60,6 +60,7 @@ def summarise(
         name: found.mean if (found := from_sample[name]) else _all_usd(name, models[name], bill) for name in names
     }
     prices = {name: asdict(price) for name, price in bill.prices.items()}
+    money = _money(models, bill, beside, all_usd[names[-1]])
     return {
         "rows": rows, "errors": errors, "open": still_open, "complete": still_open == 0,
         "by_model": {
@@ -69,7 +70,7 @@ def summarise(
                 "requests": model.requests,
             } for name, model in models.items()
         },
-        **_money(models, bill, beside, all_usd[names[-1]]),
+        **money,
         "all_strong_usd": all_usd[names[-1]], "all_weak_usd": all_usd[names[0]],
         "all_strong_usd_interval": interval_json(from_sample[names[-1]]),
         "all_weak_usd_interval": interval_json(from_sample[names[0]]),
@@ -80,7 +81,7 @@ def summarise(
         "reused_answers": sum(model.reused for model in models.values()),
         **_job(spec, bill),
         **_details(names, buckets, evidence, bill),
-        "next": _next(still_open, errors), "warnings": run_warnings(spec, models, evidence),
+        "next": _next(still_open, errors), "warnings": [*run_warnings(spec, models, evidence), *_over_cap(money, bill)],
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
         "provenance": (facts.get("provenance") or {}) | {"prices": {"hash": fingerprint(prices)}},
@@ -104,11 +105,23 @@ def _money(
     spent_usd = sum(spent.values())
     lost_usd = sum(model.lost_usd for model in models.values())
     lost_usd += beside.judge.lost_usd + beside.further.lost_usd + beside.stranded_usd
+    over_usd = 0.0 if bill.cap_usd is None else spent_usd + lost_usd - bill.cap_usd
     return {
         "planned_usd": bill.planned_usd, "spent_usd": spent_usd, "spent_by_purpose": spent, "lost_usd": lost_usd,
+        "over_cap_usd": over_usd if over_usd > 1e-9 else 0.0,
         "unspent_usd": bill.planned_usd - spent_usd - lost_usd, "gpu_usd": gpu_usd,
         "saved_usd": None if all_strong_usd is None else all_strong_usd - spent_usd - lost_usd - (gpu_usd or 0.0),
     }  # fmt: skip
+
+
+def _over_cap(money: Mapping[str, Any], bill: Bill) -> list[str]:
+    """A line where replies cost more than anybody could know, and no dollars were left for it."""
+    if not money["over_cap_usd"]:
+        return []
+    return [
+        f"spent and lost are ${money['over_cap_usd']:.4f} above the cap of ${bill.cap_usd:.4f}: requests under way cost more than"
+        " the most that was reserved for them; none was sent once that was known"
+    ]
 
 
 def _quality(

@@ -55,6 +55,10 @@ class Session:
         """Model → why its lane stopped."""
         return {} if self._money is None else self._money.stopped()
 
+    def notes(self) -> list[str]:
+        """What happened to the dollars that the figures alone do not say."""
+        return [] if self._money is None else self._money.notes()
+
     def through(self, stage: str) -> bool:
         """Whether `stage` can go on; False where the job is being stopped. Raises LaneDown where a lane has stopped."""
         if self.job.stopping.is_set():
@@ -119,7 +123,6 @@ class Session:
             money.next_wave(spec.names, last, self.planner.weak_usd(plan))
             asking.wait(asking.start(plan.assignments, last))
             before = last
-        job.notes += money.notes()
         return plan
 
     def open_rows(self, plan: Plan, settled: SettledKeys | None = None) -> Todo:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jobs.journal.reader import Journal
 from jobs.journal.rows import empty_answers
 from jobs.lanes.chat import prompt_tokens_bound
+from jobs.money.excess import read_excess
 from jobs.route.plan.prices import Rates, model_rates
 from jobs.spec.job import JobSpec
 from jobs.storage.store import Store
@@ -49,6 +50,7 @@ class Estimate:
     completion_spread: float
     """Relative half-width of the range in the bill."""
     max_tokens: int
+    """Of an answer at most: the job's limit, or what this run's answers have shown beyond it."""
     sources: tuple[str, ...]
     """One line per number, for the bill."""
     latency_s: float = 1.0
@@ -137,7 +139,7 @@ def estimate_all(
             sources.append(f"{name}: prompt tokens counted by its tokenizer on {len(sample)} rows")
         else:
             sources.append(f"{name}: prompt tokens assumed, one per {ASSUMED_BYTES_PER_TOKEN:g} bytes")
-        max_tokens = spec.max_tokens_of(name)
+        max_tokens = read_excess(store, name).completion_bound(spec.max_tokens_of(name))
         models = router_card.get("models") or []
         trained = known.get(models[column]) if 0 <= column < len(models) else None
         if not measured and trained:

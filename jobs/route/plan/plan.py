@@ -113,7 +113,9 @@ class Plan:
 
 def plan_fingerprint(run: Run, spec: JobSpec) -> str:
     """Changes where another plan would come out: the scored rows, the policy, the caps, the prices, the sample."""
-    prices = {name: spec.models[name].price and spec.models[name].price.model_dump() for name in spec.names}  # type: ignore[union-attr]
+    given = ((name, spec.models[name].price) for name in spec.names)
+    # What is booked of a reply says nothing of what is planned.
+    prices = {name: price and price.model_dump(exclude={"provider"}) for name, price in given}
     tiers = {name: spec.models[name].service_tier for name in spec.names}
     sample = spec.sample.model_dump() if spec.sample else None
     context = {name: spec.models[name].context for name in spec.names}

@@ -26,7 +26,7 @@ class Rates:
     """What this job's calls cost, by their engine and service tier."""
     source: str
     assumed: str = ""
-    """One line where `used` rests on an assumption."""
+    """One line where `used` rests on an assumption, or is not what is booked."""
     standard: Price | None = None
     """Of a call that is answered at once. None: not known, or not metered."""
     flex: Price | None = None
@@ -65,6 +65,15 @@ def model_rates(spec: JobSpec, name: str) -> Rates:
     if used is None and "standard" in known:
         used = half_price(known["standard"])
         assumed = f"{name}: {tier} rate assumed, half of the standard one"
+    charged = own is not None and own.provider
+    if used is None and charged:
+        raise SpecError(
+            f"models.{name}.price: provider says what a reply has cost, not what {model.model or name!r} will cost, and no price "
+            "of it is known; give price: {provider: true, per_million: {input: …, output: …}} for plan and cap"
+        )
+    if charged:
+        said = f"{name}: booked is what the provider says a reply cost; planned is by tokens"
+        assumed = f"{assumed}; {said}" if assumed else said
     if used is None:
         raise SpecError(
             f"models.{name}.price: no known price for {model.model or name!r}; "

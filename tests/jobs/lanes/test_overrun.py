@@ -107,7 +107,6 @@ def ask(
                 allowance.start()
                 asker = Asker(context, Endpoint(url, ""), http, allowance, journal, Slots(8))
                 await asyncio.gather(*(Exchange(asker, row).run() for row in rows))
-                await asker.end_block()
                 await allowance.settle_up()
                 await allowance.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from jobs.errors import SpecError
 from jobs.report.terminal import bill_table
+from jobs.route.plan.plan import plan_fingerprint
 from jobs.route.plan.prices import Rates, model_rates
 from jobs.spec.loader import parse_spec
 from routing.pricing import Price, half_price, tier_price
@@ -86,3 +88,52 @@ def test_the_bill_shows_what_other_ways_of_asking_would_cost() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "gpt: $12.00 at once, $6.00 in batches (up to 24 h)" in shown
     assert "small: $" not in shown
+
+
+def test_what_the_provider_says_it_charged_is_booked_and_the_plan_says_so() -> None:
+    listed, own = rates(model="gpt-5", price="provider"), rates(price={"provider": True, "per_million": OWN})
+    assert listed.used == rates(model="gpt-5").used
+    assert own.used == Price(2.0, 8.0, 0.5)
+    assert listed.assumed == own.assumed == "s: booked is what the provider says a reply cost; planned is by tokens"
+    batch = rates(price={"provider": True, "per_million": OWN}, engine="openai_batch")
+    assert batch.assumed.startswith("s: batch rate assumed") and batch.assumed.endswith("planned is by tokens")
+
+
+def test_a_plan_needs_a_price_before_anything_is_charged() -> None:
+    with pytest.raises(SpecError) as refused:
+        rates(price="provider")
+    assert str(refused.value) == (
+        "models.s.price: provider says what a reply has cost, not what 'nobody-knows-it' will cost, and no price of it is known; "
+        "give price: {provider: true, per_million: {input: …, output: …}} for plan and cap"
+    )
+
+
+@pytest.mark.parametrize("price", ["provider", {"provider": True}])
+def test_a_model_that_runs_here_says_no_price(price: Any) -> None:
+    with pytest.raises(
+        SpecError, match=r"price\.provider is for APIs, .*engine vllm runs here: give price\.per_million"
+    ):
+        rates(engine="vllm", source="org/s", price=price)
+
+
+@pytest.mark.parametrize("price", ["free", {"provider": "yes please"}, {"provider": True, "gpu_hour_usd": 2}])
+def test_other_words_for_a_price_are_refused_in_one_line(price: Any) -> None:
+    with pytest.raises(SpecError, match=r"models\.s\.price") as refused:
+        rates(price=price)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_booked_of_replies_makes_no_other_plan() -> None:
+    """Nor does a run of before this key plan anew."""
+    run: Any = SimpleNamespace(identity=SimpleNamespace(fingerprints={}))
+
+    def mark(price: Any) -> str:
+        model = {"engine": "openai", "price": price}
+        data = {
+            "input": {"path": "x.parquet", "prompt": "q"}, "output": "out", "router": "random", "policy": {"strong_share": 0.3},
+            "models": {"w": {"engine": "vllm", "source": "org/w"}, "s": model}, "weak": "w", "strong": "s",
+        }  # fmt: skip
+        return plan_fingerprint(run, parse_spec(data))
+
+    own = {"per_million": OWN}
+    assert mark(own) == mark(own | {"provider": True}) != mark({"per_million": OWN | {"output": 9.0}})
