@@ -122,6 +122,8 @@ class PromptReader:
                 gold = _gold_text(columns.get(self.gold_column), self.gold_column) if self.gold_column else None
             except (_BadRowError, BodyError) as bad:
                 error, messages, body = str(bad), [], {}
+            except RecursionError:
+                error, messages, body = "the prompt is nested too deeply", [], {}
         if self.spec.system and messages and messages[0].get("role") not in ("system", "developer"):
             messages = [{"role": "system", "content": self.spec.system}, *messages]
         if messages and gold is not None and self.gold_reading.first is not None:
@@ -192,7 +194,9 @@ def _chat(value: Any, name: str) -> list[ChatMessage]:
     for position, message in enumerate(value):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise _BadRowError(f"{name}[{position}] needs a role of {', '.join(ROLES[:4])}, and content")
-        clean = without_nulls(message)
+        clean = message if _is_plain(message) else without_nulls(message)
+        if _is_plain(clean):
+            clean = {"role": clean["role"], "content": clean["content"]}  # in one order
         content = clean.get("content")
         if not isinstance(content, str | list) and "tool_calls" not in clean:
             raise _BadRowError(f"{name}[{position}].content is {_kind_of(content)}, not text")
@@ -202,6 +206,18 @@ def _chat(value: Any, name: str) -> list[ChatMessage]:
     if not any(m["role"] in ("user", "tool", "function") and m.get("content") for m in messages):
         raise _BadRowError(f"{name} has no user message with content")
     return messages
+
+
+def canonical(messages: list[ChatMessage], text: str) -> str:
+    """JSON text that is equal for equal chats, whatever the order of their fields. text: the messages' own."""
+    if all(map(_is_plain, messages)):
+        return text
+    return whole(json.dumps(messages, ensure_ascii=False, sort_keys=True))
+
+
+def _is_plain(message: ChatMessage) -> bool:
+    """Nothing but a role and text."""
+    return len(message) == 2 and isinstance(message.get("content"), str)
 
 
 def _kind_of(value: Any) -> str:

@@ -24,7 +24,7 @@ from jobs.route.score.bodies import check_first, count_noted
 from jobs.route.score.columns import columns_of, in_file_and_folder
 from jobs.route.score.entries import Part
 from jobs.route.score.files import make_splits, names_of, some
-from jobs.route.score.prompts import Prompt, PromptReader
+from jobs.route.score.prompts import Prompt, PromptReader, canonical
 from jobs.route.score.records import files_without_rows, read_records
 from jobs.route.score.router import load_router, router_columns
 from jobs.route.score.scored import predicted_column
@@ -175,9 +175,7 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> ShardRow
     if not error:
         try:
             messages = whole(json.dumps(prompt.messages, ensure_ascii=False))
-            content = messages
-            if plan.reader.kind in ("messages", "batch"):  # the fields of their objects come in any order
-                content = whole(json.dumps(prompt.messages, ensure_ascii=False, sort_keys=True))
+            content = canonical(prompt.messages, messages)
             body = json.dumps(prompt.body, sort_keys=True) if prompt.body else ""
             n_bytes = prompt_tokens_bound(prompt.messages)
         except (TypeError, ValueError, RecursionError):  # Parquet has types that JSON has not

@@ -188,3 +188,23 @@ def test_json_text_of_a_struct_is_its_json(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in/b.parquet", id=[2], n=["text"])
     told = carried(tmp_path, KEEP).keep["n"].to_pylist()
     assert json.loads(told[0]) == {"at": "2024-01-31T10:00:00", "d": "1.50", "b": "ff"} and told[1] == "text"
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900])
+def test_json_as_deep_as_a_line_may_be_costs_no_other_row(tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + "1" + "]" * depth
+    (tmp_path / "in").mkdir()
+    lines = ['{"id": 1, "q": "x", "n": 1}', f'{{"id": {deep}, "q": "x", "n": {deep}}}', '{"id": 3, "q": "x", "n": 1}']
+    (tmp_path / "in/a.jsonl").write_text("\n".join(lines))
+    made = carried(tmp_path, KEEP)
+    assert (
+        made.errors == ["", "", ""]
+        and made.keep["n"].to_pylist() == ["1", deep, "1"]
+        and made.id.to_pylist()[1] == deep
+    )
+    chat = f'{{"messages": [{{"role": "user", "content": [{{"type": "x", "y": {deep}}}]}}]}}'
+    (tmp_path / "in/a.jsonl").write_text(f'{{"messages": [{{"role": "user", "content": "a"}}]}}\n{chat}')
+    assert carried(tmp_path, {}).errors[0] == ""
+    (tmp_path / "in/a.jsonl").write_text("\n".join(lines))
+    said = carried(tmp_path, {}, template="{{ n }}").errors
+    assert said[0] == said[2] == ""

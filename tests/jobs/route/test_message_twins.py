@@ -61,6 +61,16 @@ def test_a_lines_own_nulls_are_dropped_too_and_its_text_is_not_touched(tmp_path:
     assert keys[0] == keys[1]
 
 
+def test_fields_in_another_order_are_the_same_chat(tmp_path: Path) -> None:
+    chats = [
+        [{"content": "a", "role": "user", "name": None}],
+        [{"role": "user", "content": "a"}],
+        [{"content": "a", "role": "user"}],
+    ]
+    for made in both(tmp_path, chats):
+        assert len(set(made.scored["content_key"].to_pylist())) == 1
+
+
 def test_a_call_without_arguments_stays_one(tmp_path: Path) -> None:
     calls = [{"function": {"name": name, "arguments": arguments}} for name, arguments in (("a", {"x": 1}), ("b", {}))]
     chat = [

@@ -7,6 +7,7 @@ objects are JSON text, in which those are strings. Bytes that are no text are he
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -17,6 +18,9 @@ import pyarrow as pa
 from jobs.route.score.formats.arrow_values import iso_duration, objects_of, python_values
 from jobs.route.score.values.nulls import is_null
 
+DEEPEST = 4
+"""Times Python's limit of nested calls."""
+
 
 def as_text(value: Any) -> str:
     """Of a value that is not null."""
@@ -25,7 +29,10 @@ def as_text(value: Any) -> str:
     plain = _scalar_text(value)
     if plain is not None:
         return plain
-    return utf8(json.dumps(objects_of(value), ensure_ascii=False, default=_within_json))
+    try:
+        return utf8(json.dumps(objects_of(value), ensure_ascii=False, default=_within_json))
+    except RecursionError:
+        return utf8(_deep_json(value))
 
 
 def utf8(text: str) -> str:
@@ -36,6 +43,16 @@ def utf8(text: str) -> str:
 def text_array(array: pa.Array) -> pa.Array:
     """An array of any type as text."""
     return pa.array([None if each is None else as_text(each) for each in python_values(array)], pa.string())
+
+
+def _deep_json(value: Any) -> str:
+    """What a line of JSON could nest, its text can: the reader's own limit counted fewer calls around it."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(DEEPEST * limit)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_within_json)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _within_json(value: Any) -> str | None:
