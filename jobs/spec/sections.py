@@ -59,7 +59,8 @@ class InputSpec(Model):
     messages: Name | None = None
     """Column of chat messages, instead of `prompt`. OpenAI batch lines need neither."""
     keep: list[Name] = []
-    """Columns copied into responses/."""
+    """Columns copied into responses/ as they stand in the files; where a column's types differ, as the type that holds all of its
+    values, or as text."""
     format: Literal["auto", "parquet", "jsonl", "csv", "openai_batch"] = "auto"
     csv: CsvSpec = CsvSpec()
 

@@ -60,7 +60,8 @@ class PromptReader:
         named |= {"input.prompt": self._prompt_column, "input.messages": self._messages_column}
         named |= {f"input.keep[{i}]": name for i, name in enumerate(spec.input.keep)}
         if self._template is not None:
-            named |= {f"template variable {name}": name for name in self._template.variables}
+            shadowing = [name for name in self._template.globals if name in columns]
+            named |= {f"template variable {name}": name for name in (*self._template.variables, *shadowing)}
         for field, column in named.items():
             if column is not None and column not in columns:
                 raise SpecError(f"{field}: the input has no column {column!r} (it has: {', '.join(columns)[:200]})")

@@ -174,11 +174,11 @@ def _row(prompt: Prompt, position: int, place: str, plan: ScorePlan) -> ShardRow
     n_bytes = 0
     if not error:
         try:
-            messages = whole(json.dumps(prompt.messages, ensure_ascii=False))
+            messages = whole(json.dumps(prompt.messages, ensure_ascii=False, allow_nan=False))
             content = canonical(prompt.messages, messages)
-            body = json.dumps(prompt.body, sort_keys=True) if prompt.body else ""
+            body = json.dumps(prompt.body, sort_keys=True, allow_nan=False) if prompt.body else ""
             n_bytes = prompt_tokens_bound(prompt.messages)
-        except (TypeError, ValueError, RecursionError):  # Parquet has types that JSON has not
+        except (TypeError, ValueError, RecursionError):  # a date of Parquet's, an Infinity of Python's
             content = messages = body = ""
             error = "the messages hold a value that is no JSON"
     return ShardRow(

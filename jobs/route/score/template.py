@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2.filters
 import jinja2.meta
+import jinja2.nodes
 import jinja2.sandbox
 import jinja2.tests
 
@@ -71,13 +72,15 @@ class PromptTemplate:
         except (RecursionError, SyntaxError, MemoryError):  # of Python's own compiler too: 20 loops, 200 parentheses
             raise SpecError("template: nested too deeply; simplify it") from None
         self.variables = sorted(set(jinja2.meta.find_undeclared_variables(tree)) - set(environment.globals))
+        self.globals = sorted({node.name for node in tree.find_all(jinja2.nodes.Name)} & set(environment.globals))
+        """Jinja's own names that it uses (`range`, `dict`): columns of these names come first."""
 
     def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str]]:
         return PromptTemplate, (self.source,)
 
     def render(self, columns: InputColumns) -> str:
         """Raises whatever the template raises on these columns."""
-        values = {name: _value(columns[name], name) for name in self.variables if name in columns}
+        values = {name: _value(columns[name], name) for name in (*self.variables, *self.globals) if name in columns}
         return self._compiled.render(values)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.errors import InputError
 from jobs.route.score.formats.arrow_values import python_values
 from tests.jobs.route.carried import Carried, carried, write_parquet
 
@@ -156,3 +158,14 @@ def test_encoded_and_sliced_arrays_are_what_they_stand_for() -> None:
     assert python_values(maps.slice(1)) == [None, [], [("k", b"\xff"), ("l", None)]]
     struct = pa.array([{"b": b"a"}, None, {"b": b"c"}])
     assert python_values(struct.slice(1)) == [None, {"b": "c"}]
+
+
+def test_columns_with_dots_are_columns_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in/a.parquet", **{"a.b": ["dotted"], "a": [{"b": "nested"}]})
+    made = carried(tmp_path, {"keep": ["a.b", "a"]}, template="{{ a.b }}")
+    assert made.keep["a.b"].to_pylist() == ["dotted"] and made.keep["a"].to_pylist() == [{"b": "nested"}]
+    assert made.scored["text"].to_pylist() == ["nested"]
+    twice = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], ["q", "q"])
+    pq.write_table(twice, tmp_path / "in/a.parquet")
+    with pytest.raises(InputError, match="two columns are named 'q'"):
+        carried(tmp_path, {"prompt": "q"})

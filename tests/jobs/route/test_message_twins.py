@@ -129,3 +129,9 @@ def test_a_null_in_the_schema_of_a_batch_line_stays(tmp_path: Path) -> None:
     }
     write_jsonl(tmp_path / "in/a.jsonl", [{"custom_id": "a", "body": {"messages": CHATS[0], "response_format": shape}}])
     assert json.loads(carried(tmp_path, {}).scored["body"][0].as_py()) == {"response_format": shape}
+
+
+def test_what_json_has_not_is_the_rows_error(tmp_path: Path) -> None:
+    parts = [[{"type": "text", "text": "a", "weight": value}] for value in (float("inf"), 1.0, float("nan"))]
+    lines, table = both(tmp_path, [[{"role": "user", "content": each}] for each in parts])
+    assert lines.errors == table.errors == ["the messages hold a value that is no JSON", "", ""]

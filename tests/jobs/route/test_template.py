@@ -93,6 +93,14 @@ def test_within_objects_and_lists_as_well(template: str, x: Any, said: str) -> N
     assert told(template, {"x": x}) == said
 
 
+def test_a_column_named_as_jinja_names_something_of_its_own_is_the_column(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in/a.parquet", range=["near", None], dict=["a", "b"])
+    made = carried(tmp_path, {}, template="{{ range }} {{ dict }}{% for i in [1] %} {{ loop.index }}{% endfor %}")
+    assert made.scored["text"].to_pylist() == ["near a 1", ""]
+    assert made.errors == ["", "template: UndefinedError: range is null"]
+    assert told("{{ range(3)|list }}", {"x": 1}) == "[0, 1, 2]"
+
+
 VALUES = st.recursive(
     st.none() | st.just(NAN) | st.integers() | st.sampled_from(["a", ""]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
