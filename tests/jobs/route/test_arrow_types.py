@@ -167,5 +167,5 @@ def test_columns_with_dots_are_columns_and_two_of_one_name_are_refused(tmp_path:
     assert made.scored["text"].to_pylist() == ["nested"]
     twice = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], ["q", "q"])
     pq.write_table(twice, tmp_path / "in/a.parquet")
-    with pytest.raises(InputError, match="two columns are named 'q'"):
+    with pytest.raises(InputError, match="two columns 'q'"):
         carried(tmp_path, {"prompt": "q"})

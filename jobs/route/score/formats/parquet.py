@@ -22,8 +22,6 @@ def read_parquet(fs: pafs.FileSystem, path: str, columns: list[str] | None) -> I
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"input.path: {path} has two columns {twice!r}; rename one of them")
         wanted = [c for c in columns if c in names] if columns is not None else names
-        if twice := [name for name in wanted if names.count(name) > 1]:
-            raise InputError(f"input.path: {path}: two columns are named {twice[0]!r}; rename one of them")
         for batch in parquet.iter_batches(batch_size=READ_ROWS, columns=wanted):
             lists = [python_values(batch.column(name)) for name in wanted]
             if not lists:
