@@ -144,5 +144,7 @@ def meaning_of(text: str) -> str:
         "Not a directory": "a file stands where a folder is needed",
         "File exists": "a file stands where a folder is needed",
         "Is a directory": "a folder stands where a file is needed",
+        "Parquet magic bytes not found": "no Parquet file, or one cut short; copy it again, or name it by its own kind",
+        "Parquet file size is": "no Parquet file, or one cut short; copy it again, or name it by its own kind",
     }
     return next((meaning for mark, meaning in known.items() if mark in text), plain(text, 160))

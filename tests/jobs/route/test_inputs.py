@@ -85,9 +85,10 @@ def test_empty_unreadable_and_mixed_input_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match="is empty"):
         list_files(InputSpec(path=str(tmp_path / "empty.jsonl")))
-    (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
-    with pytest.raises(InputError, match=r"x\.parquet"):
-        read_all(InputSpec(path=str(tmp_path / "x.parquet")))
+    for content in (b"not parquet at all", b"PAR1", b"id,q\n1,a\n"):
+        (tmp_path / "x.parquet").write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.parquet: no Parquet file, or one cut short"):
+            read_all(InputSpec(path=str(tmp_path / "x.parquet")))
     with pytest.raises(InputError, match=r"jsonl and parquet files"):
         list_files(InputSpec(path=str(tmp_path)))
 

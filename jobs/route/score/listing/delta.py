@@ -17,9 +17,8 @@ from jobs.route.score.listing.partitions import folder_columns
 from jobs.storage.filesystems import s3_endpoint
 from jobs.storage.manifest import InputFile
 
-NEEDS = (
-    'install what reads it (pip install "headgate[delta]"), or write its rows to a folder of their own and name that'
-)
+REWRITE = "write its rows to a folder of their own and name that"
+NEEDS = f'install what reads it (pip install "headgate[delta]"), or {REWRITE}'
 
 
 def live_files(uri: str) -> list[InputFile]:
@@ -36,10 +35,10 @@ def live_files(uri: str) -> list[InputFile]:
         rows = _rows(table.get_add_actions(flatten=True), "path", "size_bytes", "modification_time")
         why = _beyond_files(table, [path for path, *_ in rows])
     except (DeltaError, OSError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise InputError(f"input.path: {uri}: not readable as a Delta table ({said})") from None
+        said = str(error).strip().partition("\n")[0][:160]  # a trace of the library's own follows
+        raise InputError(f"input.path: {uri}: not readable as a Delta table ({said}); {REWRITE}") from None
     if why:
-        raise InputError(f"input.path: {uri} is a Delta table with {why}; write its rows to a folder of their own")
+        raise InputError(f"input.path: {uri} is a Delta table with {why}; {REWRITE}")
     # The log's paths are URLs; those of a shallow clone are whole ones.
     found = [InputFile(_joined(uri, unquote(path)), size, ms * 10**6) for path, size, ms in rows]
     return sorted(found, key=lambda file: file.uri)

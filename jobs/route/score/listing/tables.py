@@ -20,8 +20,12 @@ FOLDERS = {
     "_spark_metadata": "the output of a Spark stream",
 }
 """Name of a log's folder → what it is the log of."""
-LOG_FILES = {"metadata": "an Iceberg table", "_versions": "a Lance table", "snapshot": "a Paimon table"}
-"""Folders that may be a log → of what, where they hold a file such as `_is_log` knows."""
+LOG_FILES = {
+    "metadata": ("an Iceberg table", r".*\.metadata\.json(\.gz)?|snap-.*\.avro|version-hint\.text"),
+    "_versions": ("a Lance table", r".*\.manifest"),
+    "snapshot": ("a Paimon table", r"snapshot-\d+"),
+}
+"""Folders that may be a log → of what, where they hold a file of such a name."""
 SAVED = ("state.json", "dataset_info.json")
 """Both beside Arrow files: a data set as `datasets.save_to_disk` leaves it, whose rows are not in its JSON files."""
 
@@ -50,7 +54,7 @@ def _tables_among(paths: Iterable[str]) -> list[Table]:
             if name in FOLDERS and at < len(names):
                 found.setdefault(root, Table(FOLDERS[name], root))
             elif name in LOG_FILES and at == len(names) - 2 and _is_log(name, names[-1]):
-                found.setdefault(root, Table(LOG_FILES[name], root))
+                found.setdefault(root, Table(LOG_FILES[name][0], root))
         if names[-1] in SAVED:
             root = "/".join(names[:-1])
             saved[root] = saved.get(root, 0) + 1
@@ -79,8 +83,4 @@ def _tables_above(fs: pafs.FileSystem, folder: str) -> list[Table]:
 
 
 def _is_log(folder: str, name: str) -> bool:
-    if folder == "metadata":
-        return name.endswith((".metadata.json", ".metadata.json.gz")) or (
-            name.startswith("snap-") and name.endswith(".avro")
-        )
-    return name.endswith(".manifest") if folder == "_versions" else bool(re.fullmatch(r"snapshot-\d+", name))
+    return bool(re.fullmatch(LOG_FILES[folder][1], name))

@@ -141,8 +141,10 @@ def test_a_damaged_or_empty_delta_table_is_one_line(tmp_path):
     delta.write_deltalake(str(tmp_path / "table"), pa.table({"q": ["a"]}))
     delta.DeltaTable(str(tmp_path / "table")).delete()
     assert "holds no rows" in refusal(tmp_path / "table")
-    (tmp_path / "table/_delta_log" / f"{0:020d}.json").write_text("{broken")
-    assert "Delta" in refusal(tmp_path / "table")
+    for log in ("{broken", '{"add": {"path": "x.parquet"}}\n'):
+        (tmp_path / "table/_delta_log" / f"{0:020d}.json").write_text(log)
+        said = refusal(tmp_path / "table")
+        assert "not readable as a Delta table" in said and "of their own" in said
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,7 @@ def test_a_damaged_or_empty_delta_table_is_one_line(tmp_path):
         ("metadata/00001-8a.metadata.json", "Iceberg"),
         ("metadata/v2.metadata.json", "Iceberg"),
         ("metadata/snap-1-1.avro", "Iceberg"),
+        ("metadata/version-hint.text", "Iceberg"),
         (".hoodie/hoodie.properties", "Hudi"),
         ("_spark_metadata/0", "Spark stream"),
         ("_versions/1.manifest", "Lance"),
