@@ -45,6 +45,9 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, variables: Mapping[str, Any] | None = None) -> None:
         """variables: `sampling.chat_template_kwargs`."""
         self.tokenizer, self.variables = tokenizer, dict(variables or {})
+        self.parts = False
+        """It reads contents as lists of parts (models that take pictures), and would leave a plain text out in silence."""
+        self.takes_text = self._takes_text()
         self.system: Literal["takes", "refuses", "ignores"] = self._looked_at()
 
     def render(self, messages: Messages, variables: Mapping[str, Any] | None = None) -> str:
@@ -56,6 +59,8 @@ class ChatTemplate:
 
     def notes(self, chats: Sequence[Messages]) -> list[str]:
         """What is done otherwise than these requests say. Raises ValueError where all of them are refused."""
+        if chats and not self.takes_text:
+            raise ValueError("the model's chat template leaves the user's text out")
         changed = {"system": False, "turns": False}
         refused = []
         for messages in chats:
@@ -88,6 +93,20 @@ class ChatTemplate:
             for name in self.variables
             if not re.search(rf"\b{re.escape(name)}\b", text)
         ]
+
+    def _takes_text(self) -> bool:
+        """Whether a user's text comes out, as it is or in parts; a template that fails on it will say so by itself."""
+        found: list[str | None] = []
+        for parts in (False, True):
+            self.parts = parts
+            try:
+                found.append(self._apply([{"role": "user", "content": _PROBE}], self.variables))
+            except ValueError:
+                found.append(None)
+            if found[-1] is not None and _PROBE in found[-1]:
+                return True
+        self.parts = False
+        return found[0] is None
 
     def _looked_at(self) -> Literal["takes", "refuses", "ignores"]:
         """What it makes of a system message."""
@@ -123,6 +142,8 @@ class ChatTemplate:
     def _apply(self, chat: Sequence[JsonObject], variables: Mapping[str, Any]) -> str:
         import jinja2
 
+        if self.parts:
+            chat = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in chat]
         try:
             text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **variables)
         except ValueError:

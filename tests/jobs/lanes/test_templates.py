@@ -31,6 +31,11 @@ MISTRAL = (
 )
 SILENT = "{% for m in messages if m['role'] != 'system' %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
 QWEN = TURNS + "{% if enable_thinking is defined and not enable_thinking %}[/off]{% else %}<think>\n{% endif %}"
+PARTS = (
+    "{% for m in messages %}<{{ m['role'] }}>{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endfor %}<assistant>"
+)
+DEAF = "{% for m in messages %}<{{ m['role'] }}>{{ m['text'] }}{% endfor %}<assistant>"
 REFUSES = "{{ raise_exception('Only for tools') }}"
 TRIPS = "{{ messages[0]['content'].nothing.there }}"
 
@@ -57,6 +62,12 @@ def test_a_system_text_reaches_the_model_whatever_its_template_takes(text: str, 
     assert made.render([USER]) == "<user>Why?<assistant>"
     parts = [{**SYSTEM, "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]}, USER]
     assert made.render(parts) == wanted + "<assistant>"
+
+
+def test_a_template_that_reads_parts_gets_parts() -> None:
+    made = template(PARTS)
+    assert made.system == "takes" and made.notes([[SYSTEM, USER]]) == []
+    assert made.render([SYSTEM, USER]) == "<system>Be brief.<user>Why?<assistant>"
 
 
 def test_later_system_texts_and_empty_ones() -> None:
@@ -94,7 +105,14 @@ def test_what_is_done_otherwise_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(REFUSES, "Only for tools"), (TRIPS, "chat template"), (GEMMA, "must alternate")], ids=str
+    ("text", "said"),
+    [
+        (DEAF, "leaves the user's text out"),
+        (REFUSES, "Only for tools"),
+        (TRIPS, "chat template"),
+        (GEMMA, "must alternate"),
+    ],
+    ids=str,
 )
 def test_a_template_that_refuses_every_request_ends_the_job_in_one_line(text: str, said: str, tmp_path: Path) -> None:
     context = lane_context(

@@ -13,6 +13,7 @@ from jobs.errors import EXIT_OPEN, LaneDown, StorageDown, StoreError
 from jobs.money import driver as money
 from jobs.money.client import GovernorClient
 from jobs.money.driver import Money
+from jobs.money.messages import ModelState, Report
 from jobs.route.pipeline import rows_stay_open
 
 
@@ -59,3 +60,14 @@ def test_a_lane_hears_of_the_same_faults(slow: Money) -> None:
     slow.governor.kill()
     with pytest.raises(LaneDown, match=r"^the run's governor is gone \(ActorDiedError\); run the same command again$"):
         asyncio.run(client.doubt("m", "no"))
+
+
+def test_empty_verdicts_are_a_note_since_no_row_of_the_report_shows_them() -> None:
+    def state(empty: int) -> ModelState:
+        return ModelState(
+            Report(rejected=empty, empty=empty), None, 0.0, 0.0, stopped="", stop_kind="", short_of_money=False,
+            gone_batches=0, gone_usd=0.0,
+        )  # fmt: skip
+
+    states = {"judge": state(3), "weak": state(5), "samples": state(0)}
+    assert money.notes_of(states) == ["judge: 3 answers were empty: max_tokens went on reasoning; raise it"]
