@@ -8,16 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.lanes.chat import JsonObject
+from jobs.lanes.providers.body import decoded
+from jobs.lanes.providers.errors import ProviderError, error_inside, read_error, squashed
+from jobs.lanes.providers.words import EMPTY_FINISH, FAILED_FINISH, FILTERED_FINISH, UNKNOWN, status_of
 from jobs.lanes.usage import Usage, guessed_usage, read_usage, usage_object
+
+_OF_A_REPLY = {"choices", "usage", "object", "model", "error", "system_fingerprint"}
+"""Keys of which an API of chat completions writes at least one."""
 
 
 class ReplyError(ValueError):
     """A reply with status 200 that holds no answer. The message says what is wrong with it, never what is in it."""
 
-    def __init__(self, message: str, usage: Usage | None = None) -> None:
+    def __init__(
+        self, message: str, usage: Usage | None = None, error: ProviderError | None = None, *, foreign: bool = False
+    ) -> None:
         super().__init__(message)
         self.usage = usage
         """Where the provider told what it charges for the reply."""
+        self.error = error
+        """Where the reply says of a failure, in spite of its status."""
+        self.foreign = foreign
+        """Nothing that an API of chat completions sends: a web page, nothing at all, another service's JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +68,17 @@ def parse_completion(raw: bytes, request: Mapping[str, Any]) -> Completion:
     is the text then). Token counts that the provider left out, or that are more than `request` could hold, are estimated (4 bytes
     a token) and say so. A `request` without a limit of tokens is not the one that was sent: counts are believed then.
     """
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise ReplyError("the reply is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise ReplyError("the reply is not a JSON object")
+    body = _body(raw)
     told = usage_object(body)
     usage = read_usage(told, request)
+    if (error := error_inside(body)) is not None:
+        raise ReplyError("the reply is an error", usage, error)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise ReplyError("the reply has no choices", usage)
+        raise ReplyError("the reply has no choices", usage, foreign=not body.keys() & _OF_A_REPLY)
     choice = choices[0]
+    if isinstance(choice, dict) and (error := _broken_off(choice)) is not None:
+        raise ReplyError("the reply is an error", usage, error)
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise ReplyError("the reply's choice has no message", usage)
@@ -119,6 +131,43 @@ def _texts_in(value: Any, depth: int = 6) -> str:
         names = ("text", "thinking", "reasoning", "content", "summary", "data", "value")
         return "".join(_texts_in(value.get(name), depth - 1) for name in names)
     return ""
+
+
+def _body(raw: bytes) -> JsonObject:
+    """The reply as an object; an array is one where it holds an error. Raises ReplyError."""
+    try:
+        body = decoded(raw)
+    except (ValueError, RecursionError):
+        text = raw.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")
+        if text.startswith((b"{", b"[", b"data:", b"event:", b":")):  # one that breaks off
+            raise ReplyError("the reply is not valid JSON") from None
+        said = read_error(text)
+        if text[:1] != b"<" and status_of(said) != UNKNOWN:
+            raise ReplyError("the reply is an error", None, said) from None
+        raise ReplyError("the reply is not valid JSON", foreign=True) from None
+    if isinstance(body, list) and (error := error_inside(body)) is not None:
+        raise ReplyError("the reply is an error", None, error)
+    if not isinstance(body, dict):
+        raise ReplyError("the reply is not a JSON object", foreign=True)
+    return body
+
+
+def _broken_off(choice: Mapping[str, Any]) -> ProviderError | None:
+    """What a `finish_reason` says that is no end of an answer: the provider failed, or held the answer back."""
+    told = choice.get("native_finish_reason"), choice.get("finish_reason")
+    names = [squashed(name) for name in told if isinstance(name, str)]
+    if (reason := next((name for name in reversed(names) if name in FAILED_FINISH), None)) is not None:
+        return ProviderError(f"finish_reason {told[1] or told[0]!r}", "", "", FAILED_FINISH[reason])
+    message = choice.get("message")
+    said = ("content", "refusal", "tool_calls", "function_call")
+    is_empty = message is None or (isinstance(message, dict) and not any(message.get(key) for key in said))
+    if is_empty and any(name in EMPTY_FINISH for name in names[-1:]):
+        return ProviderError(f"finish_reason {told[1]!r}, no answer", "", "")
+    if is_empty and any(name in FILTERED_FINISH for name in names):
+        return ProviderError(
+            f"finish_reason {told[1]!r}, no answer", "content_filter", "", 400, frozenset({"contentfilter"})
+        )
+    return None
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -20,6 +20,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import HeadgateError, LaneDown, StoreError
+from jobs.journal.refused import Refused
+from jobs.journal.rows import Answer
 from jobs.money.claims import Keys
 from jobs.money.excess import Excess
 from jobs.money.governor import GovernorService
@@ -93,9 +95,9 @@ class GovernorClient:
         with _plain_errors():
             return bool(await self._actor.has_answers.remote(alias))
 
-    async def doubt(self, alias: str, reason: str) -> None:
+    async def doubt(self, alias: str, refused: Sequence[Refused]) -> None:
         with _plain_errors():
-            await self._actor.doubt.remote(alias, reason)
+            await self._actor.doubt.remote(alias, refused)
 
     async def key(self, alias: str, command: Command, refused: str) -> Key:
         with _plain_errors():
@@ -129,6 +131,11 @@ class GovernorClient:
         with _plain_errors(in_driver=True):
             state: GovernorState = ray.get(self._actor.state.remote())
             return state
+
+    def verdict(self, alias: str) -> list[Answer]:
+        with _plain_errors(in_driver=True):
+            answers: list[Answer] = ray.get(self._actor.verdict.remote(alias))
+            return answers
 
     def next_wave(
         self, ended: Sequence[str], caps_usd: Mapping[tuple[str, ...], float] | None, cap_usd: float | None

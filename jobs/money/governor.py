@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from jobs.journal.local_log import local_dir
 from jobs.journal.reader import Journal
 from jobs.journal.recovery import recover_sender
+from jobs.journal.refused import Refused, entries_of, fault_of
+from jobs.journal.rows import Answer
 from jobs.journal.writer import Sender
 from jobs.money.budget import Budget
 from jobs.money.claims import Claims, Keys
@@ -49,8 +51,10 @@ class _Lane:
     short_of_money: bool = False
     has_answered: bool = False
     """In an earlier session, as far as dollars tell."""
-    doubt: str = ""
-    """Why nothing has been answered, as far as senders know."""
+    answered_before: bool | None = None
+    """In an earlier session, by its journal; None: nobody has looked."""
+    refused: list[Refused] = field(default_factory=list)
+    """Rows that wait for a word on whose fault it is: nothing was answered when they were refused."""
     key_trouble: str = ""
     gone_batches: int = 0
     gone_usd: float = 0.0
@@ -218,11 +222,26 @@ class GovernorService:
     async def has_answers(self, alias: str) -> bool:
         """Whether the model has answered anything in this job."""
         lane = self._lanes[alias]
-        return lane.has_answered or any(report.answered for report in lane.reports.values())
+        if lane.has_answered or any(report.answered or report.empty for report in lane.reports.values()):
+            return True
+        if lane.answered_before is None:  # what costs nothing leaves no dollars
+            lane.answered_before = len((await asyncio.to_thread(self._journal.by_kind, alias)).answered) > 0
+        return lane.answered_before
 
-    async def doubt(self, alias: str, reason: str) -> None:
-        """All requests so far were refused alike. It is why the lane ended where no answer comes: see `state`."""
-        self._lanes[alias].doubt = reason
+    async def doubt(self, alias: str, refused: Sequence[Refused]) -> None:
+        """Rows were refused, and nothing was answered yet. Whose fault it is shows at the end: see `verdict`."""
+        self._lanes[alias].refused += refused
+
+    async def verdict(self, alias: str) -> list[Answer]:
+        """The model's senders are through: what to journal of the rows in doubt. Stops the lane where the fault is its own."""
+        lane = self._lanes[alias]
+        refused, lane.refused = lane.refused, []
+        if not refused:
+            return []
+        fault = "" if await self.has_answers(alias) else lane.stopped or fault_of(alias, refused)
+        if fault:
+            await self.stop(alias, fault)
+        return entries_of(refused, are_the_rows=not fault)
 
     async def next_wave(
         self, ended: Sequence[str], caps_usd: Mapping[tuple[str, ...], float] | None, cap_usd: float | None
@@ -289,17 +308,16 @@ class GovernorService:
             self._budget.unfollowed.add(alias)
 
     async def state(self) -> GovernorState:
-        """How the run stands. A doubt that no answer has lifted becomes the lane's stop here, once nobody asks any more."""
+        """How the run stands."""
         async with self._money:
             dollars, reserved_usd = self._budget.state(), self._budget.reserved_usd()
-        for alias, lane in self._lanes.items():
-            if lane.doubt and not lane.stopped and not lane.claims.open and not await self.has_answers(alias):
-                lane.stopped, lane.stop_kind = lane.doubt, "lane_down"
         models = {alias: _state_of(lane, reserved_usd.get(alias, 0.0)) for alias, lane in self._lanes.items()}
         return GovernorState(dollars, models)
 
     async def close(self) -> GovernorState:
         """End of the session: what senders have not spent is given back, on the store. Call when no lane runs."""
+        for alias in self._lanes:
+            await self.verdict(alias)  # nobody writes to the journal any more: rows in doubt stay open
         async with self._money:
             for lane in self._lanes.values():
                 self._bury_open(lane)

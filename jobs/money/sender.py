@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
 from jobs.errors import HeadgateError
+from jobs.journal.refused import Refused
 from jobs.money.client import GovernorClient
 from jobs.money.excess import Excess
 from jobs.money.messages import Ask, Permit, Report, Terms
@@ -162,9 +163,9 @@ class Allowance:
         """Whether the model has answered anything in this job, whoever asked."""
         return bool(await self._call(self._governor.has_answers(self._alias)))
 
-    async def doubt(self, reason: str) -> None:
-        """The reason to give if the model should never answer."""
-        await self._call(self._governor.doubt(self._alias, reason))
+    async def doubt(self, refused: Sequence[Refused]) -> None:
+        """Rows that were refused while nothing was answered: theirs or the lane's fault, which shows at the end."""
+        await self._call(self._governor.doubt(self._alias, refused))
 
     async def settle_up(self) -> None:
         """Nothing is in flight or waiting: give back all dollars, tell the totals."""

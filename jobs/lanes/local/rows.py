@@ -19,6 +19,7 @@ from jobs.journal.rows import Answer
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext, RowHead
 from jobs.lanes.chat import JsonObject, RequestError, answer_key, build_request
+from jobs.lanes.local.doubts import Doubts
 from jobs.lanes.local.model_source import context_tokens, load_tokenizer, token_ids
 from jobs.lanes.local.templates import ChatTemplate
 from jobs.lanes.replies import Completion
@@ -244,6 +245,7 @@ class AnswerWriter:
     def __init__(self, context: LaneContext, gpus: float, started_at: float) -> None:
         self.context, self.gpus, self._last = context, gpus, started_at
         self.journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
+        self._doubts = Doubts(context, self.journal.unique)
 
     def answered(self, head: RowHead, completion: Completion, latency_s: float) -> Answer:
         """An answer, priced by its tokens, or not here where the model is paid by the GPU hour."""
@@ -259,9 +261,13 @@ class AnswerWriter:
         self._last = now
         tokens = [(a.prompt_tokens or 0) + (a.completion_tokens or 0) for a in answers]
         total = sum(tokens)
+        entries = []
         for answer, n in zip(answers, tokens, strict=True):
             share = gpu_s * (n / total if total else 1 / len(answers)) if self.gpus else None
-            self.journal.append(replace(answer, gpu_s=share))
+            entries.append(replace(answer, gpu_s=share))
+        answers = self._doubts.sift(entries)
+        for answer in answers:
+            self.journal.append(answer)
         row = {
             "settled": sum(a.kind != "failed" for a in answers),
             "errors": sum(a.kind != "answered" for a in answers),

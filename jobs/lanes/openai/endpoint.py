@@ -6,8 +6,9 @@ sent after a redirect.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import ipaddress
-import json
 import os
 import re
 import urllib.error
@@ -19,6 +20,9 @@ from typing import Any
 from jobs.errors import LaneDown
 from jobs.lanes.base import LaneContext
 from jobs.lanes.faults import Diagnosis, never_say
+from jobs.lanes.providers.body import decoded
+from jobs.lanes.providers.errors import error_inside
+from jobs.lanes.providers.words import status_of
 from jobs.money.keys import HERE, Key, KeyCommandError
 from jobs.spec.models import ModelSpec
 
@@ -54,8 +58,10 @@ def get(url: str, key: str) -> tuple[int, bytes]:
         with opener.open(request, timeout=CHECK_TIMEOUT_S) as response:
             return int(response.status), response.read(2**24)
     except urllib.error.HTTPError as error:
-        return error.code, error.read(2**16)
-    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return error.code, error.read(2**16)
+        return error.code, b""
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return 0, str(getattr(reason, "strerror", None) or reason).encode()
 
@@ -63,13 +69,26 @@ def get(url: str, key: str) -> tuple[int, bytes]:
 def listed_models(raw: bytes) -> dict[str, int | None]:
     """Model names of a /models list, with their context length where the server tells (vLLM does)."""
     try:
-        body = json.loads(raw)
+        body = decoded(raw)
     except (ValueError, RecursionError):
         return {}
-    data = body.get("data") if isinstance(body, dict) else None
-    models = [item for item in data or [] if isinstance(item, dict) and isinstance(item.get("id"), str)]
+    data = body.get("data") if isinstance(body, dict) else body
+    models = [
+        item
+        for item in (data if isinstance(data, list) else [])
+        if isinstance(item, dict) and isinstance(item.get("id"), str)
+    ]
     lengths = {item["id"]: item.get("max_model_len") for item in models}
     return {name: length if isinstance(length, int) else None for name, length in lengths.items()}
+
+
+def status_inside(raw: bytes) -> int | None:
+    """The status that an error in a reply with status 200 amounts to; None where it holds none."""
+    try:
+        error = error_inside(decoded(raw))
+    except (ValueError, RecursionError):
+        return None
+    return None if error is None else status_of(error)
 
 
 def is_private(host: str) -> bool:

@@ -44,6 +44,12 @@ class Exchange:
         self.started_at = time.monotonic()
 
     async def run(self) -> Answer | None:
+        try:
+            return await self._to_the_end()
+        finally:
+            await self.asker.refusals.looked_at()
+
+    async def _to_the_end(self) -> Answer | None:
         while True:
             try:
                 reply = await self._attempt()
@@ -65,6 +71,7 @@ class Exchange:
             if delay_s is None:
                 unreachable = reply.unreachable and self.asker.replied_at < self.started_at
                 return await self.asker.refusals.give_up(self._unanswered("failed", error), unreachable)
+            await self.asker.refusals.looked_at()
             await asyncio.sleep(delay_s)
 
     async def _attempt(self) -> Reply | None:
@@ -79,11 +86,15 @@ class Exchange:
                 reserved = await asker.booking.reserve(self.request, len(self.payload))
             except (LaneStoppedError, NotAffordableError):
                 return None
+            if not await asker.refusals.may_send():
+                asker.booking.book_loss(reserved, 0.0)
+                return None
             self.attempts += 1
             allowance.add(requests=1)
             begun = time.monotonic()
             try:
-                reply = await asker.send(self.payload, self.request)
+                with asker.refusals.sending():
+                    reply = await asker.send(self.payload, self.request)
             except BaseException:
                 asker.booking.book_loss(reserved, None)
                 raise

@@ -29,7 +29,7 @@ from ray.data import ActorPoolStrategy
 from jobs.errors import HeadgateError, LaneDown, StoreError
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext
-from jobs.lanes.faults import clean, read_error
+from jobs.lanes.faults import clean
 from jobs.lanes.openai.asker import Asker
 from jobs.lanes.openai.endpoint import (
     base_url_of,
@@ -40,10 +40,13 @@ from jobs.lanes.openai.endpoint import (
     is_private,
     key_of,
     listed_models,
+    status_inside,
 )
 from jobs.lanes.openai.exchange import Exchange
 from jobs.lanes.openai.rows import COUNTED, counted_row, progress, rows_of
 from jobs.lanes.openai.slots import Slots
+from jobs.lanes.providers.errors import is_page, read_error
+from jobs.lanes.providers.words import is_no_endpoint
 from jobs.money.keys import KeyCommandError
 from jobs.money.sender import Allowance
 from jobs.spec.models import check_address
@@ -77,7 +80,10 @@ class OpenAILane:
         if key and parts.scheme == "http" and not is_private(str(parts.hostname)):
             return LaneCheck(False, f"models.{alias}.base_url: {url} would send the key unencrypted; use https://")
         status, raw = get(f"{url}/models", key)
-        error = clean(read_error(raw).message, key)
+        told = read_error(raw)
+        error = clean(told.message, key)
+        if status == 200 and status_inside(raw) in (401, 403):
+            status = 401
         if status in (401, 403) and not key:
             return LaneCheck(False, f"models.{alias}: {url} wants a key and ${model.api_key_env} is not set; export it")
         if status in (401, 403):
@@ -90,7 +96,13 @@ class OpenAILane:
             )
         if status >= 500:
             return LaneCheck(False, f"models.{alias}: {url} is not working (HTTP {status}: {error}); try again later")
+        if status == 200 and (is_page(raw) or is_no_endpoint(told)):
+            what = f"answers {error!r}" if error else "answers with nothing"
+            return LaneCheck(
+                False, f"models.{alias}.base_url: {url} {what} and no list of models; it should end in /v1"
+            )
         served = listed_models(raw) if status == 200 else {}
+        served |= {each.removeprefix("models/"): length for each, length in served.items()}  # Google's way
         if not served:
             return LaneCheck(True, f"{url} answers, but lists no models")
         if name not in served:

@@ -21,10 +21,13 @@ import aiohttp
 
 from jobs.errors import LaneDown
 from jobs.lanes.chat import JsonObject
-from jobs.lanes.faults import Diagnosis, clean, diagnose, read_error
+from jobs.lanes.faults import Diagnosis, clean, diagnose
 from jobs.lanes.openai.endpoint import Endpoint
 from jobs.lanes.openai.exchange import backoff_s
 from jobs.lanes.openai_batch.state import BatchState
+from jobs.lanes.providers.body import decoded
+from jobs.lanes.providers.errors import ProviderError, error_inside, read_error
+from jobs.lanes.providers.words import is_no_endpoint, status_of
 from jobs.spec.models import ModelSpec
 
 NONCE = "headgate_nonce"
@@ -165,7 +168,7 @@ class BatchApi:
                 said = raw[:2000].decode("utf-8", "replace")
                 if not renewed and (renewed := await self._endpoint.renewed(response.status, said, used)):
                     continue
-                diagnosis = self._diagnose(response.status, response.headers, raw)
+                diagnosis = self._diagnose(response.status, response.headers, read_error(raw))
             except (aiohttp.ClientError, TimeoutError) as error:
                 diagnosis = Diagnosis("retry", f"connection lost ({type(error).__name__})")
             try:
@@ -178,15 +181,16 @@ class BatchApi:
     def _headers(self) -> dict[str, str]:
         return self._endpoint.headers()
 
-    def _diagnose(self, status: int, headers: Mapping[str, str], raw: bytes) -> Diagnosis:
-        error = read_error(raw)
-        if status == 404:
+    def _diagnose(
+        self, status: int, headers: Mapping[str, str], error: ProviderError, inside: bool = False
+    ) -> Diagnosis:
+        if status == 404 and not is_no_endpoint(error):
             message = (
                 f"{error.code or 'HTTP 404'}: not known to {self._endpoint.url} with this key; is it another account's?"
             )
             return _NotFound("lane", f"models.{self._alias}: {message}")
         name = self._model.model or self._alias
-        found = diagnose(status, headers, error, self._alias, name, self._model.api_key_env)
+        found = diagnose(status, headers, error, self._alias, name, key_env=self._model.api_key_env, inside=inside)
         return self._endpoint.named(found, self._model, self._alias, status)
 
     async def _once(
@@ -212,11 +216,13 @@ class BatchApi:
         if response.status != 200:
             if not last and await self._endpoint.renewed(response.status, raw[:2000].decode("utf-8", "replace"), used):
                 return await self._once(method, path, data, timeout_s, last=True)
-            return self._diagnose(response.status, response.headers, raw)
+            return self._diagnose(response.status, response.headers, read_error(raw))
         try:
-            reply = json.loads(raw)
+            reply = decoded(raw)
         except (ValueError, RecursionError):
             reply = None
+        if isinstance(reply, dict) and "id" not in reply and (inside := error_inside(reply)) is not None:
+            return self._diagnose(status_of(inside), response.headers, inside, inside=True)
         return reply if isinstance(reply, dict) else Diagnosis("retry", "the reply is not a JSON object")
 
     async def _retried(self, method: str, path: str, data: Body | None, timeout_s: float) -> JsonObject:

@@ -7,18 +7,17 @@ while the files are read; what is kept of an answer then is 44 bytes, for its te
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.journal.refused import Refused, fault_of, reason_of
 from jobs.journal.rows import Answer, Kind
 from jobs.lanes.base import LaneContext
-from jobs.lanes.faults import Diagnosis, clean, diagnose
+from jobs.lanes.faults import Diagnosis, clean
 from jobs.lanes.openai.exchange import BILLED_ATTEMPTS
-from jobs.lanes.openai.refusals import SAME_REFUSALS
 from jobs.lanes.openai.rows import COUNTED, Counted, counted_row
 from jobs.lanes.openai_batch.api import BatchApi, Gone
 from jobs.lanes.openai_batch.manifest import FileRow
@@ -80,12 +79,14 @@ class Results:
         pending: Mapping[int, Pending],
         journaled: NDArray[np.int64],
         settle: Callable[[Answer], None],
+        *,
         terms: Terms,
+        answered: bool = False,
     ) -> None:
         """`pending`: those of the rows that can be sent again; `journaled`: those that are settled already; `settle` does it;
-        `terms`: what was known of the model when they were read."""
+        `terms`: what was known of the model when they were read; `answered`: it is known to answer."""
         self._context, self._key, self._rows, self._pending = context, key, rows, pending
-        self._journaled, self._settle, self._terms = journaled, settle, terms
+        self._journaled, self._settle, self._terms, self._answered = journaled, settle, terms, answered
         self._seen = set(journaled.tolist())
         self._kept: list[tuple[int, int, int, int, float]] = []
         self._failed: list[_Unanswered] = []
@@ -142,7 +143,7 @@ class Results:
                 if attempt.answer is not None:
                     self._keep(attempt.answer)
                 elif attempt.diagnosis is not None:
-                    error = self._clean(attempt.diagnosis, line)
+                    error = self._clean(attempt, line)
                     self._failed.append(_Unanswered(row, attempt.diagnosis, error, attempt.lost_usd))
 
     def _without_answer(self, why: str) -> Outcome:
@@ -181,18 +182,23 @@ class Results:
 
     def _unanswered(self) -> None:
         """Rejected rows are settled, the others go on or are given up; the lane's own faults leave their rows open."""
-        refusals = Counter(each.diagnosis.message for each in self._failed if each.diagnosis.repeated_means_lane)
-        answered = bool(self._kept or len(self._journaled))
+        refused = [
+            Refused(reason_of(each.diagnosis.message), self._entry("rejected", each))
+            for each in self._failed
+            if each.diagnosis.kind == "row" and each.diagnosis.repeated_means_lane
+        ]
+        # Of answers, also those of other batches and of earlier starts: what is refused beside them is refused for what it is.
+        answered = self._answered or self._kept
+        fault = "" if answered else fault_of(self._context.alias, refused, "{} requests of a batch")
+        self._outcome.fault = self._outcome.fault or fault
         for each in self._failed:
             diagnosis = each.diagnosis
             if diagnosis.kind == "lane":
                 self._outcome.fault = self._outcome.fault or each.error
             elif diagnosis.kind == "row":
-                if not answered and diagnosis.repeated_means_lane and refusals[diagnosis.message] >= SAME_REFUSALS:
-                    self._outcome.fault = self._outcome.fault or (
-                        f"models.{self._context.alias}: refused {refusals[diagnosis.message]} requests of a batch; "
-                        f"mend what it says ({each.error})"
-                    )
+                if fault and diagnosis.repeated_means_lane:
+                    if each.lost_usd:
+                        self._settle(self._entry("failed", each))
                 else:
                     self._keep(self._entry("rejected", each))
             else:
@@ -219,14 +225,12 @@ class Results:
             kind, each.error, attempts=row.attempts, latency_s=self._latency_s, lost_usd=lost_usd
         )
 
-    def _clean(self, diagnosis: Diagnosis, line: Line) -> str:
+    def _clean(self, attempt: Attempt, line: Line) -> str:
         """The diagnosis's message without key and prompt; without the provider's words where the prompt is not at hand."""
-        pending = self._pending.get(line.row_key)
+        assert attempt.diagnosis is not None
+        message, pending = attempt.diagnosis.message, self._pending.get(line.row_key)
         if pending is not None:
-            return clean(diagnosis.message, self._key, pending.row.block["messages"][pending.row.place].as_py())
+            return clean(message, self._key, pending.row.block["messages"][pending.row.place].as_py())
         if line.status == 0:
             return clean(line.error.code or "not executed")
-        model = self._context.model
-        bare = replace(line.error, message="")
-        name = model.model or self._context.alias
-        return clean(diagnose(line.status, {}, bare, self._context.alias, name, model.api_key_env).message, self._key)
+        return clean(message.replace(f": {attempt.said}", "") if attempt.said else message, self._key)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneContext
 from jobs.lanes.chat import JsonObject, RequestError, answer_key
-from jobs.lanes.faults import Diagnosis, ProviderError, clean, diagnose, read_error
+from jobs.lanes.faults import Diagnosis, clean, diagnose, diagnose_inside
 from jobs.lanes.openai.booking import Bounds, answer_usd, is_charged, most_usd
 from jobs.lanes.openai.rows import Row
 from jobs.lanes.openai_batch.api import ENDPOINT
 from jobs.lanes.openai_batch.manifest import FileRow
+from jobs.lanes.providers.errors import ProviderError, read_error
 from jobs.lanes.replies import ReplyError, parse_completion
 from jobs.lanes.usage import within
 from jobs.money.excess import Excess
@@ -101,6 +102,8 @@ class Attempt:
     answer: Answer | None = None
     diagnosis: Diagnosis | None = None
     lost_usd: float = 0.0
+    said: str = ""
+    """The provider's words in the diagnosis: a prompt may be in them."""
     excess: Excess = field(default_factory=Excess)
     """What it shows beyond what was reserved."""
     is_uncharged: bool = False
@@ -115,7 +118,8 @@ def attempt_of(line: Line, row: FileRow, context: LaneContext, latency_s: float,
         said = f"{line.error.code or 'not executed'}: {line.error.message}".rstrip(": ")
         return Attempt(diagnosis=Diagnosis("retry", said))
     name = context.model.model or context.alias
-    return Attempt(diagnosis=diagnose(line.status, {}, line.error, context.alias, name, context.model.api_key_env))
+    diagnosis = diagnose(line.status, {}, line.error, context.alias, name, context.model.api_key_env)
+    return Attempt(diagnosis=diagnosis, said=line.error.message)
 
 
 def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: float, terms: Terms) -> Attempt:
@@ -123,13 +127,19 @@ def _completion(body: bytes, row: FileRow, context: LaneContext, latency_s: floa
     try:
         completion = parse_completion(body, {"messages": []})  # the request's own text is not at hand
     except ReplyError as unusable:
-        if unusable.usage is None:
-            lost_usd = most_usd(context, terms.excess.prompt_bound(row.bound), min(row.max_tokens, len(body)))
-        else:
+        if unusable.usage is not None:
             usage = within(unusable.usage, row.bound, row.max_tokens)
             lost_usd = answer_usd(
                 context, bounds.most_used(usage, terms.excess) if usage.source != "provider" else usage
             )
+        elif unusable.error is None:
+            lost_usd = most_usd(context, terms.excess.prompt_bound(row.bound), min(row.max_tokens, len(body)))
+        else:  # who says nothing of what it charges has refused, or broken down
+            lost_usd = 0.0
+        if unusable.error is not None:
+            name = context.model.model or context.alias
+            diagnosis = diagnose_inside({}, unusable.error, context.alias, name, context.model.api_key_env)
+            return Attempt(diagnosis=diagnosis, lost_usd=lost_usd, said=unusable.error.message)
         return Attempt(diagnosis=Diagnosis("retry", str(unusable)), lost_usd=lost_usd)
     usage = within(completion.usage, row.bound, row.max_tokens, completion.text)
     if usage.source == "estimated" and terms.capped:

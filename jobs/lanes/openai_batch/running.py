@@ -134,8 +134,16 @@ class Batches:
             if not rows:
                 rows = {row.head.row_key: row for row in await asyncio.to_thread(self.manifest.rows, batch.name)}
             settle = partial(self._settle, batch)
+            answered = self._lane.has_answers or await self._lane.governor.has_answers(self._context.alias)
             results = Results(
-                self._context, self._endpoint.key, rows, batch.pending, batch.journaled, settle, terms=self._lane.terms
+                self._context,
+                self._endpoint.key,
+                rows,
+                batch.pending,
+                batch.journaled,
+                settle,
+                terms=self._lane.terms,
+                answered=answered,
             )
             if state.status == "failed":
                 outcome = results.of_failed(state)

@@ -30,6 +30,11 @@ class BatchTasks:
         """What reservations and bookings reckon with; the governor's own once `learn` was called."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether the model has answered anything in this process."""
+        return self._counts.answered > 0
+
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | None]:
         """A task whose errors stop the lane, and which ends with the lane."""
         task = asyncio.create_task(self.guarded(work))

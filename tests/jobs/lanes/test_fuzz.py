@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import HeadgateError, SpecError
-from jobs.lanes.faults import MESSAGE_CHARS, clean, diagnose, read_error, retry_after_s, stated_limits
+from jobs.lanes.faults import MESSAGE_CHARS, clean, diagnose
+from jobs.lanes.providers.errors import read_error
+from jobs.lanes.providers.waits import retry_after_s, stated_limits
 from jobs.lanes.replies import Completion, ReplyError, parse_completion
 from jobs.route.score.files import list_files
 from jobs.route.score.stage import plan_score, read_split

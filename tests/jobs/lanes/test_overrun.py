@@ -107,6 +107,7 @@ def ask(
                 allowance.start()
                 asker = Asker(context, Endpoint(url, ""), http, allowance, journal, Slots(8))
                 await asyncio.gather(*(Exchange(asker, row).run() for row in rows))
+                await asker.refusals.end_block()
                 await allowance.settle_up()
                 await allowance.close()
 

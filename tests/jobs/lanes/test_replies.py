@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from jobs.lanes.faults import Diagnosis, diagnose, read_error, retry_after_s
+from jobs.lanes.faults import Diagnosis, diagnose
+from jobs.lanes.providers.errors import read_error
+from jobs.lanes.providers.waits import retry_after_s
 from tests.jobs.lanes.test_requests import diagnosis
 
 TOO_LARGE = (

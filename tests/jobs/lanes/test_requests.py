@@ -18,7 +18,9 @@ from jobs.lanes.chat import (
     prompt_tokens_bound,
     request_tokens_bound,
 )
-from jobs.lanes.faults import clean, diagnose, read_error, retry_after_s
+from jobs.lanes.faults import clean, diagnose
+from jobs.lanes.providers.errors import read_error
+from jobs.lanes.providers.waits import retry_after_s
 from jobs.lanes.replies import ReplyError, parse_completion
 from jobs.lanes.usage import SERVERS_OWN_TOKENS
 from jobs.spec.models import ModelSpec

@@ -59,7 +59,7 @@ def test_a_lane_hears_of_the_same_faults(slow: Money) -> None:
     client = pickle.loads(pickle.dumps(slow.governor))
     slow.governor.kill()
     with pytest.raises(LaneDown, match=r"^the run's governor is gone \(ActorDiedError\); run the same command again$"):
-        asyncio.run(client.doubt("m", "no"))
+        asyncio.run(client.doubt("m", []))
 
 
 def test_empty_verdicts_are_a_note_since_no_row_of_the_report_shows_them() -> None:

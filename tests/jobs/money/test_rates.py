@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jobs.lanes.faults import stated_limits
+from jobs.lanes.providers.waits import stated_limits
 from jobs.money.rate_limiter import CUT, RateLimiter
 
 
