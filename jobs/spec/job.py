@@ -36,6 +36,9 @@ class JobSpec(Model):
     policy: PolicySpec
     max_usd: PositiveFloat | None = None
     on_budget: Literal["weak", "stop"] = "weak"
+    on_refused: Literal["error", "strong"] = "error"
+    """Where a row goes that its model refuses while it answers others: nowhere, with the model's words for its error, or to the
+    next model up. A prompt that is too long for its model always goes up."""
     dedup: Literal["auto"] | bool = "auto"
     max_error_share: Share = 0.01
     sample: SampleSpec | None = None

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.lanes.faults import is_too_long_error
 from jobs.route.account.column_types import InputTypes
 from jobs.route.pilot.judged import judged_rows
 from jobs.route.plan.plan import Assignments
@@ -49,6 +50,8 @@ class AccountTask:
     """What the judge said of the sample: `jobs.route.pilot.judged.judged_quality`."""
     cascade: bool = False
     """The weak model was asked first."""
+    refused_go_up: bool = False
+    """`on_refused: strong`; else only prompts that are too long for a model do."""
 
 
 class ModelAnswers:
@@ -126,13 +129,24 @@ class Bucket:
 
     @cached_property
     def open_rows(self) -> NDArray[np.bool_]:
-        """(k,) rows that the next run would ask: no answer, and not refused by their model and by every one above it."""
-        final = np.ones(self.rows, bool)
+        """(k,) rows that the next run would ask: no answer, and no model that has refused them for good."""
+        asked, final = self.model.copy(), np.zeros(self.rows, bool)
         for j, kind in enumerate(self.kind):
-            final &= np.isin(kind, ("rejected", EMPTY)) | (j < self.model)
-        for j, kind in enumerate(self.kind):  # no other model is asked in its place
-            final |= (kind == EMPTY) & (self.model == j)
+            refused = (asked == j) & np.isin(kind, ("rejected", EMPTY))
+            asked[refused & self.moves[:, j]] += 1
+            final |= refused & ~self.moves[:, j]
         return np.asarray((self.given < 0) & (self.model >= 0) & ~final)
+
+    @cached_property
+    def moves(self) -> NDArray[np.bool_]:
+        """(k, m) rows that a model refused and that go to the next one up."""
+        moves: NDArray[np.bool_] = np.stack(self.kind, axis=1) == "rejected"
+        moves[:, -1] = False
+        if not self.task.refused_go_up:
+            for j in range(moves.shape[1] - 1):
+                if moves[:, j].any():
+                    moves[:, j] &= [is_too_long_error(error) for error in self.take(j, "error", "")]
+        return moves
 
     @cached_property
     def quality(self) -> NDArray[np.float64]:

@@ -61,6 +61,8 @@ class BucketRows:
     open_rows: NDArray[np.bool_]
     texts: Sequence[Sequence[Any]]
     """m columns of k answers."""
+    moves: NDArray[np.bool_] | None = None
+    """(k, m) refused by the model, and sent to the next one up; None: nothing was."""
 
 
 def bucket_evidence(rows: BucketRows) -> RunEvidence:
@@ -92,10 +94,12 @@ def length_bins(prompt_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _filled(rows: BucketRows) -> NDArray[np.float64]:
-    """(k, m) where a model refused a row for good, the quality of the next one up: it answers in its place."""
+    """(k, m) where a model refused a row that goes up, the quality of the next one up: it answers in its place."""
     filled = rows.quality.copy()
+    if rows.moves is None:
+        return filled
     for j in range(filled.shape[1] - 2, -1, -1):
-        moved = np.isnan(filled[:, j]) & (rows.kind[:, j] == "rejected")
+        moved = np.isnan(filled[:, j]) & rows.moves[:, j]
         filled[moved, j] = filled[moved, j + 1]
     return filled
 

@@ -159,6 +159,7 @@ def _evidence_rows(
         prompt_bytes=bucket.scored["prompt_bytes"].to_numpy().astype(np.int64),
         category=None if category is None else table[category], route=bucket.model, fold=bucket.fold,
         score=bucket.score, is_leader=bucket.is_leader, predicted=_predicted(bucket), kind=np.stack(bucket.kind, axis=1),
+        moves=bucket.moves,
         paid_usd=np.stack(paid, axis=1), quality=quality, policy=policy, can_tell=_can_tell(bucket),
         open_rows=bucket.open_rows, texts=[_Column(texts) for texts in bucket.texts],
     )  # fmt: skip

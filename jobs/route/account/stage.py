@@ -47,7 +47,7 @@ def run_account(
         types=input_types(store, parts, len(spec.input.keep)), gold_match=spec.quality.matcher,
         allow_code=allow_code, schema=(spec.response_format or {}).get("json_schema"), category=category,
         predictions=predictions, has_judge=spec.quality.judge is not None, judged=judged,
-        cascade=spec.cascade is not None,
+        cascade=spec.cascade is not None, refused_go_up=spec.on_refused == "strong",
     )  # fmt: skip
     order = np.argsort(plan.bucket, kind="stable")
     buckets = plan.bucket[order]

@@ -30,6 +30,7 @@ from jobs.route.answer.lane_contexts import check_lanes, lane_context
 from jobs.route.answer.live import Live
 from jobs.route.answer.waves import Asking, SettledKeys, limited, rows_to_ask, rows_to_move, settled_keys
 from jobs.route.plan.bill import is_tight
+from jobs.route.plan.context_limits import going_up
 from jobs.route.plan.plan import Plan
 from jobs.route.plan.planner import Planner
 from jobs.route.plan.situation import Standing
@@ -120,7 +121,9 @@ class Session:
             last = self._last_rows(plan, dear)
             if all(np.array_equal(keys, before.get(name, keys[:0])) for name, keys in last.items()):
                 break  # nothing is left, or nothing came of it
-            money.next_wave(spec.names, last, self.planner.weak_usd(plan))
+            moves = any(len(last[name]) for name in spec.names[1:])
+            most_usd = plan.bill.at_most_usd if moves else None
+            money.next_wave(spec.names, last, self.planner.weak_usd(plan), most_usd)
             asking.wait(asking.start(plan.assignments, last))
             before = last
         return plan
@@ -202,7 +205,9 @@ class Session:
 
     def _moved_rows(self, plan: Plan, settled: SettledKeys, exhausted: bool) -> Todo:
         """Model → sorted keys of rows that another model refused, or, with the dollars gone, could not be paid for there."""
-        moved = rows_to_move(plan.assignments, settled, self.job.spec, exhausted)
+        spec, store = self.job.spec, self.run.store
+        upwards = {name: going_up(store, spec, name, settled.rejected[name]) for name in spec.names[:-1]}
+        moved = rows_to_move(plan.assignments, settled, spec, exhausted, upwards)
         return limited(moved, plan.assignments, self.job.limit)
 
     def _settle(self) -> None:

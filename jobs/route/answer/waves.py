@@ -3,15 +3,15 @@
     scored/ → keep the keys to ask → blocks of equal size → the lane (jobs/lanes) → counts
 
 One Ray Data execution per model, side by side in threads, each held to its share of the cluster. A last wave moves rows: prompts
-that turned out too long for a model go up the ladder, and rows whose dollars ran out go to the weak model. Where dollars are
-tight, the dear models are asked in bands (jobs/route/answer/bands.py), best rows first.
+that turned out too long for a model go up the ladder, rows it refused too where the job says so, and rows whose dollars ran out go
+to the weak model. Where dollars are tight, the dear models are asked in bands (jobs/route/answer/bands.py), best rows first.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,6 +23,7 @@ from ray.data import ExecutionResources
 
 from jobs.errors import HeadgateError, LaneDown, find_known, one_line
 from jobs.journal.reader import Journal
+from jobs.journal.writer import JournalWriter
 from jobs.lanes import lane_of
 from jobs.lanes.base import ASK_COLUMNS, LaneContext
 from jobs.money.reservations import unfinished_by_model
@@ -72,9 +73,11 @@ def rows_to_ask(plan: Assignments, settled: SettledKeys, names: tuple[str, ...])
 
 
 def rows_to_move(
-    plan: Assignments, settled: SettledKeys, spec: JobSpec, exhausted: bool
+    plan: Assignments, settled: SettledKeys, spec: JobSpec, exhausted: bool, upwards: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.int64]]:
-    """Second wave. Refused rows go to the next model up; with the dollars gone, unanswered rows go to the weak one."""
+    """Second wave. Of refused rows those in `upwards` go to the next model up, and further where that refuses them so too; with the
+    dollars gone, unanswered rows go to the weak one.
+    """
     names = spec.names
     todo = {name: np.empty(0, np.int64) for name in names}
     any_answer = np.unique(np.concatenate([settled.answered[name] for name in names]))
@@ -82,11 +85,11 @@ def rows_to_move(
     for index, name in enumerate(names):
         lead &= ~((plan.model == index) & np.isin(plan.row_key, settled.empty.get(name, ())))
     for index, name in enumerate(names[:-1]):
-        refused = lead & (plan.model == index) & np.isin(plan.row_key, settled.rejected[name])
+        refused = lead & (plan.model == index) & np.isin(plan.row_key, upwards[name])
         for upper in range(index + 1, len(names)):
             free = refused & ~np.isin(plan.row_key, settled.rejected[names[upper]])
             todo[names[upper]] = np.union1d(todo[names[upper]], plan.row_key[free])
-            refused &= ~free
+            refused &= ~free & np.isin(plan.row_key, upwards.get(names[upper], plan.row_key[:0]))
     if exhausted and spec.on_budget == "weak":
         for index in range(1, len(names)):
             stuck = lead & (plan.model == index) & ~np.isin(plan.row_key, settled.rejected[names[0]])
@@ -207,6 +210,7 @@ class Asking:
                 batch_size=None, batch_format="pyarrow"
             ):
                 self.on_progress(SettledBatch(name, batch))
+            self._settle_doubts(self.contexts[name])
         except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again by `wait`, or the lane's end
             known = find_known(error)
             if known is not None and not isinstance(known, LaneDown):
@@ -216,6 +220,14 @@ class Asking:
                 self.on_lane_down(name, str(known) if known else last_words(error))
             except HeadgateError as gone:  # nobody is there to be told: that is the whole run's end
                 self._failures.append(gone)
+
+    def _settle_doubts(self, context: LaneContext) -> None:
+        """Rows that were refused while nothing was answered: the lane is through, so it shows whose fault that is."""
+        entries = context.governor.verdict(context.alias) if context.governor is not None else []
+        if entries:
+            with JournalWriter(context.output, context.alias, context.local_dir, context.session) as journal:
+                for entry in entries:
+                    journal.append(entry)
 
 
 Wave = list[threading.Thread]

@@ -78,8 +78,9 @@ def cascade_stage(job: Job, run: Run, planner: Planner, session: Session) -> Non
         return
     folder, pilot = planner.cascade_folder, planner.pilot()
     first = CascadeHead(
-        heads.plain, spec.names[0], planner.border.score.frame, pilot.predictions if pilot else "", straight
-    )
+        heads.plain, spec.names[0], planner.border.score.frame, pilot.predictions if pilot else "", straight,
+        refused_go_up=job.spec.on_refused == "strong",
+    )  # fmt: skip
     repredict(run.store, planner.parts, first, f"{folder}/first/predicted" if draws else f"{folder}/predicted")
     band = np.empty(0, np.int64)
     if draws:
@@ -214,6 +215,8 @@ class CascadeHead:
     """Sorted row keys that went up unasked."""
     band: NDArray[np.int64] | None = None
     """Sorted row keys to predict; None: all."""
+    refused_go_up: bool = False
+    """Rows that the weak model refused are as good as answered wrongly."""
     draws: int = 0
     """Further answers of each row to look at."""
 
@@ -237,9 +240,13 @@ class CascadeHead:
             if self.draws:
                 agreement = read_agreement(store, keys[at], evidence.responses, self.draws)
                 evidence = replace(evidence, agreement=agreement)
+            before = predicted[at]
             predicted[at] = self.head.predict(evidence)
             refused = np.array([response is None for response in evidence.responses], bool)
-            predicted[at[refused], 0] = 0.0
+            if self.refused_go_up:
+                predicted[at[refused], 0] = 0.0
+            else:  # a refusal tells nothing of how well the prompt would be answered
+                predicted[at[refused]] = before[refused]
         return predicted
 
 

@@ -130,6 +130,7 @@ class Bill:
     planned_usd: float
     range_usd: tuple[float, float]
     bound_usd: float
+    """At most: every byte a token, all of max_tokens used, `moved_usd` among it."""
     cap_usd: float | None
     all_strong_usd: float
     all_weak_usd: float
@@ -144,6 +145,8 @@ class Bill:
     sample: BilledSample
     judge_usd: float = 0.0
     """Verdicts on the sample."""
+    moved_usd: float = 0.0
+    """At most for rows that their model may refuse, and that go to the next ones up then."""
     cascade_usd: float = 0.0
     """Weak answers of rows that go up all the same, and further answers near the cut."""
     assumptions: tuple[str, ...]
@@ -169,6 +172,11 @@ class Bill:
     """Of the plan; 0 for one that is not written."""
     made_at: float = 0.0
     """Seconds since the epoch."""
+
+    @property
+    def at_most_usd(self) -> float:
+        """All that a run of this plan may spend: rows that move between models are not paid for beyond it."""
+        return max(self.planned_usd, self.bound_usd + self.sample.usd + self.judge_usd + self.cascade_usd)
 
     def to_json(self) -> dict[str, Any]:
         """Content of bill.json."""

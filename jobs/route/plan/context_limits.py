@@ -1,4 +1,4 @@
-"""Which prompts do not fit a model's context, found before anything is sent."""
+"""Which prompts do not fit a model's context: found before anything is sent, or refused by the model for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.journal.reader import Journal
+from jobs.lanes.faults import is_too_long_error
 from jobs.route.plan.rows import Rows
 from jobs.route.score.entries import Part
 from jobs.route.score.scored import scored_rows
@@ -30,6 +32,26 @@ def token_counter(spec: JobSpec, name: str) -> Counter | None:
     )  # transformers: a second to import, for those who need it
 
     return prompt_token_counter(model, spec.sampling_of(name).get("chat_template_kwargs"))
+
+
+def maybe_too_long(job: Job, rows: Rows) -> NDArray[np.bool_]:
+    """(n, m) True where nobody can count the tokens of a prompt, and its bytes may be too many for a model's context."""
+    out = np.zeros((len(rows.row_key), len(job.spec.names)), bool)
+    for j, name in enumerate(job.spec.names):
+        context = job.contexts.get(name)
+        if context is not None and not (job.spec.models[name].tokenizer or job.spec.models[name].source):
+            out[:, j] = rows.prompt_bytes > max(1, context - job.spec.max_tokens_of(name))
+    return out
+
+
+def going_up(store: Store, spec: JobSpec, name: str, refused: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the row keys that a model refused, sorted, those that go to the next one up: too long for it, or `on_refused` says so."""
+    if spec.on_refused == "strong" or not len(refused):
+        return refused
+    table = Journal(store).read(name, None, ["row_key", "kind", "error"], refused)
+    told = zip(*(table[column].to_pylist() for column in ("row_key", "kind", "error")), strict=True)
+    keys = [key for key, kind, error in told if kind == "rejected" and is_too_long_error(error)]
+    return np.sort(np.array(keys, np.int64))
 
 
 def find_too_long(

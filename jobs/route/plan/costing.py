@@ -62,6 +62,7 @@ def bill_of(situation: Situation, chosen: Chosen, plan: Assignments, beside: Bes
     spec, estimates, steps = situation.spec, situation.estimates, chosen.steps
     by_model = {name: _billed_model(situation, chosen, plan, index) for index, name in enumerate(spec.names)}
     parts = by_model.values()
+    moved_usd = _moved_usd(situation, chosen, plan)
     asked = plan.model >= 0
     predicted = situation.rows.predicted[np.flatnonzero(asked), plan.model[asked]]
     # Where steps are ranked by something else, no one score divides the rows.
@@ -73,7 +74,8 @@ def bill_of(situation: Situation, chosen: Chosen, plan: Assignments, beside: Bes
         by_model=by_model,
         planned_usd=beside.on_top_of(sum(part.usd for part in parts)),
         range_usd=(beside.on_top_of(sum(p.usd_low for p in parts)), beside.on_top_of(sum(p.usd_high for p in parts))),
-        bound_usd=sum(part.usd_bound for part in parts),
+        bound_usd=sum(part.usd_bound for part in parts) + moved_usd,
+        moved_usd=moved_usd,
         cap_usd=cap_usd(spec),
         all_strong_usd=float(np.nansum(chosen.cost_usd[:, -1])),
         all_weak_usd=float(np.nansum(chosen.cost_usd[:, 0])),
@@ -88,9 +90,37 @@ def bill_of(situation: Situation, chosen: Chosen, plan: Assignments, beside: Bes
         judge_usd=beside.judge,
         cascade_usd=beside.cascade,
         assumptions=tuple(line for name in spec.names for line in estimates[name].sources),
+        notes=tuple(_about_moves(spec, moved_usd)),
         prices={name: _billed_price(estimates[name]) for name in spec.names},
         curve=_curve(steps),
         promise=chosen.promise,
+    )
+
+
+def _moved_usd(situation: Situation, chosen: Chosen, plan: Assignments) -> float:
+    """At most for rows that go up because their model refuses them: all of them, or those that may be too long for it."""
+    names, groups = situation.spec.names, chosen.groups.at
+    may_move = np.ones(situation.rows.predicted.shape, bool)
+    if situation.spec.on_refused == "error":
+        if situation.maybe_too_long is None:
+            return 0.0
+        may_move = situation.maybe_too_long
+    total = 0.0
+    for index in range(len(names) - 1):
+        mine = groups[(plan.model[groups] == index) & may_move[groups, index]]
+        for upper in names[index + 1 :]:  # one may refuse after the other
+            total += float(situation.estimates[upper].bound_usd(situation.rows.prompt_bytes[mine]).sum())
+    return total
+
+
+def _about_moves(spec: JobSpec, moved_usd: float) -> list[str]:
+    """Why the bill's "at most" is more than that of its models."""
+    if spec.on_refused == "strong":
+        return [f"on_refused strong: at most, every row is refused and goes up, for ${moved_usd:,.2f} more"]
+    return (
+        [f"at most, prompts that turn out too long for their model go up, for ${moved_usd:,.2f} more"]
+        if moved_usd
+        else []
     )
 
 

@@ -128,13 +128,16 @@ def _still_open(
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """(g, m) models that can still be chosen for a group, and what each would cost now.
 
-    A group does not go below its best answer, nor back below a model that refused it.
+    A group does not go below its best answer, nor back below a model that refused it. Where a refusal is the group's own fault it
+    is as good as an answer: nothing but the cut sends it further up.
     """
     answered, rejected = paid.answered[at], paid.rejected[at]
+    final = np.zeros_like(rejected) if paid.moves is None else rejected & ~paid.moves[at]
     ladder = np.arange(answered.shape[1])
     best = np.where(answered, ladder, -1).max(axis=1)
     refused = np.where(rejected, ladder, -1).max(axis=1)
     able = feasible & ~rejected & (ladder >= best[:, None]) & (ladder > np.where(refused > best, refused, -1)[:, None])
+    able |= feasible & final & (best[:, None] < 0) & (ladder >= refused[:, None])
     # Refused by the last that could: its best answer stays, or else the refusal.
     stuck = ~able.any(axis=1)
     able[stuck] = ladder == np.where(best >= 0, best, refused)[stuck, None]

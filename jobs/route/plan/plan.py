@@ -86,6 +86,9 @@ class Paid:
     """(m,) dollars that brought no answer."""
     stranded_usd: float
     """Granted to a process that died before it could say what it used."""
+    moves: NDArray[np.bool_] | None = None
+    """(n, m) Of `rejected`, what goes to the next model up whatever the cut says (None: all of it). The rest has its error for an
+    answer."""
 
     @property
     def usd(self) -> float:
@@ -118,6 +121,7 @@ def plan_fingerprint(run: Run, spec: JobSpec) -> str:
     prices = {name: price and price.model_dump(exclude={"provider"}) for name, price in given}
     tiers = {name: spec.models[name].service_tier for name in spec.names}
     sample = spec.sample.model_dump() if spec.sample else None
+    refused = [] if spec.on_refused == "error" else [spec.on_refused]  # plans of before had no such key
     context = {name: spec.models[name].context for name in spec.names}
     return fingerprint(
         [
@@ -129,6 +133,7 @@ def plan_fingerprint(run: Run, spec: JobSpec) -> str:
             sample,
             spec.deduplicates(),
             context,
+            *refused,
         ]
     )
 

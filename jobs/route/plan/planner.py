@@ -25,7 +25,7 @@ from jobs.journal.rows import RANKS
 from jobs.lanes.chat import build_request
 from jobs.money.spent import judge_spent, samples_spent, stranded
 from jobs.route.plan.bill import Recut, is_tight
-from jobs.route.plan.context_limits import find_too_long, token_counter
+from jobs.route.plan.context_limits import find_too_long, going_up, maybe_too_long, token_counter
 from jobs.route.plan.costing import running_hours
 from jobs.route.plan.cut import decide, policy_of
 from jobs.route.plan.entries import CascadeEntry, PilotEntry
@@ -113,6 +113,7 @@ class Planner:
         """What a cut is made from now. paid, judged_usd: as in `Situation`."""
         return Situation(
             spec=self.job.spec, rows=self.rows, estimates=estimates, too_long=self.too_long, paid=paid,
+            maybe_too_long=maybe_too_long(self.job, self.rows),
             sample=self.sample(), judged_usd=judged_usd, weak_first=self.weak_first(estimates),
         )  # fmt: skip
 
@@ -176,7 +177,7 @@ class Planner:
         assignments, bill = decide(self.situation(estimates, paid, beside_usd))
         bill = replace(
             bill, pilot=pilot, cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
-            notes=tuple(note for note in (why_not_once(spec), *self.job.border_notes, *self._body_notes()) if note),
+            notes=tuple(note for note in (*bill.notes, why_not_once(spec), *self.job.border_notes, *self._body_notes()) if note),
             job=spec.content(), request=self._rendered_request(),
             hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}),
         )  # fmt: skip
@@ -283,7 +284,8 @@ class Planner:
         store, names, keys = self.run.store, self.job.spec.names, self.rows.row_key
         journal = Journal(store)
         shape = (len(keys), len(names))
-        answered, rejected, cost = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
+        answered, rejected, moves = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
+        cost = np.zeros(shape)
         lost = np.zeros(len(names))
         stranded_usd = sum(stranded(store, self.job.spec.payees, without=self.job.session).values())
         for j, name in enumerate(names):
@@ -295,8 +297,10 @@ class Planner:
             if rejected[at, j].any():  # an answer that says nothing is paid for all the same, and no refusal
                 empty = self.places(journal.empty(name))
                 answered[empty, j], rejected[empty, j] = True, False
+            refused = found.row_key[found.rank == RANKS["rejected"]]
+            moves[self.places(going_up(store, self.job.spec, name, refused)), j] = True
             cost[at, j] = found.cost_usd
-        return Paid(answered, rejected, cost, lost, stranded_usd)
+        return Paid(answered, rejected, cost, lost, stranded_usd, moves)
 
     @cached_property
     def too_long(self) -> NDArray[np.bool_]:

@@ -31,6 +31,8 @@ class Situation:
     estimates: Mapping[str, Estimate]
     too_long: NDArray[np.bool_]
     """(n, m) True where a prompt does not fit a model."""
+    maybe_too_long: NDArray[np.bool_] | None = None
+    """(n, m) True where a prompt may not fit a model, which the model itself will say: it goes up then."""
     paid: Paid | None = None
     """What is settled. Rows with an answer keep the best one they have, at no further cost, and the dollars left are cut over the
     others. Rows of the sample are cut as if nothing were paid: what the policy makes of them is what the sample measures."""

@@ -168,18 +168,40 @@ def test_accounting_again_replaces_the_parts(run):
     assert len(first) == len(second) == 12 and report["complete"]
 
 
-def test_a_refused_row_is_open_until_every_model_above_has_refused_it(run):
+@pytest.mark.parametrize(
+    ("on_refused", "said"),
+    [
+        ("strong", "400: content filter"),
+        ("error", "context_length_exceeded: HTTP 400: too long"),
+        ("error", "prompt too long: 9 tokens"),
+    ],
+)
+def test_a_row_that_goes_up_is_open_until_every_model_above_has_refused_it(run, on_refused, said):
+    spec, *rest = run
+    run = (spec.model_copy(update={"on_refused": on_refused}), *rest)
     plan = run[3]
     weak, strong = plan.leaders_of(0), plan.leaders_of(1)
     due = np.setdiff1d(plan.leader[plan.model == 0], plan.shadow)[:1]
     settle(run, "a", np.setdiff1d(weak, due), "4")
     settle(run, "b", strong, "5")
-    settle(run, "a", due, "", kind="rejected", error="400: content filter")
+    settle(run, "a", due, "", kind="rejected", error=said)
     rows, report = account(run)
     n = int((plan.leader == due[0]).sum())
     assert (report["open"], report["errors"], report["complete"]) == (n, 1, False)
-    assert [r["error"] for r in rows if r["error"].startswith("open")] == ["open: 400: content filter"] * n
+    assert [r["error"] for r in rows if r["error"].startswith("open")] == [f"open: {said}"] * n
     settle(run, "b", due, "", kind="rejected", error="400: content filter too")
     rows, report = account(run)
     assert (report["open"], report["errors"]) == (0, 1 + n)
-    assert sum(r["error"] == "400: content filter" for r in rows) == n
+    assert sum(r["error"] == said for r in rows) == n
+
+
+def test_a_row_that_its_model_refuses_is_an_error_and_not_open(run):
+    plan = run[3]
+    due = np.setdiff1d(plan.leader[plan.model == 0], plan.shadow)[:1]
+    settle(run, "a", np.setdiff1d(plan.leaders_of(0), due), "4")
+    settle(run, "b", plan.leaders_of(1), "5")
+    settle(run, "a", due, "", kind="rejected", error="400: this picture is too small")
+    rows, report = account(run)
+    n = int((plan.leader == due[0]).sum())
+    assert (report["open"], report["errors"], report["complete"]) == (0, 1 + n, True)
+    assert sum(r["error"] == "400: this picture is too small" for r in rows) == n

@@ -21,7 +21,8 @@ KEYS = {
     "notes",
     "rows", "input_errors", "duplicates", "by_model", "planned_usd", "range_usd", "bound_usd", "cap_usd", "all_strong_usd",
     "all_weak_usd", "strong_share", "predicted_quality", "weak", "strong", "models", "policy", "cut_score", "sample", "judge_usd",
-    "cascade_usd", "assumptions", "prices", "curve", "promise", "pilot", "cascade", "fingerprint", "job", "checks", "request",
+    "cascade_usd",
+    "moved_usd", "assumptions", "prices", "curve", "promise", "pilot", "cascade", "fingerprint", "job", "checks", "request",
     "hours", "number", "made_at",
 }  # fmt: skip
 PARTS = {

@@ -1,4 +1,5 @@
-"""Rows that one model refuses go to the next one up, in this start or in a later one, and are open until all have refused."""
+"""Rows that one model refuses: with `on_refused: strong` they go to the next one up, in this start or in a later one, and are open
+until all have refused; else they are errors, and nothing is paid for them."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def refusing(*models: str) -> Outcomes:
     return replace(table, quality=quality, responses=responses)
 
 
-def job(server: Replay, tmp_path: Path, ladder: list[str]) -> dict[str, Any]:
+def job(
+    server: Replay, tmp_path: Path, ladder: list[str], on_refused: str = "strong", max_error_share: float = 0.01
+) -> dict[str, Any]:
     (tmp_path / "in").mkdir(exist_ok=True)
     prompts = [f"question {i}" for i in range(N)]
     pq.write_table(pa.table({"id": [f"r{i}" for i in range(N)], "q": prompts}), tmp_path / "in/rows.parquet")
@@ -44,6 +47,7 @@ def job(server: Replay, tmp_path: Path, ladder: list[str]) -> dict[str, Any]:
         "input": {"path": str(tmp_path / "in"), "prompt": "q", "id": "id"}, "output": str(tmp_path / "out"), "router": "random",
         "models": {name: {"engine": "openai", "base_url": server.base_url, "price": price} for name in ladder},
         "ladder": ladder, "sampling": {"temperature": 0, "max_tokens": 64}, "policy": {"strong_share": 0.2},
+        "on_refused": on_refused, "max_error_share": max_error_share,
     }  # fmt: skip
 
 
@@ -92,3 +96,29 @@ def test_a_refusal_is_final_when_every_model_above_has_refused(tmp_path: Path, r
         assert rows.error[:REFUSED].str.contains("prompt_not_found").all()
         before = server.stats()["requests"]
         assert run(data)[1]["errors"] == REFUSED and server.stats()["requests"] == before
+
+
+@pytest.mark.slow
+def test_a_refused_row_is_an_error_and_costs_nothing_more(tmp_path: Path, ray_local: None) -> None:
+    with thread_replay([refusing("a")], ReplayOptions(latency_s=0.005)) as server:
+        data = job(server, tmp_path, ["a", "c"], on_refused="error", max_error_share=0.5)
+        code, report, rows = run(data)
+        asked = server.stats()["by_model"]["c"]["answered"]
+        refused = rows[:REFUSED][rows.route[:REFUSED] == "a"]
+        assert (code, report["open"], report["errors"]) == (EXIT_DONE, 0, len(refused)) and len(refused) > 0
+        assert refused.error.str.contains("prompt_not_found").all() and (refused.model == "").all()
+        assert asked == (rows.route == "c").sum(), "what was planned, and no row more"
+        requests = server.stats()["requests"]
+        assert run(data)[0] == EXIT_DONE and server.stats()["requests"] == requests
+
+
+@pytest.mark.slow
+def test_a_run_that_had_moved_rows_goes_on_without_moving_more(tmp_path: Path, ray_local: None) -> None:
+    """What the strong model has answered stays; what it was still to be asked is an error now."""
+    with thread_replay([refusing("a")], ReplayOptions(latency_s=0.005)) as server:
+        data = job(server, tmp_path, ["a", "c"])
+        moved = run(data)[2]
+        requests = server.stats()["requests"]
+        code, report, rows = run(data | {"on_refused": "error", "max_error_share": 0.5})
+        assert (code, report["open"], report["errors"]) == (EXIT_DONE, 0, 0) and server.stats()["requests"] == requests
+        assert rows.model.tolist() == moved.model.tolist() and (rows.model[:REFUSED] == "c").all()
