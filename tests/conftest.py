@@ -63,6 +63,7 @@ LONGEST_FIRST = (
     # Minutes: whole jobs as programs, engines, clusters of several nodes.
     "system/test_chaos.py", "jobs/demo/test_demo.py", "system/test_multinode.py", "system/test_kill.py",
     "system/test_canary.py", "jobs/lanes/test_batch_job.py", "jobs/lanes/test_lane_vllm.py", "jobs/route/test_judge_job.py",
+    "jobs/route/test_gpu_jobs.py", "jobs/route/test_on_gpus.py",
     "jobs/route/test_pipeline.py", "jobs/lanes/test_lane_openai_deaths.py", "jobs/lanes/test_lane_openai.py",
     "jobs/lanes/test_lane_transformers.py", "system/test_s3_job.py", "jobs/route/test_pilot_job.py",
     # Half a minute: several jobs in the shared Ray, or a store that is waited for.

@@ -17,6 +17,7 @@ from jobs.lanes.chat import JsonObject
 from jobs.lanes.emptiness import why_empty
 from jobs.lanes.replies import Completion
 from jobs.money.client import GovernorClient
+from jobs.placement.needs import Need
 from jobs.spec.models import ModelSpec
 from routing.pricing import Price
 
@@ -144,3 +145,12 @@ class Lane(Protocol):
         Raises jobs.errors.LaneDown (through Ray) when the lane, not a row, is at fault.
         """
         ...
+
+
+def need_of(lane: Lane, context: LaneContext) -> Need | None:
+    """What the lane's engines ask of the cluster, so that they are waited for and take turns: its method `need`, where it has one.
+
+    None for a lane whose actors need no more than a share of a CPU; it starts at once, beside all others.
+    """
+    asks = getattr(lane, "need", None)
+    return asks(context) if asks else None

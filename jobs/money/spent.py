@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pyarrow.compute as pc
+
 from jobs.journal.reader import Journal, Spent
 from jobs.money.ledger import stranded_usd
 from jobs.spec.job import JobSpec
 from jobs.spec.sections import JUDGE, SAMPLES
 from jobs.storage.store import Store
+
+HOUR_S = 3600.0
 
 
 def stranded(store: Store, names: tuple[str, ...], without: str = "") -> dict[str, float]:
@@ -21,6 +25,19 @@ def stranded(store: Store, names: tuple[str, ...], without: str = "") -> dict[st
 def samples_spent(store: Store, spec: JobSpec) -> Spent:
     """Dollars of further answers in the journal, also where the job file no longer has a cascade."""
     return Journal(store).spent(SAMPLES) if SAMPLES in spec.payees else Spent()
+
+
+def beside_gpu_usd(store: Store, spec: JobSpec) -> float | None:
+    """GPU time of a judge and of a cascade's further answers, where their model is paid by the hour; None where neither is."""
+    judge, cascade = spec.quality.judge, spec.cascade
+    models = {JUDGE: judge and judge.model, SAMPLES: spec.names[0] if cascade else None}
+    found: float | None = None
+    for payee, model in models.items():
+        price = spec.models[model].price if model else None
+        if price is not None and price.gpu_hour_usd is not None:
+            gpu_s = pc.sum(Journal(store).read(payee)["gpu_s"]).as_py() or 0.0
+            found = (found or 0.0) + gpu_s / HOUR_S * price.gpu_hour_usd
+    return found
 
 
 def judge_spent(store: Store, spec: JobSpec) -> Spent:

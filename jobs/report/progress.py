@@ -83,9 +83,9 @@ class Progress:
         elif self.tally.stage is not None:
             self._print_line()
 
-    def enter(self, stage: str, done: int = 0) -> None:
-        """A stage that has no lanes, or none yet, begins, or has done so many rows."""
-        self.update(LiveCounts(JobCounts(stage, done)))
+    def enter(self, stage: str, done: int = 0, waiting: str = "") -> None:
+        """A stage that has no lanes, or none yet, begins, has done so many rows, or waits for what."""
+        self.update(LiveCounts(JobCounts(stage, done, waiting=waiting)))
 
     def update(self, counts: LiveCounts) -> None:
         """Take new counts and show them: the panel at once, a line when one is due or the stage changed."""
@@ -121,7 +121,8 @@ class Progress:
         """`strong 340/900, ETA 0:33, 600 requests/min`; what is through says its rows alone."""
         facts = [f"{name} {lane.settled}/{lane.todo}"]
         if lane.settled < lane.todo:
-            facts += [f"ETA {duration(self.tally.lane_eta_s(name))}", *_limit(lane)]
+            facts += [] if lane.waiting else [f"ETA {duration(self.tally.lane_eta_s(name))}"]
+            facts += _limit(lane)
         return ", ".join(facts)
 
     def _print_line(self) -> None:
@@ -158,6 +159,7 @@ class Progress:
         parts: list[RenderableType] = [top, self._facts(*facts, *self._troubles())]
         if self.tally.lanes:
             parts += [self._facts(*self._dollars()), Text(""), self._lane_table(width)]
+            parts += [self._facts(f"{name} {lane.waiting}") for name, lane in self.tally.lanes.items() if lane.waiting]
         return Panel(
             Group(*parts),
             title=Text.assemble(("headgate", "bold"), f" · {self.tally.stage or 'start'}"),
@@ -171,7 +173,8 @@ class Progress:
 
     def _troubles(self) -> list[str]:
         errors, lost_usd = int(self.tally.sum_of("errors")), self.tally.sum_of("lost_usd")
-        found = [f"{count(errors)} errors"] if errors else []
+        found = [self.tally.job.waiting] if self.tally.job.waiting else []
+        found += [f"{count(errors)} errors"] if errors else []
         if empty := int(self.tally.sum_of("empty")):
             found.append(f"{count(empty)} empty answers (raise max_tokens)")
         return [*found, f"{usd(lost_usd)} lost"] if lost_usd else found
@@ -225,6 +228,8 @@ def _limit(lane: LaneCounts) -> list[str]:
     """The rate limit in force, or that the lane waits or has stopped; nothing where there is none."""
     if lane.stopped:
         return ["stopped"]
+    if lane.waiting:
+        return [lane.waiting]
     if lane.paused_s >= 0.5:
         return [f"paused {duration(lane.paused_s)}"]
     limit = lane.requests_per_minute
@@ -232,7 +237,9 @@ def _limit(lane: LaneCounts) -> list[str]:
 
 
 def _limit_cell(lane: LaneCounts) -> str:
-    """Requests a minute in force, the pause that a 429 asked for, or that the lane stopped."""
+    """Requests a minute in force, the pause that a 429 asked for, or that the lane waits or has stopped."""
+    if lane.waiting and not lane.stopped:
+        return "waits"
     return (_limit(lane) or ["-"])[0].replace(" requests/min", "/min")
 
 

@@ -25,6 +25,8 @@ class JobCounts:
     """Rows done in a stage without lanes."""
     cap_usd: float | None = None
     planned_usd: float | None = None
+    waiting: str = ""
+    """Of a stage without lanes, as in LaneCounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class LaneCounts:
     """Left of the pause that a 429 asked for."""
     stopped: str = ""
     """Why, "" for a lane that goes on."""
+    waiting: str = ""
+    """`waits 2:10 for 2 GPUs`; "" for a lane that runs."""
 
 
 @dataclass(frozen=True, slots=True)

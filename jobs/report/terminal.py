@@ -167,6 +167,7 @@ def _bill_notes(bill: Mapping[str, Any]) -> list[tuple[str, str]]:
     notes += [("rates", line) for name, part in (bill.get("by_model") or {}).items() if (line := _rates(name, part))]
     if bill.get("cap_usd") is not None:
         notes.append(("cap", usd(bill["cap_usd"])))
+    notes += [("cluster", line) for line in bill.get("places") or []]
     if known(hours.get("total")):
         assumed = " (rate assumed)" if hours.get("assumed") else ""
         notes.append(("time", duration(hours["total"] * 3600) + assumed))

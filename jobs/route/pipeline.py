@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from jobs.errors import (
@@ -28,7 +29,9 @@ from jobs.journal.compaction import compact_journal
 from jobs.journal.local_log import local_dir
 from jobs.journal.recovery import recover_on_all_nodes
 from jobs.lanes.openai_batch.manifest import stopped_line
-from jobs.money.spent import judge_spent, samples_spent, stranded
+from jobs.money.spent import beside_gpu_usd, judge_spent, samples_spent, stranded
+from jobs.placement.cluster import look
+from jobs.placement.turns import Stopping
 from jobs.report.page import write_report
 from jobs.report.progress import Progress
 from jobs.report.streams import say
@@ -44,9 +47,10 @@ from jobs.route.pilot.judged import judged_quality
 from jobs.route.pilot.stage import measured_agreement, pilot_stage
 from jobs.route.plan.plan import Plan, latest_plan, load_plan
 from jobs.route.plan.planner import Planner
-from jobs.route.preflight import check
+from jobs.route.preflight import check, check_places
 from jobs.route.score.bodies import body_notes
 from jobs.route.score.entries import Part, ScoreEntry
+from jobs.route.score.scorers import scorer_need
 from jobs.route.score.stage import run_score
 from jobs.route.start import Border, Job
 from jobs.spec.job import JobSpec, has_pilot
@@ -99,14 +103,43 @@ def score_stage(job: Job, border: Border, run: Run, progress: Progress) -> Seque
     entry = run.entry("score", ScoreEntry)
     if entry is None:
         progress.enter("score")
-        with undone_where_refused(job, run.store):
+        with undone_where_refused(job, run.store), room_to_score(job, run, progress):
             parts = run_score(border.score, run.store.uri, lambda rows: progress.enter("score", rows))
+        notes = sorted({part.note for part in parts if part.note})
+        job.notes += notes
+        job.places += notes
         frame = border.score.frame
         entry = run.finish("score", ScoreEntry(tuple(parts), len(frame.prefix), len(frame.suffix), job.session))
     if border.earlier:
         progress.enter("reuse")
         reuse_answers(job.spec, run, [part.name for part in entry.parts], border.earlier, job.session)
     return entry.parts
+
+
+@contextmanager
+def room_to_score(job: Job, run: Run, progress: Progress) -> Iterator[None]:
+    """Once the cluster has it; scorers hold GPUs before any model does. Raises LaneDown where it does not come."""
+
+    def show() -> None:
+        progress.enter("score", waiting=job.placement.waiting().get("router", ""))
+
+    try:
+        with job.placement.held("router", scorer_need(job.spec, look()), show):
+            yield
+    except Stopping:
+        raise LaneDown(stopped_line(run.store)) from None
+
+
+@contextmanager
+def cluster_of(job: Job, spends: bool) -> Iterator[None]:
+    """Ray to run on. Raises SpecError, with nothing written, where it could never place what a run needs that has asked nothing
+    yet; one that goes on may have nothing left for that model, and hears of it when there is."""
+    with ray_running():
+        check_places(job, must_fit=spends and not has_asked(Store(job.spec.output)))
+        if spends:
+            for line in job.places:
+                say(line)
+        yield
 
 
 def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
@@ -116,7 +149,7 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
             "sample: --sample needs sample: {rows: …, max_usd: …} and quality.gold or quality.judge in the job file"
         )
     border = check(job, ask_lanes=True)
-    with ray_running(), held(job, Store(job.spec.output)), progress_of(job) as progress:
+    with cluster_of(job, ask_sample), held(job, Store(job.spec.output)), progress_of(job) as progress:
         run = open_run(job.spec, border.files, border.marks)
         if ask_sample:
             recover(job, run)
@@ -128,14 +161,14 @@ def plan_job(job: Job, ask_sample: bool = False) -> dict[str, Any]:
         if job.stopping.is_set():
             raise LaneDown(stopped_line(run.store))
         progress.enter("plan")
-        return planner.plan().bill.to_json()
+        return replace(planner.plan().bill, places=tuple(job.places)).to_json()
 
 
 def run_job(job: Job) -> tuple[int, dict[str, Any]]:
     """`headgate run`: the whole job. Returns (exit code, report). Raises HeadgateError before anything is spent."""
     started = time.time()
     border = check(job)
-    with ray_running(), stop_on_signals(job), held(job, Store(job.spec.output)):
+    with cluster_of(job, spends=True), stop_on_signals(job), held(job, Store(job.spec.output)):
         run = open_run(job.spec, border.files, border.marks)
         recover(job, run)
         compact_journal(run.store, job.spec.payees)
@@ -190,6 +223,7 @@ def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started
         stranded_usd=sum(stranded(run.store, job.spec.payees).values()),
         judge=judge_spent(run.store, job.spec),
         further=samples_spent(run.store, job.spec),
+        gpu_usd=beside_gpu_usd(run.store, job.spec),
     )
     report = summarise(job.spec, buckets, plan.bill, beside, facts)
     write_report(run.store, report)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from jobs.errors import SpecError
+from jobs.lanes import lane_of
+from jobs.lanes.base import need_of
+from jobs.placement.cluster import Cluster, look
+from jobs.placement.fitting import in_turns, remedy, shortfall, verdict
+from jobs.placement.needs import Need
+from jobs.placement.notes import model_notes, turn_notes
 from jobs.report.streams import say
-from jobs.route.answer.lane_contexts import check_lanes
+from jobs.route.answer.lane_contexts import check_lanes, lane_context
 from jobs.route.answer.reuse import check_reuse
 from jobs.route.identity import changes, check_output, fingerprints
 from jobs.route.plan.cut import policy_of
@@ -14,6 +20,7 @@ from jobs.route.score.entries import ScoreEntry
 from jobs.route.score.files import list_files
 from jobs.route.score.first_rows import first_rows, with_gold_read
 from jobs.route.score.router import load_router, router_columns, router_fingerprint
+from jobs.route.score.scorers import scorer_need, scorer_notes
 from jobs.route.score.stage import plan_score
 from jobs.route.start import Border, Job
 from jobs.spec.job import UNTRAINED_ROUTERS
@@ -62,3 +69,35 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
         job.border_notes += [how] if how else []
     check_lanes(job, spec.payees if is_new or ask_lanes else ())
     return Border(files, score, marks, card, columns, earlier)
+
+
+def check_places(job: Job, must_fit: bool) -> None:
+    """Where the router and the models will run, for `job.places`: what the cluster has, which only a running Ray knows.
+
+    Raises SpecError where one of them could never run and `must_fit`: a plan spends nothing, and may be made elsewhere.
+    """
+    spec, cluster = job.spec, look()
+    scorer, needs = scorer_need(spec, cluster), _needs(job)
+    for where, need in [("router", scorer), *((f"models.{name}", need) for name, need in needs.items())]:
+        if must_fit and verdict(need, cluster) == "never":
+            raise SpecError(
+                f"{where}: {shortfall(need, cluster)}; {remedy(need, cluster)}, or run it on a cluster that has them"
+            )
+    job.turns = in_turns(list(needs.values()), cluster)
+    job.places = _places(job, scorer, needs, cluster)
+
+
+def _places(job: Job, scorer: Need, needs: dict[str, Need], cluster: Cluster) -> list[str]:
+    missing = shortfall(scorer, cluster)
+    lines = [f"the router {missing}"] if missing else scorer_notes(job.spec, cluster)
+    for name, need in needs.items():
+        lines += model_notes(job.spec.models[name], need, cluster)
+    return lines + turn_notes(job.turns, needs, cluster)
+
+
+def _needs(job: Job) -> dict[str, Need]:
+    """Of the models that run here, in the order in which they go; a judge outside of the ladder last."""
+    judge = job.spec.quality.judge
+    names = dict.fromkeys([*job.spec.names, *([judge.model] if judge else [])])
+    found = {name: need_of(lane_of(job.spec.models[name].engine), lane_context(job, name)) for name in names}
+    return {name: need for name, need in found.items() if need is not None}

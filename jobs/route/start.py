@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.placement.turns import Placement
 from jobs.route.score.prompts import ChatMessage
 from jobs.route.score.stage import ScorePlan
 from jobs.spec.job import JobSpec
@@ -34,6 +35,15 @@ class Job:
     """What the checks before the first write found that the plan has to say: models and data are taken otherwise than they came."""
     notes: list[str] = field(default_factory=list)
     """What the report says about this start beside its figures."""
+    placement: Placement = field(init=False)
+    """Who may run when on the cluster."""
+    turns: list[list[str]] = field(default_factory=list)
+    """Models that run on the cluster: who side by side, who after whom."""
+    places: list[str] = field(default_factory=list)
+    """Where router and models will run, as far as a plan has to say something about it."""
+
+    def __post_init__(self) -> None:
+        self.placement = Placement(self.spec.payees, self.spec.placement_timeout_s, self.stopping)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Model(BaseModel):
@@ -23,8 +23,18 @@ def number(value: Any) -> Any:
     return value
 
 
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"must be a share of one GPU (0 to 1) or a whole number (found {gpus:g})")
+    return int(gpus) if gpus == int(gpus) else gpus
+
+
 PositiveInt = Annotated[int, BeforeValidator(number), Field(gt=0, le=2**53)]
 PositiveFloat = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
 Dollars = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+Gpus = Annotated[
+    float, BeforeValidator(number), Field(ge=0, le=2**20, allow_inf_nan=False), AfterValidator(_whole_above_one)
+]
+"""GPUs of one process: a share of one, or whole ones, which is what Ray can lend."""

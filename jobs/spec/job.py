@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.spec.fields import Model, Name, PositiveFloat, Share
+from jobs.spec.fields import Gpus, Model, Name, PositiveFloat, Share
 from jobs.spec.models import ModelSpec, Sampling
 from jobs.spec.sections import JUDGE, SAMPLES, CascadeSpec, InputSpec, JudgeSpec, PolicySpec, QualitySpec, SampleSpec
 
@@ -47,6 +47,11 @@ class JobSpec(Model):
     reuse: list[str] = []
     router_models: dict[str, str] = {}
     """Job model name → name of that model in the router artifact, where they differ."""
+    router_gpus: Annotated[Gpus, Field(le=1)] | None = None
+    """GPU share of each process that scores: .25 puts four on a GPU, 0 keeps them on CPUs. Default: 1 for a router with a neural
+    network in it where the cluster has GPUs, 0 for every other one."""
+    placement_timeout_s: PositiveFloat = 1800.0
+    """How long the run waits for GPUs or CPUs that the cluster does not have free, beside those its own engines hold."""
 
     @field_validator("models")
     @classmethod

@@ -22,7 +22,7 @@ from pydantic_core import PydanticKnownError
 
 from jobs.errors import SpecError
 from jobs.spec.engines import BUILT_IN, EngineTraits, engines, traits_of
-from jobs.spec.fields import Dollars, Model, Name, PositiveFloat, PositiveInt
+from jobs.spec.fields import Dollars, Gpus, Model, Name, PositiveFloat, PositiveInt
 
 JsonObject = dict[str, Any]
 
@@ -179,6 +179,9 @@ _OR_PROVIDER = BeforeValidator(
     json_schema_input_type=PriceSpec | Literal["provider"] | None,
 )
 
+SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Of engine_kwargs: into how many processes vLLM divides a replica."""
+
 
 def _arguments(command: Any) -> Any:
     if isinstance(command, str):
@@ -214,8 +217,11 @@ class ModelSpec(Model):
     """Longest prompt + answer in tokens; local models know it themselves."""
     tokenizer: str | None = None
     """Hub id or folder; makes prompt token counts exact before the run. Local models use their own."""
-    gpus: PositiveInt = 1
-    """vllm, transformers: GPUs of one replica, for `price.gpu_hour_usd`."""
+    gpus: Gpus = 1
+    """vllm, transformers: GPUs of one replica. A fraction shares one GPU with other engines, 0 keeps the engine on CPUs; of
+    several, engine_kwargs say how they are used (tensor_parallel_size x pipeline_parallel_size)."""
+    accelerator_type: Name | None = None
+    """vllm, transformers: only on nodes with this GPU, by Ray's name for it (L4, A100, H100, …)."""
     replicas: PositiveInt = 1
     """vllm, transformers: engines side by side. openai: sending processes."""
     engine_kwargs: dict[str, Any] = {}
@@ -230,6 +236,16 @@ class ModelSpec(Model):
     def key_from(self) -> str:
         """Where its key comes from, for a person."""
         return "api_key_command" if self.api_key_command else f"${self.api_key_env}"
+
+    @property
+    def tensor_parallel(self) -> int:
+        """GPUs that each stage of one replica is spread over."""
+        return int(self.engine_kwargs.get("tensor_parallel_size") or 1)
+
+    @property
+    def workers(self) -> int:
+        """Processes of one replica, a GPU (or a share of one, or CPUs) each."""
+        return self.tensor_parallel * int(self.engine_kwargs.get("pipeline_parallel_size") or 1)
 
     @model_validator(mode="before")
     @classmethod
@@ -273,5 +289,32 @@ class ModelSpec(Model):
             raise ValueError(
                 f"price.provider is for APIs, whose replies say what they cost; engine {self.engine} runs here: give "
                 "price.per_million or price.gpu_hour_usd"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_add_up(self) -> ModelSpec:
+        for name in SIZES:
+            size = self.engine_kwargs.get(name)
+            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+                raise ValueError(f"engine_kwargs.{name}: must be a whole number of 1 or more (found {size!r})")
+        if self.traits.runs != "here":
+            return self
+        if self.engine_kwargs.get("data_parallel_size", 1) != 1:
+            raise ValueError(
+                "engine_kwargs.data_parallel_size: engines side by side are replicas here; set replicas instead"
+            )
+        if self.engine == "transformers" and self.gpus > 1:
+            raise ValueError(
+                f"gpus: engine transformers runs on one GPU (found {self.gpus:g}); use engine vllm for more"
+            )
+        if self.gpus > 1 and self.gpus != self.workers:
+            raise ValueError(
+                f"gpus: {self.gpus:g}, but engine_kwargs use {self.workers} (tensor_parallel_size x pipeline_parallel_size);"
+                f" set engine_kwargs.tensor_parallel_size: {self.gpus:g}, or remove gpus"
+            )
+        if 0 < self.gpus < 1 and self.workers > 1:
+            raise ValueError(
+                f"gpus: {self.gpus:g} is a share of one GPU, but engine_kwargs use {self.workers}; remove gpus"
             )
         return self

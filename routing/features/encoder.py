@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from routing.errors import RoutingError
 from routing.features.base import Features
+from routing.features.device import choose_device
 
 FILL = 0.8
 """Shortest row of a micro-batch, as a share of its longest."""
@@ -81,7 +82,7 @@ class SentenceEncoder(Features):
                 raise RoutingError(
                     f"features: no encoder at {self.source!r} ({str(error).splitlines()[0]}); give a hub id or a folder"
                 ) from error
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = choose_device()
             own = min(getattr(model.config, "max_position_embeddings", 512), tokenizer.model_max_length, 512)
             self._loaded = tokenizer, model.to(device), device, min(self.max_length or own, own)
         return self._loaded

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
-import ray
 
 from jobs.errors import StoreError
 from jobs.lanes.base import LaneCheck, LaneContext
@@ -61,12 +60,6 @@ def with_absolute_source(context: LaneContext) -> LaneContext:
     """The context as it goes to workers."""
     model = context.model.model_copy(update={"source": absolute_source(str(context.model.source))})
     return replace(context, model=model)
-
-
-def cluster_gpus() -> float:
-    """GPUs that Ray knows of."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0.0)
 
 
 def local_folder(source: str, weights: bool) -> str:

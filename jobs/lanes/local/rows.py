@@ -7,7 +7,6 @@ exception. `AnswerWriter` settles a block and returns the lane's progress row. C
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneCheck, LaneContext, RowHead
 from jobs.lanes.chat import JsonObject, RequestError, answer_key, build_request
 from jobs.lanes.local.doubts import Doubts
+from jobs.lanes.local.gpu_clock import GpuClock
 from jobs.lanes.local.model_source import context_tokens, load_tokenizer, token_ids
 from jobs.lanes.local.templates import ChatTemplate
 from jobs.lanes.replies import Completion
@@ -238,12 +238,12 @@ def _schema(response_format: Any) -> str:
 class AnswerWriter:
     """Settles blocks of one local model in the journal; a lane has exactly one, so that GPU time is counted once.
 
-    GPU seconds of a block are the wall time since the block before it (the first: since the lane was started, loading
-    included) times the model's GPUs, shared out over its answers by tokens: their sum is load, idle and run.
+    GPU seconds of a block are what the lane's engines have held since the block before it (the first: since each began, its loading
+    included), shared out over the block's answers by tokens: their sum is load, idle and run.
     """
 
-    def __init__(self, context: LaneContext, gpus: float, started_at: float) -> None:
-        self.context, self.gpus, self._last = context, gpus, started_at
+    def __init__(self, context: LaneContext, clock: GpuClock) -> None:
+        self.context, self.clock = context, clock
         self.journal = JournalWriter(context.output, context.alias, context.local_dir, context.session)
         self._doubts = Doubts(context, self.journal.unique)
 
@@ -256,14 +256,12 @@ class AnswerWriter:
 
     def settle(self, answers: Sequence[Answer]) -> pa.Table:
         """Append to the journal; the block's progress, one row."""
-        now = time.time()
-        gpu_s = max(0.0, now - self._last) * self.gpus
-        self._last = now
+        gpu_s = self.clock.take_s()
         tokens = [(a.prompt_tokens or 0) + (a.completion_tokens or 0) for a in answers]
         total = sum(tokens)
         entries = []
         for answer, n in zip(answers, tokens, strict=True):
-            share = gpu_s * (n / total if total else 1 / len(answers)) if self.gpus else None
+            share = gpu_s * (n / total if total else 1 / len(answers)) if self.clock.gpus else None
             entries.append(replace(answer, gpu_s=share))
         answers = self._doubts.sift(entries)
         for answer in answers:
@@ -282,6 +280,7 @@ class AnswerWriter:
     def close(self) -> None:
         """Commit what is answered. Raises StoreError; the answers are in the local log then, for recovery."""
         self.journal.close()
+        self.clock.forget()
 
     def __del__(self) -> None:
         # The one hook that Ray Data gives an actor that has seen its last block: it drops its reference to this object. The
@@ -301,13 +300,10 @@ def job_extras(context: LaneContext, known: Sequence[str]) -> tuple[JsonObject, 
     return extras, LaneCheck(False, f"{place} is no parameter of engine {context.model.engine}; {hint}")
 
 
-def n_gpus(context: LaneContext) -> int:
-    """GPUs that the model's price counts: of all its replicas; 0 where it is paid by tokens or not at all."""
+def priced_gpus(context: LaneContext) -> float:
+    """GPUs of one replica that the model's price counts (on a cluster without any: machines); 0 where it is paid by tokens, or not
+    at all."""
     if context.price.gpu_hour_usd is None:
-        return 0
-    kwargs = context.model.engine_kwargs
-    return (
-        context.model.replicas
-        * int(kwargs.get("tensor_parallel_size", 1))
-        * int(kwargs.get("pipeline_parallel_size", 1))
-    )
+        return 0.0
+    model = context.model
+    return model.gpus if 0 < model.gpus < 1 else float(model.workers)

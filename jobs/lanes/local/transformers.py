@@ -30,7 +30,9 @@ from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.chat import JsonObject
 from jobs.lanes.local.drawn_logprobs import DrawnLogprobs
-from jobs.lanes.local.model_source import check_local, cluster_gpus, end_token_ids, local_folder, with_absolute_source
+from jobs.lanes.local.gpu_clock import GpuClock
+from jobs.lanes.local.model_source import check_local, end_token_ids, local_folder, with_absolute_source
+from jobs.lanes.local.places import local_need
 from jobs.lanes.local.rows import (
     AnswerWriter,
     Decoding,
@@ -40,12 +42,16 @@ from jobs.lanes.local.rows import (
     head_columns,
     head_of,
     job_extras,
-    n_gpus,
     one_line,
+    priced_gpus,
 )
 from jobs.lanes.local.under_way import UnderWay
 from jobs.lanes.replies import Completion, mean_and_least
 from jobs.lanes.usage import Usage
+from jobs.placement.cluster import look
+from jobs.placement.fitting import replicas_to_start
+from jobs.placement.lent import lent_device
+from jobs.placement.needs import Need
 
 BATCH_ROWS = 32
 STAGE_CPUS = 0.25
@@ -68,24 +74,31 @@ class TransformersLane:
                 )
         return found if not found.ok else job_extras(context, EXTRAS)[1] or found
 
+    def need(self, context: LaneContext) -> Need:
+        """See jobs.lanes.base.need_of."""
+        return local_need(context, context.num_cpus)
+
     def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
         """See jobs.lanes.base.Lane. `engine_kwargs` go to `from_pretrained`; `replicas` actors, a GPU each if any."""
-        started_at = time.time()
         context = with_absolute_source(context)
+        clock = GpuClock(priced_gpus(context))
+        need = self.need(context)
+        wanted = dict(need.bundles[0])
         return (
             rows.repartition(target_num_rows_per_block=4 * BATCH_ROWS)
             .map_batches(
                 _Model,
-                fn_constructor_args=(context,),
+                fn_constructor_args=(context, clock),
                 batch_size=4 * BATCH_ROWS,  # Ray Data takes no actors with a GPU without a number here
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=context.model.replicas),
-                num_cpus=context.num_cpus,
-                num_gpus=1 if cluster_gpus() else 0,
+                compute=ray.data.ActorPoolStrategy(size=replicas_to_start(need, look())),
+                num_cpus=wanted.pop("CPU"),
+                num_gpus=wanted.pop("GPU", 0),
+                resources=wanted,
             )
             .map_batches(
                 _Writer,
-                fn_constructor_args=(context, n_gpus(context), started_at),
+                fn_constructor_args=(context, clock),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=1),
@@ -120,14 +133,16 @@ _RESULT = pa.schema(
 class _Model:
     """The model, in an actor."""
 
-    def __init__(self, context: LaneContext) -> None:
+    def __init__(self, context: LaneContext, clock: GpuClock | None = None) -> None:
+        if clock is not None:
+            clock.begin()
         source, self.alias = str(context.model.source), context.alias
         self.under_way, self._failed_in_a_row, self._n_answered = UnderWay(context), 0, 0
         self.reader = RequestReader(context)
         self.tokenizer = self.reader.tokenizer
         self.extras = job_extras(context, EXTRAS)[0]
         self.wants_logprobs = context.logprobs
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = lent_device(self.alias).name
         # Without a GPU in float32: few CPUs add bfloat16 numbers in hardware.
         defaults: dict[str, object] = {
             "dtype": "auto" if self.device == "cuda" else torch.float32,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from typing import Any
 
 import pyarrow as pa
@@ -26,15 +25,16 @@ import ray.data
 from jobs.journal.rows import Answer
 from jobs.lanes.base import LaneCheck, LaneContext
 from jobs.lanes.chat import JsonObject
+from jobs.lanes.local.gpu_clock import GpuClock
 from jobs.lanes.local.model_source import (
     check_local,
-    cluster_gpus,
     end_token_ids,
     is_folder,
     is_remote,
     load_tokenizer,
     with_absolute_source,
 )
+from jobs.lanes.local.places import engine_place, local_need
 from jobs.lanes.local.rows import (
     HEAD_COLUMNS,
     AnswerWriter,
@@ -44,16 +44,22 @@ from jobs.lanes.local.rows import (
     head_columns,
     head_of,
     job_extras,
-    n_gpus,
     one_line,
+    priced_gpus,
 )
 from jobs.lanes.replies import Completion, mean_and_least
 from jobs.lanes.usage import Usage
+from jobs.placement.cluster import look
+from jobs.placement.fitting import replicas_to_start
+from jobs.placement.lent import built_for_gpus
+from jobs.placement.needs import Need
 
 BATCH_ROWS = 32
 CPU_SEQUENCES, GPU_SEQUENCES = 64, 256
 """Sequences that one engine answers at a time, unless engine_kwargs.max_num_seqs says otherwise."""
 STAGE_CPUS = 0.25
+GPU_MEMORY = 0.9
+"""Share of a GPU's memory that vLLM takes; the rest is what torch and CUDA take beside it."""
 EXTRAS = (
     "top_k", "min_p", "min_tokens", "repetition_penalty", "ignore_eos", "skip_special_tokens", "stop_token_ids",
     "bad_words",
@@ -80,16 +86,20 @@ class VLLMLane:
         found = check_local(context, "vllm", "pip install 'headgate[gpu]', or 'headgate[cpu]' without a GPU")
         return found if not found.ok else job_extras(context, EXTRAS)[1] or found
 
+    def need(self, context: LaneContext) -> Need:
+        """See jobs.lanes.base.need_of."""
+        return local_need(context)
+
     def answer(self, rows: ray.data.Dataset, context: LaneContext) -> ray.data.Dataset:
-        """See jobs.lanes.base.Lane. GPU seconds are counted from this call on: consume the result at once."""
+        """See jobs.lanes.base.Lane."""
         # Before vLLM is imported, in this process and in those it starts: only errors on the terminal.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from ray.data.llm import build_processor
 
         from jobs.lanes.local.vllm_engine import CarefulEngine
 
-        started_at = time.time()
         context = with_absolute_source(context)
+        clock = GpuClock(priced_gpus(context))
         source = str(context.model.source)
         extras = job_extras(context, EXTRAS)[0]
         if context.logprobs:
@@ -102,7 +112,7 @@ class VLLMLane:
             postprocess_map_kwargs={"num_cpus": STAGE_CPUS},
         )
         stage = processor.get_stage_by_name("vLLMEngineStage")
-        options = stage.fn_constructor_kwargs | {"context": context}
+        options = stage.fn_constructor_kwargs | {"context": context, "clock": clock}
         # A copy: an assignment would validate anew, and ask for a GPU.
         careful = stage.model_copy(update={"fn": CarefulEngine, "fn_constructor_kwargs": options})
         processor.stages["vLLMEngineStage"] = careful
@@ -116,7 +126,7 @@ class VLLMLane:
         )
         return processor(prompts).map_batches(
             _Writer,
-            fn_constructor_args=(context, n_gpus(context), started_at),
+            fn_constructor_args=(context, clock),
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
@@ -129,35 +139,42 @@ def engine_config(context: LaneContext, source: str) -> Any:
     from ray.data.llm import vLLMEngineProcessorConfig
 
     model = context.model
-    on_gpu = cluster_gpus() > 0
+    place = engine_place(model, look())
+    computes_on_gpu = place.on_gpu and built_for_gpus()
     env = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     if is_folder(source) or is_remote(source):
         env["HF_HUB_OFFLINE"] = "1"
     defaults: JsonObject = {
-        "max_num_seqs": GPU_SEQUENCES if on_gpu else CPU_SEQUENCES,
+        "max_num_seqs": GPU_SEQUENCES if computes_on_gpu else CPU_SEQUENCES,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
     if model.context:
         defaults["max_model_len"] = model.context
-    if not on_gpu:
+    if 0 < place.gpus < 1:  # of the memory, what is lent of the GPU, with vLLM's own margin
+        defaults["gpu_memory_utilization"] = round(GPU_MEMORY * place.gpus, 4)
+    if not computes_on_gpu:
         # float32: few CPUs add bfloat16 in hardware; greedy answers are transformers' then (1000 of 1000, else 916).
         defaults |= {"dtype": "float32", "enforce_eager": True}
         # One thread: Ray gives the actor one CPU. 1 GiB of keys and values: 64 short sequences of a small model.
         env |= {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE")}
+    if model.workers > 1 and not computes_on_gpu:  # vLLM's Ray executor knows GPUs alone
+        defaults["distributed_executor_backend"] = "mp"
     kwargs = defaults | model.engine_kwargs
+    sequences = kwargs["max_num_seqs"] * (model.workers // model.tensor_parallel)  # each pipeline stage has its own
+    engines = replicas_to_start(local_need(context), look())
     return vLLMEngineProcessorConfig(
         model_source=source,
         engine_kwargs=kwargs,
         batch_size=BATCH_ROWS,
-        max_concurrent_batches=math.ceil(1.1 * kwargs["max_num_seqs"] / BATCH_ROWS) + 1,
-        concurrency=(model.replicas, model.replicas),
+        max_concurrent_batches=math.ceil(1.1 * sequences / BATCH_ROWS) + 1,
+        concurrency=(engines, engines),
         should_continue_on_error=True,
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
-        log_engine_metrics=on_gpu,
-        placement_group_config=None if on_gpu else {"bundle_per_worker": {"CPU": 1}},
+        log_engine_metrics=computes_on_gpu,
+        placement_group_config={"bundle_per_worker": dict(place.bundles[0])},
         runtime_env={"env_vars": env},
     )
 

@@ -17,6 +17,7 @@ from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from ray.llm._internal.common.errors import VLLM_FATAL_ERRORS
 
 from jobs.lanes.base import LaneContext
+from jobs.lanes.local.gpu_clock import GpuClock
 from jobs.lanes.local.rows import RayRow
 from jobs.lanes.local.under_way import UnderWay
 
@@ -31,7 +32,8 @@ class RowKillsEngine(Exception):
 class CarefulEngine(vLLMEngineStageUDF):
     """The engine actor."""
 
-    def __init__(self, *arguments: Any, context: LaneContext, **options: Any) -> None:
+    def __init__(self, *arguments: Any, context: LaneContext, clock: GpuClock, **options: Any) -> None:
+        clock.begin()
         self._rows, self._turns = UnderWay(context), Turns()
         super().__init__(*arguments, **options)
         self._generate = self.llm.generate_async

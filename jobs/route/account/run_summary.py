@@ -41,6 +41,8 @@ class Beside:
     judge: Spent = field(default_factory=Spent)
     further: Spent = field(default_factory=Spent)
     """A cascade's further answers."""
+    gpu_usd: float | None = None
+    """Of both; None where neither is paid by the hour."""
 
 
 def summarise(
@@ -93,7 +95,7 @@ def _money(
 ) -> dict[str, Any]:
     """Dollars that reconcile: planned - spent - lost = unspent. GPU dollars stand beside them."""
     spent = dict.fromkeys(REPORTED_PURPOSES, 0.0)
-    gpu_usd: float | None = None
+    gpu_usd = beside.gpu_usd
     for name, model in models.items():
         for purpose, usd in model.by_purpose.items():
             spent[purpose] = spent.get(purpose, 0.0) + usd

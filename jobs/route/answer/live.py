@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from jobs.money.driver import Money
+from jobs.placement.turns import Placement
 from jobs.report.progress import Progress
 from jobs.report.tally import JobCounts, LaneCounts, LiveCounts
 
@@ -27,8 +28,8 @@ class SettledBatch:
 class Live:
     """Takes each batch that a lane has settled (None between them), and shows where all stands."""
 
-    def __init__(self, money: Money, progress: Progress) -> None:
-        self._money, self._progress, self._shown_s = money, progress, 0.0
+    def __init__(self, money: Money, progress: Progress, placement: Placement) -> None:
+        self._money, self._progress, self._placement, self._shown_s = money, progress, placement, 0.0
 
     def __call__(self, settled: SettledBatch | None) -> None:
         money = self._money
@@ -39,9 +40,11 @@ class Live:
         self._shown_s = time.monotonic()
         money.refresh()
         job = JobCounts("answer", cap_usd=money.cap, planned_usd=money.planned_usd)
-        self._progress.update(LiveCounts(job, {name: self._lane(name) for name in money.todo if money.todo[name]}))
+        waiting = self._placement.waiting()
+        lanes = {name: self._lane(name, waiting.get(name, "")) for name in money.todo if money.todo[name]}
+        self._progress.update(LiveCounts(job, lanes))
 
-    def _lane(self, name: str) -> LaneCounts:
+    def _lane(self, name: str, waiting: str) -> LaneCounts:
         known, sums = self._money.state.models[name], self._money.sums_of(name)
         return LaneCounts(
             # A running lane goes through with rows that a new cut has given to another one.
@@ -49,5 +52,5 @@ class Live:
             prompt_tokens=sums.prompt_tokens, completion_tokens=sums.completion_tokens, cost_usd=sums.cost_usd,
             empty=sums.empty,
             lost_usd=known.totals.lost_usd, in_flight=known.totals.in_flight, reserved_usd=known.reserved_usd,
-            requests_per_minute=known.requests_per_minute, paused_s=known.paused_s, stopped=known.stopped,
+            requests_per_minute=known.requests_per_minute, paused_s=known.paused_s, stopped=known.stopped, waiting=waiting,
         )  # fmt: skip

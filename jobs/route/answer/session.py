@@ -155,8 +155,8 @@ class Session:
                 store,
                 self.planner.parts,
                 contexts,
-                on_progress=Live(money, self.progress),
-                stopping=job.stopping,
+                on_progress=Live(money, self.progress, job.placement),
+                placement=job.placement,
                 on_stop=stop,
                 on_lane_down=money.stop_lane,
             )

@@ -2,9 +2,10 @@
 
     scored/ → keep the keys to ask → blocks of equal size → the lane (jobs/lanes) → counts
 
-One Ray Data execution per model, side by side in threads, each held to its share of the cluster. A last wave moves rows: prompts
-that turned out too long for a model go up the ladder, rows it refused too where the job says so, and rows whose dollars ran out go
-to the weak model. Where dollars are tight, the dear models are asked in bands (jobs/route/answer/bands.py), best rows first.
+One Ray Data execution per model, side by side in threads, each held to its share of the cluster; engines that do not fit on it
+together answer one after the other (jobs/placement/turns.py). A last wave moves rows: prompts that turned out too long for a
+model go up the ladder, rows it refused too where the job says so, and rows whose dollars ran out go to the weak model. Where
+dollars are tight, the dear models are asked in bands (jobs/route/answer/bands.py), best rows first.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from jobs.errors import HeadgateError, LaneDown, find_known, one_line
 from jobs.journal.reader import Journal
 from jobs.journal.writer import JournalWriter
 from jobs.lanes import lane_of
-from jobs.lanes.base import ASK_COLUMNS, LaneContext
+from jobs.lanes.base import ASK_COLUMNS, LaneContext, need_of
 from jobs.money.reservations import unfinished_by_model
+from jobs.placement.cluster import look
+from jobs.placement.needs import Need
+from jobs.placement.turns import Placement, Stopping
 from jobs.route.answer.live import SettledBatch
 from jobs.route.plan.plan import Assignments
 from jobs.route.score.entries import Part
@@ -37,6 +41,8 @@ from jobs.storage.store import Store
 
 POLL_S = 0.5
 STOP_S = 7.0
+BESIDE_ENGINES_CPUS = 2.0
+"""What a lane's reading, rendering and writing take, and Ray Data's own tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +117,20 @@ class Asking:
         contexts: dict[str, LaneContext],
         *,
         on_progress: Callable[[SettledBatch | None], None],
-        stopping: threading.Event,
+        placement: Placement,
         on_stop: Callable[[], None],
         on_lane_down: Callable[[str, str], None],
     ) -> None:
-        """on_progress: hears of every batch that is settled, and of nothing (None) each POLL_S. Once `stopping` is set `on_stop` is
-        called. A lane that breaks down is told to `on_lane_down(model, reason)`.
+        """on_progress: hears of every batch that is settled, and of nothing (None) each POLL_S. placement: who may run when; once
+        its `stopping` is set `on_stop` is called. A lane that breaks down is told to `on_lane_down(model, reason)`.
         """
         self.spec, self.store, self.parts, self.contexts = spec, store, parts, contexts
-        self.on_progress, self.stopping, self.on_stop, self.on_lane_down = on_progress, stopping, on_stop, on_lane_down
-        # Two executions at once each think they own the cluster (ray#44275): a model has its share, whoever else runs.
-        cpus = float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        self._share = cpus / len(spec.names)
+        self.on_progress, self.on_stop, self.on_lane_down = on_progress, on_stop, on_lane_down
+        self.placement, self.stopping = placement, placement.stopping
         self._failures: list[HeadgateError] = []
         self._threads: list[threading.Thread] = []
+        self._given_up: set[str] = set()
+        """Threads of lanes whose nodes are gone: they hang in Ray until the job ends."""
 
     def start(
         self, plan: Assignments, todo: dict[str, NDArray[np.int64]], by_rank: bool = False, batches: Sequence[str] = ()
@@ -171,8 +177,10 @@ class Asking:
         return self._start({name: lambda: ray.data.from_arrow(rows).repartition(target_num_rows_per_block=blocks)})
 
     def _start(self, datasets: dict[str, Callable[[], ray.data.Dataset]]) -> Wave:
+        needs = {name: self._need(name) for name in datasets}
+        self.placement.announce({name: need for name, need in needs.items() if need is not None})
         threads = [
-            threading.Thread(target=self._work, args=(name, make), name=f"lane-{name}", daemon=True)
+            threading.Thread(target=self._work, args=(name, make, needs[name]), name=_thread_name(name), daemon=True)
             for name, make in datasets.items()
         ]
         self._threads += threads
@@ -189,8 +197,11 @@ class Asking:
 
         Raises HeadgateError for what concerns the whole run (storage).
         """
-        while left := [thread for thread in wave if thread.is_alive()]:
+        while left := [thread for thread in wave if thread.is_alive() and thread.name not in self._given_up]:
             self.on_progress(None)
+            for name, reason in self.placement.given_up().items():
+                self._given_up.add(_thread_name(name))
+                self.on_lane_down(name, reason)
             left[0].join(POLL_S)  # back at once when it ends: a job may have dozens of waves
             if self.stopping.is_set():
                 self.on_stop()
@@ -201,16 +212,34 @@ class Asking:
         if self._failures:
             raise self._failures[0]
 
-    def _work(self, name: str, make_dataset: Callable[[], ray.data.Dataset]) -> None:
+    def _need(self, name: str) -> Need | None:
+        context = self.contexts[name]
+        return need_of(lane_of(context.model.engine), context)
+
+    def _limits(self, need: Need | None) -> ExecutionResources:
+        """Two executions at once each think they own the cluster (ray#44275): a model has its share, whoever else runs, and never
+        less than its engines take; without limit where CPUs come as they are wanted, to a number that nobody knows."""
+        cluster = look()
+        if cluster.grows_to_what_nobody_knows:
+            return ExecutionResources()
+        engines = need.total("CPU") * need.replicas if need else 0.0
+        return ExecutionResources(
+            cpu=max(cluster.can_have("CPU") / len(self.spec.names), engines + BESIDE_ENGINES_CPUS)
+        )
+
+    def _work(self, name: str, make_dataset: Callable[[], ray.data.Dataset], need: Need | None) -> None:
         try:
-            lane = lane_of(self.contexts[name].model.engine)
-            dataset = make_dataset()
-            dataset.context.execution_options.resource_limits = ExecutionResources(cpu=self._share)
-            for batch in lane.answer(dataset, self.contexts[name]).iter_batches(
-                batch_size=None, batch_format="pyarrow"
-            ):
-                self.on_progress(SettledBatch(name, batch))
-            self._settle_doubts(self.contexts[name])
+            with self.placement.held(name, need):
+                lane = lane_of(self.contexts[name].model.engine)
+                dataset = make_dataset()
+                dataset.context.execution_options.resource_limits = self._limits(need)
+                for batch in lane.answer(dataset, self.contexts[name]).iter_batches(
+                    batch_size=None, batch_format="pyarrow"
+                ):
+                    self.on_progress(SettledBatch(name, batch))
+                self._settle_doubts(self.contexts[name])
+        except Stopping:
+            return
         except Exception as error:  # noqa: BLE001 - a thread has nobody above it; raised again by `wait`, or the lane's end
             known = find_known(error)
             if known is not None and not isinstance(known, LaneDown):
@@ -231,6 +260,10 @@ class Asking:
 
 
 Wave = list[threading.Thread]
+
+
+def _thread_name(model: str) -> str:
+    return f"lane-{model}"
 
 
 def last_words(error: BaseException) -> str:

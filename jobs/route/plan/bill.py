@@ -167,6 +167,8 @@ class Bill:
     hours: Hours | None = None
     notes: tuple[str, ...] = ()
     """What else is to know before the run, a line each."""
+    places: tuple[str, ...] = ()
+    """Where router and models run, as far as there is something to say: what the cluster lacks, who goes after whom."""
     recuts: tuple[Recut, ...] = ()
     number: int = 0
     """Of the plan; 0 for one that is not written."""
@@ -197,6 +199,7 @@ class Bill:
             "assumptions": tuple(data["assumptions"]),
             "notes": tuple(data.get("notes") or ()),
             "prices": {name: _read(BilledPrice, price) for name, price in data["prices"].items()},
+            "places": tuple(data.get("places") or ()),
             "curve": tuple(_read(CurvePoint, point) for point in data["curve"]),
             "promise": _read(BilledPromise, data["promise"]) if data.get("promise") else None,
             "pilot": PilotEntry.from_json(data["pilot"]) if data.get("pilot") else None,

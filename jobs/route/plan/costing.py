@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,9 +157,12 @@ def _curve(steps: Steps) -> tuple[CurvePoint, ...]:
     return tuple(CurvePoint(float(share[i]), float(dollars[i]), float(quality[i] / total)) for i in at)
 
 
-def running_hours(spec: JobSpec, bill: Bill, latency_s: Mapping[str, float]) -> Hours:
-    """Rough running time: each lane's calls over what it may have in flight; lanes run side by side."""
-    lanes = []
+def running_hours(
+    spec: JobSpec, bill: Bill, latency_s: Mapping[str, float], turns: Sequence[Sequence[str]] = ()
+) -> Hours:
+    """Rough running time: each lane's calls over what it may have in flight; lanes run side by side, `turns` one after the
+    other."""
+    lanes: dict[str, float] = {}
     for name in spec.names:
         model, calls = spec.models[name], bill.by_model[name].requests
         traits = model.traits
@@ -169,5 +172,6 @@ def running_hours(spec: JobSpec, bill: Bill, latency_s: Mapping[str, float]) -> 
             seconds = BATCH_WINDOW_S if calls else 0.0
         if model.limits.requests_per_minute:
             seconds = max(seconds, calls / model.limits.requests_per_minute * 60)
-        lanes.append(seconds / 3600)
-    return Hours(total=max(lanes), assumed=True)
+        lanes[name] = seconds / 3600
+    in_turn = sum(max((lanes.get(name, 0.0) for name in turn), default=0.0) for turn in turns)
+    return Hours(total=max(in_turn, *lanes.values()), assumed=True)

@@ -179,7 +179,8 @@ class Planner:
             bill, pilot=pilot, cascade=cascade, fingerprint=mark, checks=dict(self.job.checks),
             notes=tuple(note for note in (*bill.notes, why_not_once(spec), *self.job.border_notes, *self._body_notes()) if note),
             job=spec.content(), request=self._rendered_request(),
-            hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}),
+            hours=running_hours(spec, bill, {name: estimates[name].latency_s for name in spec.names}, self.job.turns),
+            places=tuple(self.job.places),
         )  # fmt: skip
         return write_plan(self.run.store, number + 1, assignments, bill)
 
@@ -208,7 +209,7 @@ class Planner:
             bill, recuts=(*seen.recuts, history),
             # What the user saw before the run stays.
             planned_usd=seen.planned_usd, range_usd=seen.range_usd, bound_usd=seen.bound_usd, curve=seen.curve,
-            request=seen.request, hours=seen.hours, assumptions=seen.assumptions, notes=seen.notes,
+            request=seen.request, hours=seen.hours, places=seen.places, assumptions=seen.assumptions, notes=seen.notes,
             # It is the same plan, cut again.
             fingerprint=seen.fingerprint, job=seen.job, checks=seen.checks, pilot=seen.pilot, cascade=seen.cascade,
         )  # fmt: skip

@@ -22,6 +22,8 @@ class Part:
     prompt_bytes: int = 0
     noted: Mapping[str, int] = field(default_factory=dict)
     """Of what the plan says of rows (jobs.route.score.bodies.NOTES): how many here."""
+    note: str = ""
+    """What was odd about where it was scored."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:
@@ -29,7 +31,7 @@ class Part:
             bucket=int(data["bucket"]), name=str(data["name"]), rows=int(data["rows"]),
             input_errors=int(data.get("input_errors", 0)), predicted_rows=int(data.get("predicted_rows", 0)),
             prompt_bytes=int(data.get("prompt_bytes", 0)),
-            noted=dict(data.get("noted") or {}),
+            noted=dict(data.get("noted") or {}), note=str(data.get("note", "")),
         )  # fmt: skip
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import SpecError, StoreError
+from jobs.placement.lent import lent_device
 from jobs.spec.job import UNTRAINED_ROUTERS, JobSpec
 from jobs.storage.store import Store
 from routing import routers
 from routing.errors import RoutingError
+from routing.features.device import use_device
 from routing.routers.base import Router, read_card
 
 
@@ -25,6 +29,7 @@ def load_router(spec: JobSpec) -> Router:
 
 def load_artifact(uri: str) -> Router:
     """The router in an artifact directory on any storage. Raises RoutingError."""
+    use_device(lent_device("the router").name)
     source = Store(uri)
     folder = Path(source.root)
     if not source.is_local:
@@ -65,6 +70,28 @@ def router_columns(router: Router, spec: JobSpec) -> list[int]:
     missing = ", ".join(alias for alias, column in zip(spec.names, columns, strict=True) if column < 0)
     raise RoutingError(
         f"router: {spec.router} knows {', '.join(router.models_)}, not {missing}; map the names under router_models:"
+    )
+
+
+NETWORKS = ("bert", "causal")
+"""Routers that are one; others may see prompts through a sentence encoder."""
+
+
+def has_network(spec: JobSpec) -> bool:
+    """Whether a neural network is in the router, or in one that it is made of, so that a GPU would be of use."""
+    if spec.router in UNTRAINED_ROUTERS:
+        return False
+    store = Store(spec.router)
+    cards = [name for name in store.list() if Path(name).name == "router.json"]
+    return any(_is_network(json.loads(store.read(name))) for name in cards)
+
+
+def _is_network(card: Mapping[str, Any]) -> bool:
+    if card["router"] == "auto":  # what it could have chosen; what it chose has a card of its own
+        return False
+    features = (card["hyperparameters"].get(name) for name in ("features", "encoder"))
+    return card["router"] in NETWORKS or any(
+        isinstance(each, Mapping) and each.get("kind") == "encoder" for each in features
     )
 
 

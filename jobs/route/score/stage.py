@@ -1,6 +1,6 @@
 """Stage 1: read every prompt, give it its keys, and let the router say what each model would make of it.
 
-    files → read_split (tasks, one per split) → Scorer (actor pool, GPUs where there are any) → scored/part-*.parquet
+    files → read_split (tasks, one per split) → Scorer (actor pool, on GPUs for routers that use one) → scored/part-*.parquet
 
 Rows travel in shards of up to SHARD_ROWS consecutive rows. A shard is one bucket and one file, so nothing is ever shuffled, and
 a shard that is written twice (a retried task) is the same file with the same content.
@@ -20,6 +20,8 @@ import ray.data
 
 from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
+from jobs.placement.cluster import look
+from jobs.placement.lent import lent_device
 from jobs.route.score.bodies import check_first, count_noted
 from jobs.route.score.columns import columns_of, in_file_and_folder
 from jobs.route.score.entries import Part
@@ -28,9 +30,10 @@ from jobs.route.score.prompts import Prompt, PromptReader, canonical
 from jobs.route.score.records import files_without_rows, read_records
 from jobs.route.score.router import load_router, router_columns
 from jobs.route.score.scored import predicted_column
+from jobs.route.score.scorers import SCORER_CPUS, scorers_of
 from jobs.route.score.values.kept import KeptColumns, array_of
 from jobs.route.score.values.text import as_text
-from jobs.spec.job import UNTRAINED_ROUTERS, JobSpec
+from jobs.spec.job import JobSpec
 from jobs.storage.keys import content_key, digest16, row_keys
 from jobs.storage.manifest import InputFile
 from jobs.storage.store import Store
@@ -195,6 +198,7 @@ class Scorer:
 
     def __init__(self, spec: JobSpec, output: str) -> None:
         self.store = Store(output)
+        self.note = lent_device("the router").note
         self.router = load_router(spec)
         self.columns = router_columns(self.router, spec)
 
@@ -217,6 +221,7 @@ class Scorer:
         return Part(
             bucket=bucket, name=name, rows=len(shard), input_errors=int((~good).sum()), predicted_rows=len(texts),
             prompt_bytes=int(pc.sum(shard["prompt_bytes"]).as_py() or 0), noted=noted,
+            note=self.note,
         )  # fmt: skip
 
 
@@ -226,9 +231,7 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
     `on_rows` hears how many rows are scored so far.
     """
     splits = [{"split": i, "files": files} for i, files in enumerate(make_splits(plan.files))]
-    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus = int(cluster.get("GPU", 0)) if plan.spec.router not in UNTRAINED_ROUTERS else 0
-    size = max(1, min(len(splits), gpus or max(1, int(cluster.get("CPU", 1)) // 4)))
+    scorers = scorers_of(plan.spec, look())
     rows = ray.data.from_items(splits, override_num_blocks=len(splits)).map_batches(
         _read_batch,  # type: ignore[arg-type]
         fn_kwargs={"plan": plan},
@@ -242,9 +245,9 @@ def run_score(plan: ScorePlan, output: str, on_rows: Callable[[int], None] = lam
         batch_size=1,  # a shard; Ray Data takes no actors with a GPU without a number here
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=size),
-        num_cpus=0.5,
-        num_gpus=1 if gpus else 0,
+        compute=ray.data.ActorPoolStrategy(size=min(len(splits), scorers.most)),
+        num_cpus=SCORER_CPUS,
+        num_gpus=scorers.gpus,
     )
     parts: list[Part] = []
     done = 0

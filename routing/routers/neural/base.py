@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.errors import RoutingError
+from routing.features.device import choose_device
 from routing.features.encoder import micro_batches
 from routing.routers.base import Router, read_card
-from routing.routers.neural.training import Progress, Recipe, TrainingRows, choose_device, hold_out, train
+from routing.routers.neural.training import Progress, Recipe, TrainingRows, hold_out, train
 
 FOLDER = "model"
 """The Hugging Face folder inside an artifact."""

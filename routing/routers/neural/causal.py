@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from routing.data.preferences import Preferences
 from routing.data.training_data import TrainingData, as_outcomes
 from routing.errors import RoutingError
+from routing.features.device import choose_device
 from routing.routers.base import check_models
 from routing.routers.neural.base import NeuralRouter, autocast, place, pretrained_model, pretrained_tokenizer
-from routing.routers.neural.training import choose_device, seeded
+from routing.routers.neural.training import seeded
 from routing.text import whole
 
 INSTRUCTION = (

@@ -84,13 +84,6 @@ class TrainingRows:
         return (rows[part] for part in micro_batches([self.lengths[row] for row in rows], budget))
 
 
-def choose_device() -> str:
-    """ "cuda" where there is a GPU, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """torch's random numbers from `seed` inside, and as if nothing had happened outside."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import LaneDown, StorageDown
+from jobs.placement.turns import Placement
 from jobs.route.answer.waves import Asking
 from jobs.spec.loader import parse_spec
 from jobs.storage.store import Store
@@ -52,7 +53,7 @@ def asking(told: Told, tmp_path: Any) -> Asking:
         [],
         contexts,
         on_progress=lambda done: None,
-        stopping=threading.Event(),
+        placement=Placement(spec.payees, 5.0, threading.Event()),
         on_stop=lambda: None,
         on_lane_down=told,
     )

@@ -14,15 +14,11 @@ import pytest
 import ray.data
 from ray.data import ExecutionResources
 
-from jobs.journal.writer import JournalWriter
-from jobs.lanes.base import LaneContext, RowHead
+from jobs.lanes.base import LaneContext
 from jobs.lanes.local.model_source import prompt_token_counter
-from jobs.lanes.local.rows import AnswerWriter, RequestReader, n_gpus
+from jobs.lanes.local.rows import RequestReader
 from jobs.lanes.local.vllm import VLLMLane, engine_params, finish_reason
-from jobs.lanes.replies import Completion
-from jobs.lanes.usage import Usage
 from jobs.storage.store import Store
-from routing.pricing import Price
 from tests import local_ray
 from tests.engine_killer import died, its_engine, poisonous
 from tests.tiny_models import CONTEXT, answers_by_key, ask_rows, lane_context, tiny_checkpoint
@@ -272,24 +268,3 @@ def test_check_names_an_unknown_parameter(tmp_path: Path) -> None:
     found = VLLMLane().check(lane_context("vllm", tiny_checkpoint(tmp_path / "model"), tmp_path, sampling=sampling))
     assert not found.ok
     assert "sampling.top_q" in found.detail
-
-
-def test_the_writer_shares_gpu_time_by_tokens(tmp_path: Path) -> None:
-    context = lane_context(
-        "vllm",
-        tmp_path,
-        tmp_path,
-        price=Price(gpu_hour_usd=2.0),
-        model={"replicas": 2, "engine_kwargs": {"tensor_parallel_size": 2}},
-    )
-    assert n_gpus(context) == 4
-    writer = AnswerWriter(context, n_gpus(context), time.time() - 10)
-    assert isinstance(writer.journal, JournalWriter)
-    answers = [writer.answered(RowHead(i, 0, False), Completion("x", "stop", Usage(10, 10 * i)), 0.1) for i in range(3)]
-    progress = writer.settle(answers).to_pylist()[0]
-    writer.close()
-    rows = answers_by_key(context, 3)
-    assert progress["gpu_s"] == pytest.approx(40, abs=2)
-    assert sum(row["gpu_s"] for row in rows.values()) == pytest.approx(progress["gpu_s"], rel=1e-5)
-    assert rows[2]["gpu_s"] == pytest.approx(3 * rows[0]["gpu_s"], rel=1e-5)
-    assert all(row["cost_usd"] == 0 for row in rows.values())

@@ -50,6 +50,24 @@ def panel_lines(progress: Progress, width: int) -> list[str]:
     return console.export_text().splitlines()
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_lane_that_waits_says_for_what_and_how_long(width):
+    progress, _ = progress_at(width, Clock())
+    progress.update(state(lane(1500, 900), lane(900, 0, waiting="waits 2:10 for 2 GPUs")))
+    assert progress.line().endswith("strong 0/900, waits 2:10 for 2 GPUs")
+    lines = panel_lines(progress, width)
+    assert max(map(len, lines)) <= width and any("strong waits 2:10 for 2 GPUs" in line for line in lines)
+
+
+def test_a_stage_that_waits_says_so_until_it_begins():
+    progress, _ = progress_at(80, Clock(), total=0)
+    progress.enter("score", waiting="waits 0:40 for 1 GPU")
+    assert progress.line() == "headgate: score, waits 0:40 for 1 GPU"
+    assert any("waits 0:40 for 1 GPU" in line for line in panel_lines(progress, 80))
+    progress.enter("score", 500)
+    assert "waits" not in progress.line()
+
+
 def test_rate_counts_only_what_it_saw_and_forgets_the_past():
     rate = Rate(window_s=10)
     rate.add(0, 5000)  # a resumed run: old rows are nobody's speed

@@ -23,7 +23,7 @@ KEYS = {
     "all_weak_usd", "strong_share", "predicted_quality", "weak", "strong", "models", "policy", "cut_score", "sample", "judge_usd",
     "cascade_usd",
     "moved_usd", "assumptions", "prices", "curve", "promise", "pilot", "cascade", "fingerprint", "job", "checks", "request",
-    "hours", "number", "made_at",
+    "hours", "places", "number", "made_at",
 }  # fmt: skip
 PARTS = {
     "by_model": {"rows", "requests", "usd", "usd_low", "usd_high", "usd_bound", "usd_by_rate"},
