@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ from jobs.errors import StoreError, plain
 S3_CONNECT_TIMEOUT_S, S3_REQUEST_TIMEOUT_S, S3_ATTEMPTS = 5, 20, 7
 """A job asks storage thousands of times: of one request in five turned away (503 SlowDown), 7 attempts leave one in 80,000.
 Where the connection is refused, they are over after half a minute."""
+GCS_RETRIES = timedelta(seconds=60)
+"""Its own limit is a quarter of an hour, without a word."""
 _GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
 CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": _GOOGLE, "gcs": _GOOGLE}
 """Scheme of a bucket → where its credentials are read from, the only place."""
@@ -58,7 +61,7 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
         if region or endpoint:
             options["region"] = region or "us-east-1"
         return pafs.S3FileSystem(**options), rest.rstrip("/")
-    return pafs.GcsFileSystem(), rest.rstrip("/")
+    return pafs.GcsFileSystem(retry_time_limit=GCS_RETRIES), rest.rstrip("/")
 
 
 def is_file_name(name: str) -> bool:
@@ -137,6 +140,7 @@ def meaning_of(text: str) -> str:
         "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong (signature does not match); check AWS_SECRET_ACCESS_KEY",
         "INVALID_ACCESS_KEY_ID": "the access key is unknown; check AWS_ACCESS_KEY_ID",
         "NO_CREDENTIALS": "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "OAuth2 access token": f"no credentials; set {_GOOGLE}",
         "NETWORK_CONNECTION": "cannot be reached; check AWS_ENDPOINT_URL and the network",
         "Unable to parse ExceptionName: InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID",
         "No space left on device": "no space left on the device",

@@ -78,3 +78,14 @@ def test_credentials_that_are_missing_are_no_network(tmp_path: Path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StoreError, match=r"s3://b/r/x: no credentials; set AWS_ACCESS_KEY_ID .*\(creating it\)"):
         Store("s3://b/r").create("x", b"1")
+
+
+def test_a_bucket_without_credentials_says_which_to_set() -> None:
+    said = "google::cloud::Status(UNAVAILABLE: Retry policy exhausted: Could not create a OAuth2 access token to authenticate)"
+    with (
+        pytest.raises(
+            StoreError, match=r"gs://b/r: no credentials; set GOOGLE_APPLICATION_CREDENTIALS \(looking it up\)"
+        ),
+        storage_errors("gs://b/r", "looking it up"),
+    ):
+        raise OSError(said)
