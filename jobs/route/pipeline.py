@@ -48,8 +48,8 @@ from jobs.route.pilot.stage import measured_agreement, pilot_stage
 from jobs.route.plan.plan import Plan, latest_plan, load_plan
 from jobs.route.plan.planner import Planner
 from jobs.route.preflight import check, check_places
-from jobs.route.score.bodies import body_notes
 from jobs.route.score.entries import Part, ScoreEntry
+from jobs.route.score.fields.bodies import body_notes
 from jobs.route.score.scorers import scorer_need
 from jobs.route.score.stage import run_score
 from jobs.route.start import Border, Job

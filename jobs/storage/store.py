@@ -38,6 +38,7 @@ from jobs.storage.filesystems import (
     s3_endpoint,
     storage_errors,
 )
+from jobs.storage.pieces import OfTheBorrower, PieceWriter
 
 BOTO_MARKS = {"Credentials": "NO_CREDENTIALS", "Connect": "NETWORK_CONNECTION", "Timeout": "NETWORK_CONNECTION"}
 """What a class of boto's errors has in its name → what `meaning_of` knows it by."""
@@ -69,32 +70,6 @@ def _sync(path: str) -> None:
             raise
     finally:
         os.close(fd)
-
-
-class _OfTheBorrower(Exception):
-    """An error of whoever writes the pieces, on its way past what would blame it on the file."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class PieceWriter:
-    """Takes the pieces of a Parquet file."""
-
-    def __init__(self, writer: pq.ParquetWriter, url: str) -> None:
-        self._writer, self._url = writer, url
-
-    def write_table(self, table: pa.Table) -> None:
-        with storage_errors(self._url, "writing it"):
-            self._writer.write_table(table)
-
-    def lent(self) -> Iterator[PieceWriter]:
-        """Itself, once."""
-        try:
-            yield self
-        except Exception as error:  # noqa: BLE001 - raised again as it is
-            raise _OfTheBorrower(error) from None
 
 
 class Store:
@@ -257,7 +232,7 @@ class Store:
                     with pq.ParquetWriter(spool.name, schema, compression="zstd") as writer:
                         yield from PieceWriter(writer, self.url(name)).lent()
                     pafs.copy_files(spool.name, self.path(name), pafs.LocalFileSystem(), self.fs)
-        except _OfTheBorrower as passed:
+        except OfTheBorrower as passed:
             raise passed.error from passed.error.__cause__
 
     @contextlib.contextmanager

@@ -34,8 +34,8 @@ from jobs.route.plan.groups import Groups, group_rows, why_not_once
 from jobs.route.plan.plan import Paid, Plan, Sample, WeakFirst, latest_plan, load_plan, plan_fingerprint, write_plan
 from jobs.route.plan.rows import Rows, read_rows
 from jobs.route.plan.situation import Situation, Standing
-from jobs.route.score.bodies import body_notes
 from jobs.route.score.entries import Part
+from jobs.route.score.fields.bodies import body_notes
 from jobs.route.score.scored import matrix_of
 from jobs.route.start import Border, Job
 from jobs.spec.fields import Model

@@ -21,7 +21,7 @@ class Part:
     """Of them, those that the router saw."""
     prompt_bytes: int = 0
     noted: Mapping[str, int] = field(default_factory=dict)
-    """Of what the plan says of rows (jobs.route.score.bodies.NOTES): how many here."""
+    """Of what the plan says of rows (jobs.route.score.fields.bodies.NOTES): how many here."""
     note: str = ""
     """What was odd about where it was scored."""
 

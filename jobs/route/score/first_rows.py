@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
-from jobs.route.score.gold import GoldRow, find_reading
+from jobs.route.score.fields.gold import GoldRow, find_reading
 from jobs.route.score.prompts import ChatMessage
 from jobs.route.score.records import read_records
 from jobs.route.score.stage import ScorePlan
 from routing.text import router_text
 
-ROWS = 500
+FILES, ROWS = 5, 500
 """Looked at; those that cannot be asked among them."""
 EXAMPLES = 100
 
@@ -26,10 +26,11 @@ class FirstRows:
 
 
 def first_rows(plan: ScorePlan) -> FirstRows:
-    """Read the head of the first file."""
+    """Read the head of the input."""
     examples: list[list[ChatMessage]] = []
     golds: list[GoldRow] = []
-    for record in islice(read_records(plan.files[0], plan.spec.input, plan.reader.columns), ROWS):
+    of_files = (read_records(file, plan.spec.input, plan.reader.columns) for file in plan.files[:FILES])
+    for record in islice(chain.from_iterable(of_files), ROWS):
         prompt = plan.reader.read(record)
         if prompt.error:
             continue

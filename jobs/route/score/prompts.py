@@ -14,11 +14,11 @@ from decimal import Decimal
 from typing import Any
 
 from jobs.errors import SpecError
-from jobs.route.score.bodies import LINE_FIELDS, BodyError, check_custom_id, own_names, read_line
+from jobs.route.score.fields.bodies import LINE_FIELDS, BodyError, check_custom_id, own_names, read_line
+from jobs.route.score.fields.gold import GoldReading, options_column
+from jobs.route.score.fields.template import PromptTemplate
 from jobs.route.score.formats.arrow_values import objects_of
 from jobs.route.score.formats.record import NOT_UTF8, InputColumns, Record
-from jobs.route.score.gold import GoldReading, options_column
-from jobs.route.score.template import PromptTemplate
 from jobs.route.score.values.nulls import is_null, without_nulls
 from jobs.spec.job import JobSpec
 from routing.text import router_text, whole
@@ -39,7 +39,7 @@ class Prompt:
     gold: str | None
     error: str = ""
     noted: tuple[str, ...] = ()
-    """What the plan says of it: keys of jobs.route.score.bodies.NOTES."""
+    """What the plan says of it: keys of jobs.route.score.fields.bodies.NOTES."""
 
     @property
     def text(self) -> str:

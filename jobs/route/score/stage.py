@@ -22,9 +22,9 @@ from jobs.errors import InputError
 from jobs.lanes.chat import prompt_tokens_bound
 from jobs.placement.cluster import look
 from jobs.placement.lent import lent_device
-from jobs.route.score.bodies import check_first, count_noted
-from jobs.route.score.columns import columns_of, in_file_and_folder
 from jobs.route.score.entries import Part
+from jobs.route.score.fields.bodies import check_first, count_noted
+from jobs.route.score.fields.columns import columns_of, in_file_and_folder
 from jobs.route.score.files import make_splits, names_of, some
 from jobs.route.score.prompts import Prompt, PromptReader, canonical
 from jobs.route.score.records import files_without_rows, read_records
@@ -120,7 +120,7 @@ class ShardRow:
     text: str
     """What the router reads."""
     noted: tuple[str, ...] = ()
-    """What the plan says of it (jobs.route.score.bodies.NOTES)."""
+    """What the plan says of it (jobs.route.score.fields.bodies.NOTES)."""
 
 
 def read_split(split: int, files: Sequence[int], plan: ScorePlan) -> Iterator[pa.Table]:

@@ -93,7 +93,7 @@ CASES = [
         Case(f"`{name}`", "passed", "passed", {name: value})
         for name, value in {
             "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["x"], "presence_penalty": 0.1, "frequency_penalty": 0.1,
-            "max_tokens": 9, "max_completion_tokens": 9,
+            "max_tokens": 9, "max_completion_tokens": 9, "chat_template_kwargs": {"a": 1},
         }.items()
     ),
     Case("`max_tokens` missing: the job's", "taken", "taken", {}),
@@ -103,7 +103,7 @@ CASES = [
         Case(f"`{name}`", "passed", "refused", {name: value}, here_says=f"body.{name} {LOCAL}")
         for name, value in {
             "reasoning_effort": "low", "verbosity": "low", "logit_bias": {"5": 1}, "parallel_tool_calls": True,
-            "prediction": {"type": "content", "content": "four"}, "chat_template_kwargs": {"a": 1}, "top_k": 5,
+            "prediction": {"type": "content", "content": "four"}, "top_k": 5,
             "provider": {"order": ["a"]},
         }.items()
     ),

@@ -19,8 +19,8 @@ from jobs.lanes.openai.rows import Row
 from jobs.lanes.openai_batch.rows import Pending, prepare
 from jobs.replay.options import ReplayOptions
 from jobs.route.pipeline import plan_job, run_job
-from jobs.route.score.bodies import NOTES, body_notes, count_noted
 from jobs.route.score.entries import Part
+from jobs.route.score.fields.bodies import NOTES, body_notes, count_noted
 from jobs.route.score.files import list_files
 from jobs.route.score.formats.record import Record
 from jobs.route.score.prompts import Prompt, PromptReader
@@ -64,7 +64,7 @@ def sent_by_api(engine: str, prompt: Prompt) -> tuple[dict[str, Any], str]:
     block = pa.table({name: [value] for name, value in values.items()})
     row = Row(block, 0, RowHead(1, 0, False))
     if engine == "openai_batch":
-        made = prepare(row, context, 0)
+        made = prepare(row, context)
         return (row.request(context), "") if isinstance(made, Pending) else ({}, made)
     try:
         return row.request(context), ""

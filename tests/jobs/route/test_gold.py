@@ -11,8 +11,8 @@ import pytest
 
 from jobs.errors import SpecError
 from jobs.route.preflight import check
+from jobs.route.score.fields.gold import GoldRow, find_reading, number_of, options_of
 from jobs.route.score.formats.record import Record
-from jobs.route.score.gold import GoldRow, find_reading, number_of, options_of
 from jobs.route.score.records import read_records
 from jobs.route.start import Job
 from jobs.spec.job import JobSpec

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.errors import InputError, StoreError
 from jobs.storage.filesystems import storage_errors
-from jobs.storage.store import PieceWriter, Store
+from jobs.storage.pieces import PieceWriter
+from jobs.storage.store import Store
 
 TABLE = pa.table({"a": [1, 2]})
 

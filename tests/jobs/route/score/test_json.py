@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.route.score.columns import columns_of
+from jobs.route.score.fields.columns import columns_of
 from jobs.route.score.files import list_files
 from jobs.route.score.formats import json_values, text
 from jobs.route.score.records import read_records

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import InputError
-from jobs.route.score.columns import columns_of
+from jobs.route.score.fields.columns import columns_of
 from jobs.route.score.files import list_files
 from jobs.route.score.records import read_records
 from jobs.spec.sections import InputSpec
