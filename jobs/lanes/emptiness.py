@@ -20,7 +20,8 @@ def why_empty(completion: Completion) -> str:
     """What to say of an answer that never came, with what to change; "" for an answer."""
     text, usage = completion.text, completion.usage
     is_cut = completion.finish_reason.lower() in _CUT
-    within = completion.opened and is_within_thinking(text)
+    # One that ends by itself may well have answered at once, whatever the template opened.
+    within = completion.opened and is_cut and is_within_thinking(text)
     if behind_thinking(text).strip() and not within:
         return ""
     thought = completion.thought or within or has_thought(text) or bool(usage.reasoning_tokens)

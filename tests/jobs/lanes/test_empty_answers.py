@@ -106,6 +106,7 @@ def test_a_template_that_opens_the_block_says_where_the_text_begins() -> None:
     assert why_empty(Completion("still at it", "length", usage, opened=True)).startswith("empty answer, 16 reasoning")
     assert why_empty(Completion("done.</think>B", "stop", usage, opened=True)) == ""
     assert why_empty(Completion("still at it", "length", usage)) == ""
+    assert why_empty(Completion("B", "stop", usage, opened=True)) == "", "it may have answered at once"
 
 
 def test_twenty_of_them_are_errors_that_are_paid_and_final(tmp_path: Path) -> None:
