@@ -17,6 +17,7 @@ from jobs.lanes.openai_batch.manifest import FileRow
 from jobs.lanes.openai_batch.rows import attempt_of, read_line
 from jobs.lanes.replies import Completion, parse_completion
 from jobs.lanes.usage import Usage
+from jobs.money.messages import Terms
 from jobs.storage.store import Store
 from routing.pricing import Price
 from tests.jobs.lanes.test_lane_openai_replies import ask
@@ -135,6 +136,6 @@ def test_a_batch_knows_them_too(tmp_path: Path) -> None:
     assert line is not None
     row = FileRow(RowHead(7, 0, False, bytes(16)), 48, 50, attempts=1)
     context = lane_context("openai", tmp_path, tmp_path, price=Price(1.0, 4.0), model={"model": "m"})
-    answer = attempt_of(line, row, context, 1.0).answer
+    answer = attempt_of(line, row, context, 1.0, Terms()).answer
     assert answer is not None and answer.is_empty and answer.cost_usd == pytest.approx(180e-6)
     assert answer.error.startswith("empty answer, 40 reasoning tokens") and "kind" in ANSWER_SCHEMA.names
