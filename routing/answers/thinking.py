@@ -125,11 +125,11 @@ def _opening(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _closing(text: str, mark: str, start: int) -> tuple[int, int] | None:
-    """Where the thought ends and the answer begins: the first closing mark that is not quoted, else the first one."""
+    """Where the thought ends and the answer begins: the first closing mark that is not spoken of, else the first one."""
     first = None
     for found in islice(re.compile(re.escape(_CLOSED_BY[mark]), re.IGNORECASE).finditer(text, start), MAX_MARKS):
         first = first or found.span()
-        if not _is_quoted(text, *found.span()):
+        if not _is_quoted(text, *found.span()) and not _is_in_a_sentence(text, *found.span()):
             return found.span()
     return first
 

@@ -42,6 +42,8 @@ ANSWERED = [
     f"<think>{THOUGHT}</think><think>once more: (C)</think>B",
     f"<think>I must end with `</think>` here. {THOUGHT}</think>B",
     "<think>\n\n</think>\n\nB",
+    f"<think>I close it with </think> at the end. {THOUGHT}\n</think>\nB",
+    "</think>B",
 ]
 
 
