@@ -27,6 +27,8 @@ class GpuClock:
 
     def begin(self) -> None:
         """This process is an engine, and holds its GPU from now on. Told again by each process that takes a dead one's place."""
+        if not self.gpus:
+            return
         engine = ray.get_runtime_context().get_actor_id() or secrets.token_hex(8)
         internal_kv._internal_kv_put(f"{self._engines}{engine}", repr(time.time()), namespace=NAMESPACE)
 
@@ -52,7 +54,8 @@ class GpuClock:
 
     def forget(self) -> None:
         """The lane is through."""
-        internal_kv._internal_kv_del(self._root, del_by_prefix=True, namespace=NAMESPACE)
+        if self.gpus:
+            internal_kv._internal_kv_del(self._root, del_by_prefix=True, namespace=NAMESPACE)
 
     @property
     def _root(self) -> str:

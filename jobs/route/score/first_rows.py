@@ -11,7 +11,7 @@ from jobs.route.score.records import read_records
 from jobs.route.score.stage import ScorePlan
 from routing.text import router_text
 
-FILES, ROWS = 5, 500
+ROWS = 500
 """Looked at; those that cannot be asked among them."""
 EXAMPLES = 100
 
@@ -29,7 +29,7 @@ def first_rows(plan: ScorePlan) -> FirstRows:
     """Read the head of the input."""
     examples: list[list[ChatMessage]] = []
     golds: list[GoldRow] = []
-    of_files = (read_records(file, plan.spec.input, plan.reader.columns) for file in plan.files[:FILES])
+    of_files = (read_records(file, plan.spec.input, plan.reader.columns) for file in plan.files)
     for record in islice(chain.from_iterable(of_files), ROWS):
         prompt = plan.reader.read(record)
         if prompt.error:

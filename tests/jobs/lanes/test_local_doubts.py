@@ -16,6 +16,7 @@ from jobs.journal.reader import Journal
 from jobs.journal.writer import JournalWriter
 from jobs.lanes.base import LaneContext, RowHead
 from jobs.lanes.local import doubts
+from jobs.lanes.local.gpu_clock import GpuClock
 from jobs.lanes.local.rows import AnswerWriter
 from jobs.lanes.local.transformers import TransformersLane
 from jobs.lanes.replies import Completion
@@ -37,7 +38,7 @@ class Lane:
         bare = replace(lane_context("transformers", folder / "no model", folder), session=session)
         self.service = GovernorService(bare.output, bare.session, None, {bare.alias: Limits()}, bare.local_dir)
         self.context = replace(bare, governor=local_governor(self.service))
-        self.writer = AnswerWriter(self.context, 0, 0.0)
+        self.writer = AnswerWriter(self.context, GpuClock(0))
 
     def block(self, *rows: tuple[int, str]) -> int:
         """Settle rows of (key, error), "" for an answer. How many are settled."""

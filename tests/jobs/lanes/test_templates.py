@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.lanes.base import RowHead
+from jobs.lanes.local.gpu_clock import GpuClock
 from jobs.lanes.local.model_source import prompt_token_counter
 from jobs.lanes.local.rows import AnswerWriter, RequestReader
 from jobs.lanes.local.templates import ChatTemplate
@@ -181,7 +182,7 @@ def test_an_engine_here_knows_a_thought_that_never_ends(tmp_path: Path) -> None:
     """The template opens the block, so that nothing in the text tells."""
     context = lane_context("transformers", checkpoint(tmp_path, QWEN), tmp_path)
     (request,) = RequestReader(context).read(ask_rows(["Why?"]).to_pylist())
-    writer = AnswerWriter(context, 0, 0.0)
+    writer = AnswerWriter(context, GpuClock(0))
     head, usage = RowHead(7, 0, False, bytes(16)), Usage(10, 16)
     thinks, told = (
         writer.answered(head, Completion(text, reason, usage, opened=request.opened), 1.0)
