@@ -33,8 +33,9 @@ class Doubts:
         """Those of a block that can be settled. Raises LaneDown where nothing but refusals comes."""
         if self._answers:
             return list(entries)
-        doubtful = [each for each in entries if each.kind == "rejected" and not is_too_long_error(each.error)]
-        answers = any(each.kind == "answered" for each in entries)
+        refused = [each for each in entries if each.kind == "rejected" and not each.is_empty]
+        doubtful = [each for each in refused if not is_too_long_error(each.error)]
+        answers = any(each.kind == "answered" or each.is_empty for each in entries)
         if doubtful and not answers:
             answers = self._ask_governor(doubtful)
         elif answers:

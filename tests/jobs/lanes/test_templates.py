@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.lanes.base import RowHead
+from jobs.lanes.local.doubts import Doubts
 from jobs.lanes.local.gpu_clock import GpuClock
 from jobs.lanes.local.model_source import prompt_token_counter
 from jobs.lanes.local.rows import AnswerWriter, RequestReader
@@ -16,6 +18,8 @@ from jobs.lanes.local.templates import ChatTemplate
 from jobs.lanes.local.transformers import TransformersLane
 from jobs.lanes.replies import Completion
 from jobs.lanes.usage import Usage
+from jobs.money.governor import GovernorService
+from tests.local_governor import local_governor
 from tests.tiny_models import ask_rows, char_tokenizer, lane_context, tiny_checkpoint
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -193,5 +197,10 @@ def test_an_engine_here_knows_a_thought_that_never_ends(tmp_path: Path) -> None:
     )
     assert thinks.cost_usd == pytest.approx((10 * 1.0 + 16 * 2.0) / 1e6)
     assert told.kind == "answered" and told.generated_text == "I wonder</think>So."
+    service = GovernorService(context.output, "s1", None, {"weak": context.model.limits})
+    doubts = Doubts(replace(context, governor=local_governor(service)), "a1")
+    assert doubts.sift([thinks]) == [thinks], (
+        "it has answered, if with nothing: no refusal that could be the form's fault"
+    )
     progress = writer.settle([thinks, told]).to_pylist()[0]
     assert (progress["settled"], progress["errors"], progress["empty"]) == (2, 1, 1)
