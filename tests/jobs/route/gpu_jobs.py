@@ -49,15 +49,15 @@ def local_model(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def gpu_job(folder: Path, rows: int = 40, **more: Any) -> dict[str, Any]:
-    """Two tiny models, half of the rows each."""
+    """Two tiny models, half of the rows each. To these prompts they say something, random as their weights are."""
     (folder / "in").mkdir()
-    table = {"id": [str(i) for i in range(rows)], "q": [f"What is {i} + 1?" for i in range(rows)]}
+    table = {"id": [str(i) for i in range(rows)], "q": [f"question {i}" for i in range(rows)]}
     pq.write_table(pa.table(table | {"gold": table["q"]}), folder / "in/rows.parquet")
     weak, strong = tiny_checkpoint(folder / "weak"), tiny_checkpoint(folder / "strong", seed=1)
     return {
         "input": {"path": str(folder / "in"), "id": "id", "prompt": "q"}, "output": str(folder / "out"), "router": "random",
         "models": {"weak": local_model(weak), "strong": local_model(strong)}, "weak": "weak", "strong": "strong",
-        "policy": {"strong_share": 0.5}, "sampling": {"temperature": 0}, "max_error_share": 1,
+        "policy": {"strong_share": 0.5}, "sampling": {"temperature": 0},
     } | more  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_two_models_answer_one_after_the_other_and_pay_for_their_own_time(
     assert "one after the other: weak, then strong" in screen.file.getvalue()
     shown = lines_of_progress(monkeypatch)
     code, report, rows, wall_s = run(data)
-    assert code == EXIT_DONE and len(rows) == 40 and report["open"] == 0 and rows.model.value_counts().min() == 20
+    assert code == EXIT_DONE and len(rows) == 40 and (rows.error == "").all() and rows.model.value_counts().min() == 20
     gpu_s = report["gpu_usd"] / GPU_HOUR_USD * 3600
     per_model = {
         name: sum(Journal(Store(data["output"])).read(name)["gpu_s"].to_pylist()) for name in ("weak", "strong")
@@ -84,7 +84,7 @@ def test_a_third_model_and_a_judge_take_their_turn(one_gpu: None, tmp_path: Path
     order = "one after the other: weak, then mid, then strong, then judge-model"
     assert any(line.startswith(order) for line in bill["places"]), bill["places"]
     code, report, rows, wall_s = run(data)
-    assert len(rows) == 24 and report["open"] == 0 and code == EXIT_DONE
+    assert code == EXIT_DONE and len(rows) == 24 and (rows.error == "").all()
     store = Store(data["output"])
     held_s = {name: sum(Journal(store).read(name)["gpu_s"].to_pylist()) for name in ("weak", "mid", "strong", "judge")}
     assert min(held_s.values()) > 0
@@ -135,9 +135,6 @@ def test_a_run_that_waits_says_for_what_and_ends_at_the_limit(
             "engine": "openai", "model": "strong", "base_url": server.base_url,
             "price": {"per_million": {"input": 1, "output": 1}},
         }  # fmt: skip
-        table = pq.read_table(tmp_path / "in/rows.parquet")
-        questions = pa.array([f"question {i}" for i in range(table.num_rows)])
-        pq.write_table(table.set_column(1, "q", questions), tmp_path / "in/rows.parquet")
         shown = lines_of_progress(monkeypatch)
         with gpu_held_elsewhere():
             code, report, rows, _ = run(data)
@@ -174,7 +171,7 @@ def test_the_readmes_own_job_runs_with_a_real_engine(one_gpu: None, tmp_path: Pa
     data["router"] = trained(tmp_path / "router")
     data["models"]["mixtral"]["source"] = str(tiny_checkpoint(tmp_path / "mixtral"))
     data["sampling"]["max_tokens"] = 8
-    data |= {"sample": {"rows": 4}, "max_error_share": 1}  # of the forty rows here; random weights may say nothing
+    data["sample"]["rows"] = 4  # of the forty rows here
     with thread_replay([small_outcomes(40)], ReplayOptions(latency_s=0.01)) as server:
         price = {"per_million": {"input": 1, "output": 1}}
         data["models"]["gpt-4o"] |= {"base_url": server.base_url, "model": "strong", "price": price}
