@@ -185,16 +185,6 @@ class Store:
         with self._reading(name):
             return patiently(fetch)
 
-    def footer(self, name: str) -> pq.FileMetaData:
-        """What a Parquet file says of itself."""
-
-        def fetch() -> pq.FileMetaData:
-            with self.fs.open_input_file(self.path(name)) as source:
-                return pq.read_metadata(source)
-
-        with self._reading(name):
-            return patiently(fetch)
-
     def batches(
         self, name: str, columns: Sequence[str], where: tuple[str, NDArray[np.int64]] | None = None
     ) -> Iterator[pa.RecordBatch]:
