@@ -49,7 +49,6 @@ from jobs.route.plan.plan import Plan, latest_plan, load_plan
 from jobs.route.plan.planner import Planner
 from jobs.route.preflight import check, check_places
 from jobs.route.score.entries import Part, ScoreEntry
-from jobs.route.score.fields.bodies import body_notes
 from jobs.route.score.scorers import scorer_need
 from jobs.route.score.stage import run_score
 from jobs.route.start import Border, Job
@@ -216,7 +215,7 @@ def account_stage(job: Job, run: Run, parts: Sequence[Part], plan: Plan, started
         "wall_s": time.time() - started,
         "provenance": provenance(job.spec, run, plan),
         "plan": plan.number,
-        "notes": [*body_notes(part.noted for part in parts), *plan.bill.notes, *job.notes],
+        "notes": list(dict.fromkeys([*plan.bill.notes, *job.notes])),
         "agreement": interval_json(measured_agreement(job.spec, run.store, plan)),
     }
     beside = Beside(

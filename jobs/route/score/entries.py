@@ -25,6 +25,10 @@ class Part:
     note: str = ""
     """What was odd about where it was scored."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Without what there is nothing to say of, as earlier versions wrote it."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("noted", "note")}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:
         return cls(
@@ -49,7 +53,7 @@ class ScoreEntry:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "parts": [asdict(part) for part in self.parts],
+            "parts": [part.to_json() for part in self.parts],
             "frame": {"prefix_chars": self.prefix_chars, "suffix_chars": self.suffix_chars}, "session": self.session,
         }  # fmt: skip
 
