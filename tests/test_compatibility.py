@@ -1,4 +1,4 @@
-"""docs/compatibility.md says what is read, from whom, and what is refused; each of its lines is kept true by a test that it names."""
+"""docs/compatibility.md says what is read, from whom, and what is refused; each line is kept true by a test that it names."""
 
 from __future__ import annotations
 

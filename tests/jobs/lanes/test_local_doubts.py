@@ -115,9 +115,9 @@ def test_nothing_but_refusals_is_not_read_to_the_end(tmp_path: Path) -> None:
 
 
 def refusing_checkpoint(folder: Path) -> Path:
-    """A model whose chat template knows no system message, as Gemma's."""
+    """A model whose chat template takes no function's result, and no other turn of it helps."""
     checkpoint = tiny_checkpoint(folder)
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    refusal = "{% if messages[-1]['role'] == 'tool' %}{{ raise_exception('Tool role not supported') }}{% endif %}"
     for path in (checkpoint / "chat_template.jinja", checkpoint / "tokenizer_config.json"):
         if path.suffix == ".jinja" and path.exists():
             path.write_text(refusal + path.read_text())
@@ -129,12 +129,12 @@ def refusing_checkpoint(folder: Path) -> Path:
     return checkpoint
 
 
-def test_a_template_that_refuses_the_system_message_stops_the_lane(ray_local: None, tmp_path: Path) -> None:
+def test_a_template_that_refuses_all_rows_stops_the_lane(ray_local: None, tmp_path: Path) -> None:
     context: LaneContext = lane_context("transformers", refusing_checkpoint(tmp_path / "model"), tmp_path)
     governor = GovernorClient.start(context.output, context.session, None, {context.alias: Limits()}, context.local_dir)
     try:
         messages = [
-            json.dumps([{"role": "system", "content": "be brief"}, {"role": "user", "content": str(i)}])
+            json.dumps([{"role": "user", "content": str(i)}, {"role": "tool", "content": "4"}])
             for i in range(50)
         ]
         table = ask_rows(["x"] * 50)
@@ -145,5 +145,5 @@ def test_a_template_that_refuses_the_system_message_stops_the_lane(ray_local: No
         stopped = governor.state().models[context.alias].stopped
     finally:
         governor.kill()
-    assert "System role not supported" in stopped and "\n" not in stopped
+    assert "Tool role not supported" in stopped and "\n" not in stopped
     assert len(Journal(Store(context.output)).read(context.alias)) == 0
