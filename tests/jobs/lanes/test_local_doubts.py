@@ -134,8 +134,7 @@ def test_a_template_that_refuses_all_rows_stops_the_lane(ray_local: None, tmp_pa
     governor = GovernorClient.start(context.output, context.session, None, {context.alias: Limits()}, context.local_dir)
     try:
         messages = [
-            json.dumps([{"role": "user", "content": str(i)}, {"role": "tool", "content": "4"}])
-            for i in range(50)
+            json.dumps([{"role": "user", "content": str(i)}, {"role": "tool", "content": "4"}]) for i in range(50)
         ]
         table = ask_rows(["x"] * 50)
         table = table.set_column(table.column_names.index("messages"), "messages", [messages])
