@@ -38,7 +38,7 @@ from jobs.spec.loader import parse_spec
 from jobs.spec.models import ModelSpec
 from jobs.storage.store import Store
 from routing.pricing import Price
-from tests.jobs.money.test_keys import counting, runs
+from tests.jobs.money.test_key_keeper import counting, runs
 from tests.local_governor import local_governor
 from tests.replay_server import small_outcomes, thread_replay
 
