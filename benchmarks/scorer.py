@@ -25,11 +25,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from benchmarks.training_cost import SHAPES, cost_table, forward_flops
+from routing.features.device import choose_device
 from routing.features.encoder import micro_batches
 from routing.routers.neural.base import NeuralRouter
 from routing.routers.neural.bert import BertRouter
 from routing.routers.neural.causal import LABEL_TOKENS, CausalRouter
-from routing.routers.neural.training import choose_device
 
 WORDS = 2000
 """Vocabulary: embedding rows are looked up, not multiplied, so their number costs memory only."""

@@ -206,6 +206,16 @@ class Store:
                     batch = batch.filter(pc.is_in(batch[where[0]], pa.array(where[1], batch[where[0]].type)))
                 yield batch.select([column for column in columns if column in batch.schema.names])
 
+    def footer(self, name: str) -> tuple[pq.FileMetaData, int]:
+        """What a Parquet file says of itself, and its bytes."""
+
+        def fetch() -> tuple[pq.FileMetaData, int]:
+            with self.fs.open_input_file(self.path(name)) as source:
+                return pq.read_metadata(source), source.size()
+
+        with self._reading(name):
+            return patiently(fetch)
+
     @contextlib.contextmanager
     def table_writer(self, name: str, schema: pa.Schema) -> Iterator[PieceWriter]:
         """Write or replace a Parquet file whole, piece by piece; where a piece fails, nothing of it is seen.

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from jobs.route.score.entries import Part
 from jobs.route.score.values.widest import Held, cast_to, plain, plain_type, widest
-from jobs.storage.filesystems import patiently, storage_errors
 from jobs.storage.store import Store
 
 THREADS = 8
@@ -42,18 +41,9 @@ class InputTypes:
 def input_types(store: Store, parts: Sequence[Part], n_kept: int) -> InputTypes:
     """Of all parts of scored/. n_kept: how many columns are kept."""
     with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
-        footers = list(pool.map(lambda part: _footer(store, part.name), parts))
+        footers = list(pool.map(lambda part: store.footer(part.name)[0], parts))
     kept = tuple(_type_of(footers, f"keep.k{place}") for place in range(n_kept))
     return InputTypes(_type_of(footers, "id"), kept)
-
-
-def _footer(store: Store, name: str) -> pq.FileMetaData:
-    def fetch() -> pq.FileMetaData:
-        with store.fs.open_input_file(store.path(name)) as source:
-            return pq.read_metadata(source)
-
-    with storage_errors(store.url(name), "reading it"):
-        return patiently(fetch)
 
 
 def _type_of(footers: Sequence[pq.FileMetaData], path: str) -> pa.DataType:

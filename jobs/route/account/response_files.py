@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from jobs.journal.reader import Journal
 from jobs.route.score.entries import Part
@@ -57,8 +56,8 @@ def _row_bytes(store: Store, names: tuple[str, ...]) -> float:
     for name in names:
         segments = Journal(store).segments(name)
         for at in np.unique(np.linspace(0, len(segments) - 1, LOOKED_AT).astype(int)) if segments else ():
-            with store.fs.open_input_file(store.path(segments[at])) as source:
-                size += source.size()
-                rows += pq.read_metadata(source).num_rows
+            footer, n_bytes = store.footer(segments[at])
+            size += n_bytes
+            rows += footer.num_rows
     # Small segments have more footer than rows.
     return max(50.0, min(size / rows, 20_000.0)) if rows >= 1000 else ASSUMED_ROW_BYTES

@@ -10,6 +10,7 @@ whole and always by one of the same rows, so whoever reads the folder sees each 
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
+from ray.util.annotations import RayDeprecationWarning
 
 from jobs.journal.reader import Journal
 from jobs.route.account.bucket import AccountTask, Bucket, ModelAnswers
@@ -60,12 +62,13 @@ def run_account(
         "shared_refs": shared_answers(store, spec.names, task.types, plan, parts, files),
     }  # fmt: skip
     items = [{"file": number} for number in range(len(files))]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _write_file,  # type: ignore[arg-type]
-        fn_kwargs=kwargs,
-        num_cpus=0.5,
-        ray_remote_args_fn=_tries,
-    )
+    with warnings.catch_warnings(category=RayDeprecationWarning, action="ignore"):  # nothing else sets it yet
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _write_file,  # type: ignore[arg-type]
+            fn_kwargs=kwargs,
+            num_cpus=0.5,
+            ray_remote_args_fn=_tries,
+        )
     done = sorted(dataset.take_all(), key=lambda row: row["file"])
     return [totals for row in done for totals in pickle.loads(row["totals"])]
 

@@ -57,18 +57,6 @@ def answer(context: LaneContext) -> float:
     return sum(row["gpu_s"] for row in progress)
 
 
-def test_tensor_parallel_size_holds_two(two_gpus: None, tmp_path: Path) -> None:
-    model = {"engine_kwargs": {"tensor_parallel_size": 2}}
-    context = lane_context(
-        "vllm", tiny_checkpoint(tmp_path / "model"), tmp_path, model=model, price=Price(gpu_hour_usd=1)
-    )
-    started = time.monotonic()
-    with Held() as held:
-        gpu_s = answer(context)
-    assert held.most == 2
-    assert 1 < gpu_s <= 2 * (time.monotonic() - started)
-
-
 def test_two_engines_share_one_gpu(two_gpus: None, tmp_path: Path) -> None:
     source = tiny_checkpoint(tmp_path / "model")
     contexts = [
