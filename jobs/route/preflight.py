@@ -40,7 +40,7 @@ def check(job: Job, ask_lanes: bool = False) -> Border:
 
     def note(line: str) -> None:
         say(line)
-        job.notes.append(line)
+        job.border_notes.append(line)
 
     files = list_files(spec.input, note)
     score = plan_score(spec, files, note)
